@@ -1,0 +1,4 @@
+"""Hyperparameter trials: what runs inside one trial of a study.
+
+Refuses to hold a budget: the control plane does.
+"""

@@ -1,0 +1,4 @@
+"""Token engines behind one protocol: prefill, decode, park, free.
+
+Refuses to choose which row runs: the tier policy does.
+"""
