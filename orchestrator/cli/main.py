@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
 import traceback
+from typing import Any
 
-import click
 import typer
 from typer.core import TyperGroup
+from typer.exceptions import Abort, TyperException
 
 from orchestrator.spec.errors import ExitCode, UserError
 
@@ -34,21 +36,27 @@ VERBS: dict[str, tuple[str, str]] = {
 class LazyGroup(TyperGroup):
     """A command group whose verbs are imported on use."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    # Typer's own context and command types are private to it, hence Any.
+    def list_commands(self, ctx: Any) -> list[str]:
         return list(VERBS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in VERBS:
-            return None
+            raise UserError(f"there is no verb {cmd_name!r}", code=ExitCode.USAGE, next_step=_advice(cmd_name))
         module, help_line = VERBS[cmd_name]
         command = typer.main.get_command(importlib.import_module(module).app)
         command.name = cmd_name
         command.short_help = help_line
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Verbs"):
             formatter.write_dl([(verb, line) for verb, (_, line) in VERBS.items()])
+
+
+def _advice(verb: str) -> str:
+    near = difflib.get_close_matches(verb, VERBS, n=1)
+    return f"Did you mean 'tide {near[0]}'?" if near else "Run 'tide --help' for the list."
 
 
 app = typer.Typer(cls=LazyGroup, no_args_is_help=True, add_completion=True, rich_markup_mode=None)
@@ -69,22 +77,20 @@ def main(argv: list[str] | None = None) -> None:
     try:
         code = command.main(args=argv, prog_name="tide", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else ExitCode.OK)
-    except click.exceptions.Abort:
+    except (Abort, KeyboardInterrupt):
         sys.exit(ExitCode.DETACHED)
-    except click.ClickException as error:
-        error.show()
+    except TyperException as error:
+        error.show() if hasattr(error, "show") else _say(f"error: {error.format_message()}")
         sys.exit(ExitCode.USAGE)
     except UserError as error:
-        _show(error, f"error: {error}")
+        _say(f"error: {error}", error)
         sys.exit(error.code)
-    except KeyboardInterrupt:
-        sys.exit(ExitCode.DETACHED)
     except Exception as error:
-        _show(error, f"error: {type(error).__name__}: {error}\nThis is a bug of ours; --debug shows the traceback.")
+        _say(f"error: {type(error).__name__}: {error}\nThis is a bug of ours; --debug shows the traceback.", error)
         sys.exit(ExitCode.BUG)
 
 
-def _show(error: BaseException, line: str) -> None:
-    if os.environ.get("TIDE_DEBUG"):
+def _say(line: str, error: BaseException | None = None) -> None:
+    if error and os.environ.get("TIDE_DEBUG"):
         traceback.print_exception(error)
     print(line, file=sys.stderr)  # noqa: T201

@@ -1,0 +1,58 @@
+"""The root of the command line: exit codes, and one line instead of a traceback."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from orchestrator.cli import main as cli
+from orchestrator.spec.errors import ExitCode, UserError
+
+
+def run(argv: list[str]) -> int:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(argv)
+    return int(stop.value.code or 0)
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(verb in out for verb in cli.VERBS)
+
+
+def test_unknown_verb_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["vaildate"]) == ExitCode.USAGE
+    assert "validate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", list(cli.VERBS))
+def test_every_verb_loads_and_helps(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([verb, "--help"]) == 0
+    assert f"tide {verb}" in capsys.readouterr().out
+
+
+def test_user_error_is_one_line_and_its_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise UserError("no such queue: nihgtly", code=ExitCode.UNKNOWN, where="job.yaml:3:1", next_step="Did you?")
+
+    monkeypatch.setattr("typer.core.TyperGroup.main", refuse)
+    assert run(["validate"]) == ExitCode.UNKNOWN
+    assert capsys.readouterr().err == "error: job.yaml:3:1: no such queue: nihgtly. Did you?\n"
+
+
+def test_bug_says_so_without_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("typer.core.TyperGroup.main", lambda *_, **__: 1 / 0)
+    assert run(["validate"]) == ExitCode.BUG
+    err = capsys.readouterr().err
+    assert "ZeroDivisionError" in err
+    assert "Traceback" not in err
+
+
+def test_user_error_survives_pickling() -> None:
+    error = UserError("p", code=ExitCode.NEVER, where="w", next_step="n")
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.problem, again.code, again.where, again.next_step) == ("p", ExitCode.NEVER, "w", "n")
