@@ -1,0 +1,137 @@
+"""`tide doctor`: what this machine has, what it lacks, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+import typer
+
+from orchestrator.cli.home import home_dir
+from orchestrator.cli.output import Format, Output, emit, make_table
+from orchestrator.spec.errors import ExitCode
+
+app = typer.Typer()
+
+# The versions whose private interfaces our adapters follow.
+_SUPPORTED = {"ray": "2.60.", "deepspeed": "0.19.", "torch": "2."}
+_MIN_MEMORY_BYTES = 4 * 2**30
+_MIN_SHM_BYTES = 1 * 2**30
+_MIN_DISK_BYTES = 5 * 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing looked at; `state` is ok, warn or fail, `advice` is empty when ok."""
+
+    name: str
+    state: str
+    found: str
+    advice: str = ""
+
+
+@app.command()
+def doctor(output: Output = Format.TABLE) -> None:
+    """Check this machine and say what to mend; exits 3 when something will not work."""
+    checks = [check() for check in _CHECKS]
+    marks = {"ok": "ok", "warn": "WARN", "fail": "FAIL"}
+    rows = [(marks[check.state], check.name, check.found, check.advice) for check in checks]
+    table = make_table(("", "check", "found", "what to do"), rows)
+    emit("Doctor", {"checks": [asdict(check) for check in checks]}, output, table=table)
+    if any(check.state == "fail" for check in checks):
+        raise typer.Exit(ExitCode.INVALID)
+
+
+def _python() -> Check:
+    found = ".".join(map(str, sys.version_info[:3]))
+    good = sys.version_info >= (3, 11)
+    return Check(name="Python", state="ok" if good else "fail", found=found, advice="" if good else "install 3.11+")
+
+
+def _package(name: str) -> Callable[[], Check]:
+    def check() -> Check:
+        found = importlib.metadata.version(name)
+        if found.startswith(_SUPPORTED[name]):
+            return Check(name=name, state="ok", found=found)
+        advice = f"{_SUPPORTED[name]}x is what the adapters are tested with: pip install -c constraints.txt {name}"
+        return Check(name=name, state="warn", found=found, advice=advice)
+
+    return check
+
+
+def _compiler() -> Check:
+    found = shutil.which("g++") or shutil.which("c++")
+    if found:
+        return Check(name="C++ compiler", state="ok", found=found)
+    return Check(
+        name="C++ compiler",
+        state="warn",
+        found="none",
+        advice="DeepSpeed's compiled operators need g++ (apt install g++)",
+    )
+
+
+def _accelerator() -> Check:
+    # Asking torch would initialise CUDA; the driver's own tool is enough to tell.
+    found = "CUDA" if shutil.which("nvidia-smi") else "none: training and serving run on the CPU"
+    return Check(name="accelerator", state="ok", found=found)
+
+
+def _memory() -> Check:
+    found = psutil.virtual_memory().available
+    good = found >= _MIN_MEMORY_BYTES
+    return Check(
+        name="free memory",
+        state="ok" if good else "warn",
+        found=_gib(found),
+        advice="" if good else f"the demo wants {_gib(_MIN_MEMORY_BYTES)}",
+    )
+
+
+def _shared_memory() -> Check:
+    folder = Path("/dev/shm")  # noqa: S108 (the kernel's shared memory, where snapshots live)
+    if not folder.is_dir():
+        return Check(name="shared memory", state="warn", found="none", advice="snapshots fall back to storage")
+    found = shutil.disk_usage(folder).free
+    good = found >= _MIN_SHM_BYTES
+    advice = "" if good else "snapshots are kept there: mount /dev/shm larger (docker run --shm-size=4g)"
+    return Check(name="shared memory", state="ok" if good else "warn", found=_gib(found), advice=advice)
+
+
+def _state_folder() -> Check:
+    home = home_dir()
+    found = shutil.disk_usage(home).free
+    writable, roomy = os.access(home, os.W_OK), found >= _MIN_DISK_BYTES
+    state = "fail" if not writable else "ok" if roomy else "warn"
+    advice = {"fail": "set TIDE_HOME to a writable folder", "warn": "little disk left", "ok": ""}[state]
+    return Check(name="state folder", state=state, found=f"{home}, {_gib(found)} free", advice=advice)
+
+
+def _ray_token() -> Check:
+    mode = os.environ.get("RAY_AUTH_MODE", "")
+    if mode == "token" or not os.environ.get("RAY_ADDRESS"):
+        return Check(name="Ray authentication", state="ok", found=mode or "clusters we start use a token")
+    advice = "whoever reaches this cluster runs code on it: set RAY_AUTH_MODE=token on every node"
+    return Check(name="Ray authentication", state="warn", found="off for RAY_ADDRESS", advice=advice)
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB"
+
+
+_CHECKS: tuple[Callable[[], Check], ...] = (
+    _python,
+    *(_package(name) for name in _SUPPORTED),
+    _compiler,
+    _accelerator,
+    _memory,
+    _shared_memory,
+    _state_folder,
+    _ray_token,
+)

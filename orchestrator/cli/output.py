@@ -1,0 +1,47 @@
+"""One way to print a result: a table for people, versioned JSON or YAML for programs, always on stdout."""
+
+from __future__ import annotations
+
+import enum
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+
+class Format(enum.StrEnum):
+    """What `-o` accepts."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+Output = Annotated[Format, typer.Option("-o", "--output", help="table, json or yaml.")]
+
+
+def emit(kind: str, payload: Mapping[str, Any], output: Format, *, table: Table | str) -> None:
+    """Print `payload` as `{apiVersion, kind, ...}` or, for people, `table`."""
+    document = {"apiVersion": "tideline/v1", "kind": kind, **payload}
+    match output:
+        case Format.JSON:
+            sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
+        case Format.YAML:
+            sys.stdout.write(yaml.safe_dump(json.loads(json.dumps(document, default=str)), sort_keys=False))
+        case Format.TABLE:
+            Console(soft_wrap=not sys.stdout.isatty()).print(table, highlight=False)
+
+
+def make_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()) -> Table:
+    """A plain table that fits the terminal; columns named in `right` are right-aligned."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    return table

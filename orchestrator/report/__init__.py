@@ -1,0 +1,9 @@
+"""Pictures of what happened: a run's values in, one self-contained HTML page out.
+
+Refuses to know where the values came from: no ledger, no Ray, no files but the page it writes.
+"""
+
+from orchestrator.report.page import write_report
+from orchestrator.report.values import LadderRung, RunReport, Span, StepPoint
+
+__all__ = ["LadderRung", "RunReport", "Span", "StepPoint", "write_report"]

@@ -1,0 +1,92 @@
+"""The figures of a run report, as inline SVG; matplotlib's object interface only, so no display and no global state."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from orchestrator.report.values import LadderRung, Span, StepPoint
+
+_INK, _ACCENT, _SOFT = "#1f2933", "#0b7285", "#adb5bd"
+_KINDS = {"useful": "#0b7285", "stall": "#f08c00", "lost": "#c92a2a", "other": "#adb5bd"}
+
+
+def training_svg(steps: Sequence[StepPoint]) -> str:
+    """Loss, throughput and world size over steps, one above the other on a shared axis."""
+    figure = Figure(figsize=(9, 6.2), layout="constrained")
+    loss, speed, size = figure.subplots(3, 1, sharex=True, height_ratios=[3, 2, 1.4])
+    x = [point.step for point in steps]
+    loss.plot(x, [point.loss / math.log(2) for point in steps], color=_ACCENT, linewidth=1.2)
+    loss.set_ylabel("loss (bits/byte)")
+    speed.plot(x, [point.tokens_per_s for point in steps], color=_INK, linewidth=0.9)
+    speed.set_ylabel("tokens/s")
+    speed.set_ylim(bottom=0)
+    size.step(x, [point.world_size for point in steps], where="post", color=_ACCENT)
+    size.set_ylabel("workers")
+    size.set_ylim(0, max(point.world_size for point in steps) + 1)
+    size.yaxis.get_major_locator().set_params(integer=True)
+    size.set_xlabel("optimizer step")
+    for axes in (loss, speed, size):
+        _plain(axes)
+    return _svg(figure)
+
+
+def timeline_svg(spans: Sequence[Span]) -> str:
+    """Lanes of coloured bars over wall time: what each part of the run was doing when."""
+    lanes = list(dict.fromkeys(span.lane for span in spans))
+    figure = Figure(figsize=(9, 0.9 + 0.45 * len(lanes)), layout="constrained")
+    axes = figure.subplots()
+    for span in spans:
+        width = max(span.end_s - span.start_s, 0.0)
+        y = len(lanes) - 1 - lanes.index(span.lane)
+        axes.barh(y, width, left=span.start_s, height=0.62, color=_KINDS[span.kind], edgecolor="white", linewidth=0.4)
+    _name_wide_bars(axes, spans, lanes)
+    axes.set_yticks(range(len(lanes)), list(reversed(lanes)))
+    axes.set_xlabel("seconds since the start")
+    for kind in dict.fromkeys(span.kind for span in spans):
+        axes.barh(0, 0, color=_KINDS[kind], label=kind)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.02 + 0.5 / max(len(lanes), 1)), ncols=4, frameon=False)
+    _plain(axes)
+    return _svg(figure)
+
+
+def ladder_svg(rungs: Sequence[LadderRung]) -> str:
+    """Bits per byte of known compressors and of this model, best at the top."""
+    ordered = sorted(rungs, key=lambda rung: -rung.bits_per_byte)
+    figure = Figure(figsize=(9, 0.7 + 0.36 * len(ordered)), layout="constrained")
+    axes = figure.subplots()
+    colours = [_ACCENT if rung.ours else _SOFT for rung in ordered]
+    bars = axes.barh([rung.name for rung in ordered], [rung.bits_per_byte for rung in ordered], color=colours)
+    axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.set_xlabel("bits per byte of held-out source text (lower is better)")
+    axes.margins(x=0.1)
+    _plain(axes)
+    return _svg(figure)
+
+
+def _name_wide_bars(axes: Axes, spans: Sequence[Span], lanes: Sequence[str]) -> None:
+    whole = max(span.end_s for span in spans) - min(span.start_s for span in spans)
+    for span in spans:
+        width = span.end_s - span.start_s
+        # About 90 characters span the axis: a label goes onto its bar only where it fits.
+        if width > whole * (len(span.label) + 2) / 90:
+            y = len(lanes) - 1 - lanes.index(span.lane)
+            axes.text(span.start_s + width / 2, y, span.label, ha="center", va="center", fontsize=8, color="white")
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="both", alpha=0.25, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    # No date and fixed ids: the same values give the same page.
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

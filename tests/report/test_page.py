@@ -1,0 +1,52 @@
+"""The run report: complete, self-contained, deterministic, and safe with hostile text."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from orchestrator.report import LadderRung, RunReport, Span, StepPoint, write_report
+from orchestrator.report.page import render
+
+STEPS = tuple(
+    StepPoint(step=i, at_s=i * 0.1, loss=5 * math.exp(-i / 40) + 1, tokens_per_s=4e4, world_size=2 + (i > 50))
+    for i in range(120)
+)
+SPANS = (
+    Span(lane="attempt 1", label="start", start_s=0, end_s=4, kind="stall"),
+    Span(lane="attempt 1", label="2 workers", start_s=4, end_s=9, kind="useful"),
+    Span(lane="attempt 2", label="3 workers", start_s=10, end_s=20, kind="useful"),
+)
+FULL = RunReport(
+    title="Run demo",
+    summary=(("steps", "120"),),
+    steps=STEPS,
+    spans=SPANS,
+    ladder=(LadderRung(name="zlib", bits_per_byte=1.9), LadderRung(name="demo@1", bits_per_byte=3.2, ours=True)),
+    prompt="def fibonacci(n):",
+    completion="\n    return <script>alert(1)</script>",
+    notes=("kept: nothing",),
+)
+
+
+def test_every_part_is_drawn_and_needs_nothing_from_outside() -> None:
+    page = render(FULL)
+    assert page.count("<svg") == 3
+    assert "<script" not in page
+    assert "src=" not in page
+    assert "def fibonacci(n):" in page
+
+
+def test_same_values_give_the_same_figures() -> None:
+    assert render(RunReport(title="a", summary=())) == render(RunReport(title="a", summary=()))
+
+
+def test_empty_parts_are_left_out() -> None:
+    page = render(RunReport(title="empty", summary=(("state", "cancelled"),)))
+    assert "<svg" not in page
+    assert "cancelled" in page
+
+
+def test_write_leaves_only_the_page(tmp_path: Path) -> None:
+    path = write_report(FULL, tmp_path / "runs" / "report.html")
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
