@@ -49,6 +49,7 @@ def test_shares_sum_to_the_batch_at_every_size_from_100_to_200(plan):
     assert positions == list(range(plan.global_batch_size))
 
 
+@settings(deadline=None)
 @given(plan=plans, world_size=st.integers(1, 300))
 def test_every_rank_runs_equally_many_passes_and_only_real_micro_batches(plan, world_size):
     ranks = range(world_size)
@@ -59,6 +60,7 @@ def test_every_rank_runs_equally_many_passes_and_only_real_micro_batches(plan, w
     assert sum(plan.rank_samples(world_size, rank) for rank in ranks) == plan.global_batch_size
 
 
+@settings(deadline=None)
 @given(plan=plans, data=st.data())
 def test_weights_sum_to_exactly_one_and_follow_the_tokens(plan, data):
     assert math.fsum(plan.weights()) == 1.0
@@ -73,6 +75,7 @@ def test_weights_sum_to_exactly_one_and_follow_the_tokens(plan, data):
         assert expected or weights[m] == 0.0
 
 
+@settings(deadline=None)
 @given(plan=plans, bounds=st.tuples(st.integers(1, 300), st.integers(0, 300)))
 def test_useful_sizes_are_all_and_only_the_faster_ones(plan, bounds):
     smallest, largest = bounds[0], bounds[0] + bounds[1]
@@ -84,6 +87,7 @@ def test_useful_sizes_are_all_and_only_the_faster_ones(plan, bounds):
         assert size == expected
 
 
+@settings(deadline=None)
 @given(plan=plans, world_size=st.integers(1, 300))
 def test_throughput_never_falls_when_workers_join(plan, world_size):
     assert plan.throughput(world_size + 1) >= plan.throughput(world_size)
