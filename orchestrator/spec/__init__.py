@@ -2,3 +2,29 @@
 
 Refuses to know anything that happens after reading: no Ray, no clock, no network, no database.
 """
+
+from orchestrator.spec.endpoint import Endpoint
+from orchestrator.spec.errors import ExitCode, UserError
+from orchestrator.spec.kinds import KINDS, Spec
+from orchestrator.spec.load import check_file, check_text, load_file, load_one, load_text
+from orchestrator.spec.problems import Code, Problem, SpecError
+from orchestrator.spec.scenario import Scenario
+from orchestrator.spec.train_job import TrainJob
+
+__all__ = [
+    "KINDS",
+    "Code",
+    "Endpoint",
+    "ExitCode",
+    "Problem",
+    "Scenario",
+    "Spec",
+    "SpecError",
+    "TrainJob",
+    "UserError",
+    "check_file",
+    "check_text",
+    "load_file",
+    "load_one",
+    "load_text",
+]
