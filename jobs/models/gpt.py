@@ -1,0 +1,185 @@
+"""A byte-level GPT and its task: pre-norm blocks, rotary positions, tied embedding, vocabulary 256.
+
+Serving interface, used by the token engines:
+    cache = model.new_cache(num_slots, max_len, dtype)
+    logits_V  = model.prefill(tokens_T, cache, slot, start)          # the next T tokens of one sequence
+    logits_BV = model.decode(tokens_B, slots_B, positions_B, cache)  # one token for each of B sequences
+`prefill` takes a prompt in chunks of any size. `positions_B[i]` is the index of `tokens_B[i]` in its sequence, counted
+from 0. Both calls write the cache and return the scores of the token after the last one given. The model must be in
+eval mode. A row's result does not depend on which rows are computed with it, up to float rounding (matrix products
+round differently for 1, 2, 3 and >= 4 rows).
+Attention reaches `seq_len` tokens back, the distance the model was trained on, so `max_len` may be larger than it.
+
+Shapes: B rows, T positions, D width, V = 256, L layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jobs.data import open_dataset
+from jobs.models.byte_windows import ByteWindows
+from jobs.models.kv_cache import SlotCache
+from jobs.models.task import Batch, Task, num_parameters
+from jobs.models.transformer import Block, TiedEmbedding, causal_attend, rotation
+
+VOCABULARY = 256
+_HEAD_DIM = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GPTConfig:
+    """Size of a model; `seq_len` is the number of tokens it is trained on at once."""
+
+    layers: int
+    d_model: int
+    heads: int
+    seq_len: int
+    mlp_ratio: int = 4
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "d_model", "heads", "seq_len", "mlp_ratio"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 1")
+        if self.d_model % (2 * self.heads):
+            raise ValueError(f"d_model is {self.d_model}, it must be a multiple of 2 x heads ({2 * self.heads})")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}, it must be at least 0 and below 1")
+
+    @property
+    def head_dim(self) -> int:
+        return self.d_model // self.heads
+
+
+class GPT(nn.Module):
+    """Scores of the next byte after every position."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = TiedEmbedding(VOCABULARY, config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            Block(
+                config.d_model,
+                config.heads,
+                mlp_ratio=config.mlp_ratio,
+                layers=config.layers,
+                dropout=config.dropout,
+            )
+            for _ in range(config.layers)
+        )
+        self.norm = nn.LayerNorm(config.d_model)
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """Logits (B, T, V) of whole sequences, without a cache."""
+        turn = rotation(torch.arange(tokens_BT.shape[1], device=tokens_BT.device), self.config.head_dim)
+        attend = causal_attend(self.config.seq_len)
+        x_BTD = self.dropout(self.embedding(tokens_BT))
+        for block in self.blocks:
+            x_BTD = block(x_BTD, turn, attend)
+        return self.embedding(self.norm(x_BTD), to_logits=True)
+
+    def new_cache(self, num_slots: int, max_len: int, dtype: torch.dtype | None = None) -> SlotCache:
+        """An empty cache on the model's device; `dtype` defaults to the weights'."""
+        weight = self.embedding.weight
+        return SlotCache(
+            layers=self.config.layers,
+            num_slots=num_slots,
+            heads=self.config.heads,
+            max_len=max_len,
+            head_dim=self.config.head_dim,
+            window=self.config.seq_len,
+            dtype=dtype or weight.dtype,
+            device=weight.device,
+        )
+
+    @torch.inference_mode()
+    def prefill(self, tokens_T: Tensor, cache: SlotCache, slot: int, start: int) -> Tensor:
+        """Read tokens [start, start + T) of the sequence in `slot`; logits (V,) after the last of them."""
+        self._check_serving(len(tokens_T))
+        end = start + len(tokens_T)
+        cache.check([slot], [end])
+        turn = cache.chunk_turn(start, end)
+        x_1TD = self.embedding(tokens_T[None])
+        for layer, block in enumerate(self.blocks):
+            x_1TD = block(x_1TD, turn, cache.attend_chunk(layer, slot, start))
+        return self.embedding(self.norm(x_1TD[0, -1]), to_logits=True)
+
+    @torch.inference_mode()
+    def decode(
+        self, tokens_B: Tensor, slots_B: Sequence[int] | Tensor, positions_B: Sequence[int] | Tensor, cache: SlotCache
+    ) -> Tensor:
+        """Read one token for each row; logits (B, V). Slots may be any distinct ones, in any order."""
+        self._check_serving(len(tokens_B))
+        slots, positions = _integers(slots_B), _integers(positions_B)
+        cache.check(slots, [position + 1 for position in positions])
+        device = self.embedding.weight.device
+        index = torch.tensor(slots, device=device), torch.tensor(positions, device=device)
+        turn = cache.row_turn(index[1])
+        x_B1D = self.embedding(tokens_B[:, None])
+        for layer, block in enumerate(self.blocks):
+            x_B1D = block(x_B1D, turn, cache.attend_rows(layer, slots, positions, index))
+        return self.embedding(self.norm(x_B1D[:, 0]), to_logits=True)
+
+    def _check_serving(self, num_tokens: int) -> None:
+        if self.training:
+            raise ValueError("the model is in training mode; call model.eval() before generating")
+        if num_tokens < 1:
+            raise ValueError("there is no token to read")
+
+
+def _integers(values: Sequence[int] | Tensor) -> list[int]:
+    return values.tolist() if isinstance(values, Tensor) else list(values)
+
+
+class GPTTask(Task):
+    """Predict every byte of a window from those before it; loss in nats per byte."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        self.config = config
+        self.tokens_per_sample = config.seq_len
+
+    def build_model(self) -> GPT:
+        return GPT(self.config)
+
+    def open_data(self, root: Path, split: str) -> ByteWindows:
+        return ByteWindows(open_dataset(root).split(split), self.config.seq_len)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean over rows and bytes: every window has the same number of bytes, so rows weigh the same."""
+        bytes_BT = batch["bytes_BT"]
+        logits_BTV = model(bytes_BT[:, :-1])
+        return F.cross_entropy(logits_BTV.flatten(0, 1).float(), bytes_BT[:, 1:].flatten())
+
+    def metrics(self, mean_loss: float) -> dict[str, float]:
+        return {"loss": mean_loss, "bits_per_byte": mean_loss / math.log(2)}
+
+    def flops_per_sample(self) -> float:
+        """6 N + 12 L D T per token: what model FLOPs utilisation is defined by (PaLM, appendix B)."""
+        attention = 12 * self.config.layers * self.config.d_model * self.config.seq_len
+        return float(6 * num_parameters(self) + attention) * self.tokens_per_sample
+
+
+def task(
+    *,
+    layers: int = 2,
+    d_model: int = 64,
+    heads: int | None = None,
+    seq_len: int = 64,
+    mlp_ratio: int = 4,
+    dropout: float = 0.0,
+) -> GPTTask:
+    """The task `jobs.models.gpt:task`; `heads` defaults to one per 64 of `d_model`. Raises: ValueError."""
+    heads = heads or max(1, d_model // _HEAD_DIM)
+    return GPTTask(
+        GPTConfig(layers=layers, d_model=d_model, heads=heads, seq_len=seq_len, mlp_ratio=mlp_ratio, dropout=dropout)
+    )
