@@ -29,12 +29,12 @@ _MIN_SIDE = 8
 MAX_SIZE = 2**62  # sides stay below 2^32, which `_round` needs
 
 
-def mix(*words: Any) -> Any:
+def mix(*words: Any) -> U64Array:
     """Hash one or more 64-bit words (scalars or arrays that broadcast) to 64 bits; order matters.
 
     This is the splittable generator: `mix(key, a)` and `mix(key, b)` are independent streams for a != b.
     """
-    state: Any = np.zeros((), np.uint64)
+    state: U64Array = np.zeros((), np.uint64)
     with np.errstate(over="ignore"):  # wrapping is the arithmetic mod 2^64 that is wanted
         for word in words:
             z = (state ^ np.asarray(word).astype(np.uint64)) + _GOLDEN
@@ -86,4 +86,5 @@ def _move(side_B: U64Array, other_B: U64Array, key_B: U64Array, modulus: np.uint
     z_B *= modulus
     z_B >>= _S32  # 32 random bits scaled to 0..modulus-1
     z_B += side_B
-    return np.minimum(z_B, z_B - modulus)  # the difference wraps to a huge number unless it is the answer
+    wrapped_B: U64Array = np.minimum(z_B, z_B - modulus)  # the difference wraps upwards unless it is the answer
+    return wrapped_B

@@ -1,0 +1,163 @@
+"""Checkpoints of a run in a storage: committed by one small file, listed, fallen back from, pruned.
+
+A checkpoint exists when its manifest does. Everything else in a step's folder is either named by that manifest or
+rubbish that `prune` removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from jobs.train.state.compatibility import Expected, require
+from jobs.train.state.errors import CorruptStateError, StateError
+from jobs.train.state.hashing import BLOCK_BYTES, verify_block
+from jobs.train.state.loading import LoadReport, fill
+from jobs.train.state.manifest import Manifest
+from jobs.train.state.parts import step_folder
+from jobs.train.state.sources import ShardSource
+from jobs.train.state.storage import Storage
+from jobs.train.state.view import ShardView
+
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """What was loaded; `refused` tells which newer checkpoints were not, and why."""
+
+    manifest: Manifest
+    report: LoadReport
+    refused: tuple[str, ...]
+
+
+def commit(storage: Storage, manifest: Manifest) -> bool:
+    """Make the checkpoint visible, all at once; its parts must have been written.
+
+    False if this step was committed before, by an earlier attempt: that one stays, the same step is the same state.
+    Raises: StorageError, also if a part is not there.
+    """
+    for part in manifest.parts:
+        found = storage.size(part.file)
+        if found != part.nbytes:
+            raise CorruptStateError(f"has {found} bytes, not {part.nbytes}: not committed", where=part.file)
+    return storage.commit(manifest_file(manifest.run, manifest.step), manifest.to_bytes())
+
+
+def manifest_file(run: str, step: int) -> str:
+    """Name of a checkpoint's manifest."""
+    return f"{step_folder(run, step)}/{_MANIFEST}"
+
+
+def steps(storage: Storage, run: str) -> list[int]:
+    """Committed steps, ascending. Raises: StorageError."""
+    return _steps(storage.names(run))
+
+
+def _steps(names: Iterable[str]) -> list[int]:
+    folders = (name.rsplit("/", 2) for name in names if name.endswith(f"/{_MANIFEST}"))
+    return sorted(int(folder[-2]) for folder in folders if folder[-2].isdecimal())
+
+
+def read_manifest(storage: Storage, run: str, step: int) -> Manifest:
+    """One checkpoint's manifest. Raises: CorruptStateError, StorageError."""
+    name = manifest_file(run, step)
+    size = storage.size(name)
+    if size is None:
+        raise CorruptStateError("there is no such checkpoint", where=name, next_step="'tide checkpoint ls' lists them")
+    return Manifest.from_bytes(bytes(storage.read(name, 0, size)), name)
+
+
+def latest(storage: Storage, run: str) -> Manifest | None:
+    """The newest checkpoint with a readable manifest, or None."""
+    for step in reversed(steps(storage, run)):
+        try:
+            return read_manifest(storage, run, step)
+        except CorruptStateError:
+            continue
+    return None
+
+
+def load_latest_good(
+    view: ShardView,
+    storage: Storage,
+    run: str,
+    expected: Expected | None = None,
+    agree: Callable[[bool], bool] = lambda good: good,
+) -> Loaded | None:
+    """Load the newest checkpoint that is sound on every rank; None if the run has none at all.
+
+    `agree` tells every rank whether all of them succeeded (a minimum over ranks); alone, there is nothing to agree on.
+    Raises: WrongStateError if the newest belongs to another model or data set, CorruptStateError if none is sound.
+    """
+    refused: list[str] = []
+    candidates = list(reversed(steps(storage, run)))
+    for step in candidates:
+        problem, manifest, report = "", None, None
+        try:
+            manifest = read_manifest(storage, run, step)
+            if expected is not None:
+                require(expected, manifest)
+            report = fill(view.wanted, manifest, storage)
+        except CorruptStateError as error:
+            problem = str(error)
+        if agree(not problem):
+            assert manifest is not None
+            assert report is not None
+            view.set_scalars(manifest.scalars)
+            view.publish()
+            return Loaded(manifest=manifest, report=report, refused=tuple(refused))
+        refused.append(f"step {step}: {problem or 'another rank could not read it'}")
+    if not candidates:
+        return None
+    raise CorruptStateError(
+        f"no checkpoint of run {run!r} is sound: {'; '.join(refused)}",
+        where=storage.url,
+        next_step="Restore one from a backup, or submit the job under a new name to start again",
+    )
+
+
+def verify(manifest: Manifest, source: ShardSource) -> list[StateError]:
+    """Check every block of every part; the errors name the files. Reads everything."""
+    problems: list[StateError] = []
+    for part in manifest.parts:
+        try:
+            for block, expected in enumerate(part.blocks):
+                start = block * BLOCK_BYTES
+                data = source.read(part.file, start, min(BLOCK_BYTES, part.nbytes - start))
+                verify_block(data, expected, part.file, block)
+        except StateError as error:
+            problems.append(error)
+    return problems
+
+
+def prune(storage: Storage, run: str, keep: int) -> list[int]:
+    """Keep the newest `keep` checkpoints; delete older ones and the remains of older saves that never committed.
+
+    A manifest goes before its parts, so that an interrupted prune leaves no checkpoint that only looks whole. Folders
+    newer than the newest checkpoint are left alone: a save may be under way. Returns the steps that went.
+    Raises: ValueError if keep is below 1, StorageError.
+    """
+    if keep < 1:
+        raise ValueError(f"keep is {keep}; must be at least 1")
+    names = storage.names(run)
+    committed = _steps(names)
+    if not committed:
+        return []
+    kept = set(committed[-keep:])
+    for folder, files in itertools.groupby(names, key=lambda name: name.rpartition("/")[0]):
+        number = folder.rpartition("/")[2]
+        if number.isdecimal() and int(number) <= committed[-1]:
+            _prune_folder(storage, run, int(number), list(files), keep=int(number) in kept)
+    return [step for step in committed if step not in kept]
+
+
+def _prune_folder(storage: Storage, run: str, step: int, files: list[str], *, keep: bool) -> None:
+    if not keep:
+        storage.delete(sorted(files, key=lambda name: not name.endswith(_MANIFEST)))
+        return
+    with contextlib.suppress(CorruptStateError):  # what belongs to an unreadable manifest cannot be told: keep it all
+        named = {part.file for part in read_manifest(storage, run, step).parts} | {manifest_file(run, step)}
+        storage.delete([name for name in files if name not in named])

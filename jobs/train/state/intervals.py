@@ -1,0 +1,129 @@
+"""Resharding as arithmetic: which bytes of which part fill which pieces, for any N ranks -> any M ranks.
+
+Every tensor's elements are laid on one line, tensor after tensor; saved and wanted ranges are intervals on it, and
+loading is their intersection. Pure and vectorised: no loop over parameters or parts.
+
+Shapes: S saved intervals, W wanted ones, C copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.train.state.dtypes import itemsize
+from jobs.train.state.manifest import Manifest, Part
+
+Int = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a manifest holds of one kind, ascending on the line; all arrays have shape (S,)."""
+
+    start: Int
+    stop: Int
+    part: Int
+    file_offset: Int
+    item_bytes: Int
+    dtype: NDArray[np.str_]
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Byte ranges of parts and where they go; all arrays have shape (C,), in the order of the wanted pieces.
+
+    `wanted` is the piece's place in the list that was asked for, `element` the first element of it that is filled.
+    """
+
+    part: Int
+    file_offset: Int
+    nbytes: Int
+    wanted: Int
+    element: Int
+    item_bytes: Int
+    dtype: NDArray[np.str_]
+
+
+class Line:
+    """Positions of all tensors' elements on one line."""
+
+    def __init__(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        numels = [int(np.prod(shape, dtype=np.int64)) for shape in shapes.values()]
+        self.base = np.concatenate([[0], np.cumsum(numels, dtype=np.int64)]).astype(np.int64)
+        self.index = {name: i for i, name in enumerate(shapes)}
+
+    def locate(self, name: str) -> int:
+        """Position of the tensor's first element."""
+        return int(self.base[self.index[name]])
+
+
+def saved_by_kind(manifest: Manifest) -> dict[str, Saved]:
+    """Every kind's intervals over all parts."""
+    line = Line(manifest.shapes)
+    pieces: dict[str, list[Saved]] = {}
+    for number, part in enumerate(manifest.parts):
+        for kind, saved in _saved_of(part, number, line):
+            pieces.setdefault(kind, []).append(saved)
+    return {kind: _sorted(found) for kind, found in pieces.items()}
+
+
+def _saved_of(part: Part, number: int, line: Line) -> Iterable[tuple[str, Saved]]:
+    for group in part.groups:
+        rows = np.array(group.rows, dtype=np.int64).reshape(-1, 3)
+        lengths = rows[:, 2] - rows[:, 1]
+        base = line.base[rows[:, 0]]
+        size = itemsize(group.dtype)
+        within = (np.cumsum(lengths) - lengths) * size
+        whole = int(lengths.sum()) * size
+        for place, kind in enumerate(group.kinds):
+            constant = np.ones(len(rows), np.int64)
+            offset = within + group.offset + place * whole
+            dtype = np.full(len(rows), group.dtype)
+            yield kind, Saved(base + rows[:, 1], base + rows[:, 2], constant * number, offset, constant * size, dtype)
+
+
+def _sorted(found: list[Saved]) -> Saved:
+    fields = ("start", "stop", "part", "file_offset", "item_bytes", "dtype")
+    columns = [np.concatenate([getattr(one, name) for one in found]) for name in fields]
+    # Empty intervals cover nothing and would confuse the search; ties then cannot happen but for damaged manifests.
+    kept = np.flatnonzero(columns[1] > columns[0])
+    order = kept[np.lexsort((columns[2][kept], columns[0][kept]))]
+    return Saved(*(column[order] for column in columns))
+
+
+def intersect(saved: Saved, want_start: Int, want_stop: Int) -> Copies:
+    """The copies that fill the wanted intervals (shape (W,), positions on the line) as far as anything was saved."""
+    first = np.searchsorted(saved.stop, want_start, side="right")
+    last = np.searchsorted(saved.start, want_stop, side="left")
+    counts = np.maximum(last - first, 0)
+    wanted = np.repeat(np.arange(len(want_start)), counts)
+    within = np.arange(len(wanted)) - np.repeat(np.cumsum(counts) - counts, counts)
+    source = first[wanted] + within
+    start = np.maximum(saved.start[source], want_start[wanted])
+    stop = np.minimum(saved.stop[source], want_stop[wanted])
+    size = saved.item_bytes[source]
+    return Copies(
+        part=saved.part[source],
+        file_offset=saved.file_offset[source] + (start - saved.start[source]) * size,
+        nbytes=(stop - start) * size,
+        wanted=wanted,
+        element=start - want_start[wanted],
+        item_bytes=size,
+        dtype=saved.dtype[source],
+    )
+
+
+def overlap(saved: Saved) -> int | None:
+    """A position that was saved twice (damaged or mixed manifests only), or None."""
+    twice = np.flatnonzero(saved.start[1:] < saved.stop[:-1])
+    return int(saved.start[1 + twice[0]]) if twice.size else None
+
+
+def num_filled(copies: Copies, num_wanted: int) -> Int:
+    """Elements that the copies fill of each wanted interval, shape (W,)."""
+    elements = copies.nbytes // copies.item_bytes
+    return np.bincount(copies.wanted, weights=elements, minlength=num_wanted).astype(np.int64)
