@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 from argparse import Namespace
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,8 +64,8 @@ def run(job: RayJob) -> None:
             elastic_resize_monitor_interval_s=MONITOR_INTERVAL_S,
         ),
         run_config=ray.train.RunConfig(
-            name="ray-elastic",
-            storage_path=str(Path(job.workdir) / "storage"),
+            name=_run_folder(job).name,
+            storage_path=str(_run_folder(job).parent),
             failure_config=ray.train.FailureConfig(max_failures=-1),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
@@ -73,8 +74,16 @@ def run(job: RayJob) -> None:
 
 
 def train_loop(config: dict[str, Any]) -> None:
-    """What the documentation of both projects adds up to; runs in every Ray Train worker."""
-    entered_s = time.time()
+    """One Ray Train worker; its last error is kept in `workdir/error.txt`, since Ray only counts and retries it."""
+    try:
+        _train(RayJob(**config), entered_s=time.time())
+    except Exception:
+        Path(config["workdir"], "error.txt").write_text(traceback.format_exc())
+        raise
+
+
+def _train(job: RayJob, *, entered_s: float) -> None:
+    """What the documentation of both projects adds up to."""
     import deepspeed
     import numpy as np
     import ray.train
@@ -83,7 +92,6 @@ def train_loop(config: dict[str, Any]) -> None:
     from jobs.models.task import load_task
 
     __compatible_ops__["deepspeed_shm_comm"] = False  # keeps the C++ compiler out of the restart
-    job = RayJob(**config)
     rank, world_size = ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
     log = StepLog(Path(job.workdir) / "steps.jsonl") if rank == 0 else None
     if log:
@@ -138,16 +146,23 @@ def _save(engine: Any, job: RayJob, step: int, rank: int) -> None:
     import ray.train
     import torch
 
-    folder = Path(job.workdir) / "checkpoints" / f"step-{step:06d}"
+    folder = _run_folder(job) / f"checkpoint-{step:06d}"
     engine.save_checkpoint(str(folder), tag="native", client_state={"step": step, "universal_checkpoint_info": {}})
     torch.distributed.barrier()
-    checkpoint = ray.train.Checkpoint(path=str(folder))
+    # Ray asks for its own filesystem object; a path inside the run's folder is then taken as it is.
+    checkpoint = ray.train.Checkpoint(
+        path=str(folder), filesystem=ray.train.get_context().get_storage().storage_filesystem
+    )
     if rank == 0:
         ray.train.report(
             {"step": step}, checkpoint=checkpoint, checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD
         )
     else:
         ray.train.report({"step": step})
+
+
+def _run_folder(job: RayJob) -> Path:
+    return Path(job.workdir) / "storage" / "ray-elastic"
 
 
 def _restore(engine: Any, folder: Path, rank: int) -> int:
