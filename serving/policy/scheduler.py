@@ -1,0 +1,169 @@
+"""The replica's only queue: takes requests, says what each engine step does, learns how long steps take.
+
+A state machine that is told the time. The live replica and the simulator in the tests drive the same object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from serving.policy.admission import Admitted, Refused, decide
+from serving.policy.fill import Filled, Rules, add_batch, fill_online, order_online, split, step_budget_s
+from serving.policy.plan import Idle, PlannedWork, StepPlan
+from serving.policy.rows import Request, Row, Work, urgency
+from serving.policy.slots import assign_slots
+from serving.policy.step_time import StepTimeModel
+from serving.policy.table import RowTable
+from serving.policy.tiers import PolicyConfig, Tier
+
+# Batch time owed or had in advance is forgotten beyond this: an hour without batch rows earns them no hour.
+_MAX_DEBT_S = 0.5
+
+
+class TierScheduler:
+    """Order, slots, step budgets and admission of one replica. Not thread-safe: one thread owns it."""
+
+    def __init__(self, config: PolicyConfig, *, num_slots: int, model: StepTimeModel) -> None:
+        self.model = model
+        self._config = config
+        self._num_slots = num_slots
+        self._rows = RowTable(num_slots)
+        self._free_slots: tuple[int, ...] = tuple(range(num_slots))
+        self._to_free: list[int] = []
+        self._to_drop: list[str] = []
+        self._owed_s = 0.0
+        self._busy_until_s = 0.0
+
+    def count(self, tier: Tier) -> tuple[int, int]:
+        """Live rows of a tier: (holding a slot, waiting for one)."""
+        return self._rows.count(tier)
+
+    def submit(self, request: Request, *, now_s: float) -> Admitted | Refused:
+        """Take a request or say when to come again. Raises: ValueError for a live id, or a tier that is not offered."""
+        if request.id in self._rows:
+            raise ValueError(f"request {request.id} is here already")
+        if request.tier not in self._config.targets:
+            raise ValueError(f"the tier {request.tier} is not offered")
+        replaced = self._replaced_by(request)
+        others = [row for row in self._rows.considered() if row.request.id not in replaced]
+        verdict = decide(
+            request,
+            others,
+            self._rules,
+            num_waiting=self._rows.count(request.tier)[1],
+            now_s=now_s,
+            free_at_s=self._busy_until_s,
+        )
+        if isinstance(verdict, Refused):
+            return verdict
+        for request_id in replaced:
+            self.remove(request_id)
+        self._rows.add(Row(request=request))
+        return Admitted(predicted_finish_s=verdict.predicted_finish_s, superseded=replaced)
+
+    def remove(self, request_id: str) -> bool:
+        """Forget a request (cancelled, timed out, ended by a stop string); its slot is freed by the next plan."""
+        row = self._rows.pop(request_id)
+        if row is None:
+            return False
+        if row.slot is not None:
+            self._to_free.append(row.slot)
+        if row.parked:
+            self._to_drop.append(request_id)
+        return True
+
+    def plan(self, *, now_s: float) -> StepPlan | Idle:
+        """The next step. The caller carries it out and reports with `complete`."""
+        freed, dropped = tuple(self._to_free), tuple(self._to_drop)
+        self._to_free.clear()
+        self._to_drop.clear()
+        self._free_slots += freed
+        if wake_at_s := self._collecting_until_s(now_s):
+            return StepPlan(free=freed, drop=dropped) if freed or dropped else Idle(wake_at_s=wake_at_s)
+        rows = self._rows.considered()
+        online = order_online(rows, self._rules, now_s=now_s)
+        batch = sorted(split(rows, online), key=urgency)
+        promoted = frozenset(row.request.id for row in online if row.request.tier is Tier.BATCH)
+        moves, self._free_slots = assign_slots([*online, *batch], self._free_slots, promoted)
+        self._rows.mark_seated()
+        step = self._fill(online, batch, now_s)
+        plan = StepPlan(
+            free=freed,
+            drop=dropped,
+            park=moves.park,
+            resume=moves.resume,
+            work=tuple(_planned(work) for work in step.work),
+            shape=step.shape,
+            predicted_s=step.predicted_s,
+            batch_s=step.batch_s,
+        )
+        self._busy_until_s = now_s + plan.predicted_s
+        return Idle() if plan.is_empty else plan
+
+    def complete(self, plan: StepPlan, *, elapsed_s: float) -> tuple[str, ...]:
+        """Take over a step's outcome; returns the requests that have made their last token and are gone now.
+
+        A request that was removed while the step ran is passed over.
+        """
+        finished = []
+        for work in plan.work:
+            row = self._rows.get(work.id)
+            if row is None:
+                continue
+            row.prefilled += work.prefill_tokens
+            row.generated += work.makes_token
+            if row.is_done:
+                self.remove(work.id)
+                finished.append(work.id)
+        if plan.work:
+            self._learn(plan, elapsed_s)
+        return tuple(finished)
+
+    @property
+    def _rules(self) -> Rules:
+        return Rules(config=self._config, model=self.model, num_slots=self._num_slots)
+
+    def _fill(self, online: Sequence[Row], batch: Sequence[Row], now_s: float) -> Filled:
+        seated = [row for row in online if row.slot is not None]
+        budget_s = step_budget_s(online, self._rules, now_s=now_s)
+        filled = fill_online(seated, self._rules, budget_s)
+        if len(seated) < len(online):  # a row that waits for a slot waits as much as one that does not fit
+            budget_s = filled.predicted_s
+        runnable = [row for row in batch if row.slot is not None]
+        return add_batch(filled, runnable, self._rules, budget_s=budget_s, owed_s=self._owed_s)
+
+    def _learn(self, plan: StepPlan, elapsed_s: float) -> None:
+        self.model = self.model.observe(plan.shape, elapsed_s)
+        had_s = plan.batch_s / plan.predicted_s * elapsed_s if plan.predicted_s else 0.0
+        backlog = had_s > 0 or sum(self._rows.count(Tier.BATCH)) > 0
+        owed_s = self._owed_s + self._config.batch_share * elapsed_s - had_s if backlog else 0.0
+        self._owed_s = min(_MAX_DEBT_S, max(-_MAX_DEBT_S, owed_s))
+
+    def _replaced_by(self, request: Request) -> tuple[str, ...]:
+        """Live keystroke requests of the same session: the newest keystroke wins."""
+        if request.session is None or request.tier is not Tier.KEYSTROKE:
+            return ()
+        live = (row.request for row in self._rows.considered())
+        return tuple(sorted(old.id for old in live if old.tier is request.tier and old.session == request.session))
+
+    def _collecting_until_s(self, now_s: float) -> float | None:
+        """While only unstarted batch rows are here and there is room for more: when to start them anyway."""
+        if not self._config.collect_s or not 0 < len(self._rows) < self._num_slots:
+            return None
+        rows = self._rows.considered()
+        if any(row.request.tier.is_online or row.prefilled for row in rows):
+            return None
+        until_s = min(row.request.arrival_s for row in rows) + self._config.collect_s
+        return until_s if until_s > now_s else None
+
+
+def _planned(work: Work) -> PlannedWork:
+    row = work.row
+    assert row.slot is not None
+    return PlannedWork(
+        id=row.request.id,
+        slot=row.slot,
+        start=row.prefilled if work.prefill_tokens else row.context_tokens - 1,
+        prefill_tokens=work.prefill_tokens,
+        makes_token=row.prefilled + work.prefill_tokens >= row.request.prompt_tokens,
+    )

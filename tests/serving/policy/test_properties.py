@@ -1,0 +1,73 @@
+"""Laws of the tier scheduler over random loads, with a step model that is exact."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.policy import Request, Tier
+from tests.serving.policy.simulator import Outcome, simulate
+from tests.serving.policy.worlds import MODEL, request, scheduler
+
+_TIERS = st.sampled_from([Tier.KEYSTROKE, Tier.INTERACTIVE, Tier.BATCH])
+
+
+@st.composite
+def loads(draw: st.DrawFn) -> tuple[int, list[Request]]:
+    """Slots, and up to 25 requests within two seconds, from light to hopeless."""
+    count = draw(st.integers(1, 25))
+    rows = []
+    for index in range(count):
+        tier = draw(_TIERS)
+        at_s, prompt, tokens = draw(st.floats(0, 2)), draw(st.integers(1, 150)), draw(st.integers(1, 24))
+        rows.append(request(f"r{index:02}", tier, at_s, prompt=prompt, tokens=tokens))
+    return draw(st.integers(1, 8)), rows
+
+
+def run(slots: int, rows: list[Request]) -> Outcome:
+    return simulate(scheduler(slots=slots), rows, num_slots=slots, step_s=MODEL.predict_s)
+
+
+@given(loads())
+@settings(max_examples=150, deadline=None)
+def test_no_admitted_request_is_late_and_none_is_lost(load: tuple[int, list[Request]]) -> None:
+    slots, rows = load
+    out = run(slots, rows)
+    for row in rows:
+        assert (row.id in out.finish_s) == (row.id in out.admitted)
+        if row.id in out.admitted and out.admitted[row.id].predicted_finish_s <= row.deadline_s:
+            assert out.finish_s[row.id] <= row.deadline_s + 1e-9, row
+
+
+@given(loads())
+@settings(max_examples=60, deadline=None)
+def test_the_engine_never_idles_with_work_at_hand(load: tuple[int, list[Request]]) -> None:
+    out = run(*load)
+    assert out.idle_with_work_s == 0
+    assert all(plan.work for plan in out.plans if not plan.free)
+
+
+@given(loads(), st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_the_order_in_which_equal_arrivals_are_listed_changes_nothing(
+    load: tuple[int, list[Request]], shuffler: random.Random
+) -> None:
+    slots, rows = load
+    shuffled = list(rows)
+    shuffler.shuffle(shuffled)
+    assert run(slots, rows).finish_s == run(slots, shuffled).finish_s
+
+
+@given(loads(), st.lists(st.tuples(st.floats(0, 3), st.integers(0, 24)), max_size=10))
+@settings(max_examples=80, deadline=None)
+def test_cancelling_at_any_moment_leaves_every_slot_sound(
+    load: tuple[int, list[Request]], moments: list[tuple[float, int]]
+) -> None:
+    slots, rows = load
+    cancels = [(at_s, f"r{index:02}") for at_s, index in moments]
+    out = simulate(scheduler(slots=slots), rows, num_slots=slots, step_s=MODEL.predict_s, cancels=cancels)
+    for row in rows:
+        fates = [row.id in fate for fate in (out.finish_s, out.refused, out.cancelled)]
+        assert sum(fates) == 1, row

@@ -1,0 +1,56 @@
+"""The step-time model: never negative, monotone, and it learns a machine from its steps."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.policy import StepShape, StepTimeModel, calibrated, exact, untrained
+
+_SHAPES = st.builds(StepShape, st.integers(0, 64), st.integers(0, 512), st.integers(0, 20_000))
+_OBSERVED = st.lists(st.tuples(_SHAPES, st.floats(0, 1)), max_size=20)
+
+
+@given(_OBSERVED, _SHAPES, _SHAPES)
+def test_more_work_never_looks_cheaper(seen: list[tuple[StepShape, float]], some: StepShape, more: StepShape) -> None:
+    model = calibrated(seen)
+    assert 0 <= model.predict_s(some) <= model.predict_s(some + more) + 1e-12
+
+
+@pytest.mark.parametrize("rows", [1, 4, 8, 16, 32])
+def test_it_learns_the_measured_decode_times_within_a_tenth(rows: int) -> None:
+    measured_s = {1: 0.0066, 4: 0.0112, 8: 0.0158, 16: 0.0216, 32: 0.0295}
+    model = calibrated([(StepShape(n, 0, n * 128), s) for _ in range(20) for n, s in measured_s.items()])
+    assert model.predict_s(StepShape(rows, 0, rows * 128)) == pytest.approx(measured_s[rows], rel=0.1)
+
+
+def test_it_follows_a_machine_that_becomes_slower() -> None:
+    draw = random.Random(0)
+    shapes = [StepShape(draw.randint(1, 16), draw.choice((0, 0, 64)), draw.randint(0, 2000)) for _ in range(600)]
+    fast, slow = exact(base_s=0.005, row_s=0.001), exact(base_s=0.01, row_s=0.002)
+    model = calibrated([(shape, fast.predict_s(shape)) for shape in shapes])
+    for shape in [*shapes, *shapes]:
+        model = model.observe(shape, slow.predict_s(shape))
+    probe = StepShape(8, 0, 1000)
+    assert model.predict_s(probe) == pytest.approx(slow.predict_s(probe), rel=0.1)
+
+
+def test_the_tail_settles_near_the_95th_percentile_of_the_error() -> None:
+    draw, model = random.Random(1), untrained()
+    for _ in range(4000):
+        shape = StepShape(draw.randint(1, 16))
+        model = model.observe(shape, 0.010 + draw.expovariate(1 / 0.002))
+    # Exponential noise of mean 2 ms exceeds its mean by 4 ms at the 95th percentile.
+    assert 0.002 <= model.tail_s <= 0.006
+
+
+def test_no_traffic_pattern_makes_the_filter_explode() -> None:
+    model: StepTimeModel = untrained()
+    for _ in range(20_000):
+        model = model.observe(StepShape(1, 0, 100), 0.01)
+    for _ in range(5):
+        model = model.observe(StepShape(32, 64, 4000), 0.05)
+    assert model.predict_s(StepShape(32, 64, 4000)) == pytest.approx(0.05, rel=0.2)
