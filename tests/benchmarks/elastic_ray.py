@@ -89,6 +89,7 @@ def _train(job: RayJob, *, entered_s: float) -> None:
     import ray.train
     import torch
     from deepspeed.ops import __compatible_ops__
+
     from jobs.models.task import load_task
 
     __compatible_ops__["deepspeed_shm_comm"] = False  # keeps the C++ compiler out of the restart
