@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from orchestrator.spec.fields import Name, Text, did_you_mean
 from orchestrator.spec.problems import Code, Finding, FindingsError
+from orchestrator.spec.scalars import render_real
 
 API_VERSION: Final = "tideline/v1"
 ApiVersion = Literal["tideline/v1"]
@@ -30,10 +31,6 @@ class SpecModel(BaseModel):
         if found:
             raise FindingsError(found)
         return self
-
-    def time_findings(self, now: dt.datetime) -> Iterator[Finding]:
-        """Yield what is wrong because of what time it is; `now` is aware."""
-        yield from ()
 
     def was_set(self, key: str) -> bool:
         """Whether the file wrote the key, as opposed to getting its default."""
@@ -57,11 +54,31 @@ class Metadata(SpecModel):
     """One line for people."""
 
 
-def min_above_max(low: float, high: float, high_name: str, at: str = "min", next_step: str = "") -> Iterator[Finding]:
-    """A finding at the lower bound when it is above the upper one."""
+class Document(SpecModel):
+    """What stands at the top of every document; each kind adds `kind` and `spec`."""
+
+    apiVersion: ApiVersion = API_VERSION  # noqa: N815 - the key is Kubernetes' own
+    """The version of this format."""
+    metadata: Metadata
+    """Who the object is."""
+
+    def time_findings(self, now: dt.datetime) -> Iterator[Finding]:
+        """Yield what is wrong because of what time it is; `now` is aware."""
+        yield from ()
+
+
+def min_above_max(
+    low: float,
+    high: float,
+    *,
+    names: tuple[str, str] = ("min", "max"),
+    render: Callable[[float], str] = render_real,
+    next_step: str = "",
+) -> Iterator[Finding]:
+    """A finding at the lower bound when it is above the upper one; `names` are the two keys."""
     if low > high:
-        want = f"{at} must be at most {high_name}"
-        yield Finding((at,), Code.MIN_ABOVE_MAX, f"{low} is above {high_name} ({high})", want, next_step)
+        what = f"{render(float(low))} is above {names[1]} ({render(float(high))})"
+        yield Finding((names[0],), Code.MIN_ABOVE_MAX, what, f"{names[0]} must be at most {names[1]}", next_step)
 
 
 def repeated(names: Iterable[str], at: str, key: str = "name") -> Iterator[Finding]:

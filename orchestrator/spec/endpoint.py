@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orchestrator.spec.base import API_VERSION, ApiVersion, Metadata, SpecModel, min_above_max, repeated, without_effect
+from orchestrator.spec.base import Document, SpecModel, min_above_max, repeated, without_effect
 from orchestrator.spec.endpoint_tiers import Tiers
 from orchestrator.spec.fields import (
     Count,
@@ -79,7 +79,7 @@ class Replicas(SpecModel):
     """How long a replica that leaves may finish what it has."""
 
     def cross_check(self) -> Iterator[Finding]:
-        yield from min_above_max(self.min, self.max, "max")
+        yield from min_above_max(self.min, self.max)
 
 
 class Engine(SpecModel):
@@ -211,14 +211,10 @@ class EndpointSpec(SpecModel):
             yield from without_effect(self, ["batch_store", "retries"], "there is no batch tier")
 
 
-class Endpoint(SpecModel):
+class Endpoint(Document):
     """A served model."""
 
-    apiVersion: ApiVersion = API_VERSION  # noqa: N815 - the key is Kubernetes' own
-    """The version of this format."""
     kind: Literal["Endpoint"] = "Endpoint"
     """What the document describes."""
-    metadata: Metadata
-    """Who it is."""
     spec: EndpointSpec
     """What answers where."""

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from orchestrator.spec.base import SpecModel, min_above_max
 from orchestrator.spec.fields import Count, Duration, Flag, Fraction, OneOf, PositiveDuration, real
 from orchestrator.spec.problems import Code, Finding
+from orchestrator.spec.quantities import render_duration
 
 
 class Slo(SpecModel):
@@ -60,7 +61,9 @@ class BatchTier(SpecModel):
     """The longest answer one row may ask for."""
 
     def cross_check(self) -> Iterator[Finding]:
-        yield from min_above_max(self.min_window, self.max_window, "max_window", at="min_window")
+        yield from min_above_max(
+            self.min_window, self.max_window, names=("min_window", "max_window"), render=render_duration
+        )
 
 
 class Tiers(SpecModel):

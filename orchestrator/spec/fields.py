@@ -188,6 +188,7 @@ TopologyPath = Annotated[
     str, Typed(names.parse_topology, _text(names.TOPOLOGY_PATTERN, "Widest first: gcp/us-central1/a/rack3."))
 ]
 Word = Annotated[str, Typed(names.parse_word, _text(names.WORD_PATTERN, "Letters, digits and '_'."))]
+ClusterAddress = Annotated[str, Typed(names.parse_address, _text(names.ADDRESS_PATTERN, "auto, local, or host:port."))]
 KeyPath = Annotated[str, Typed(names.parse_key_path, _text(names.KEY_PATH_PATTERN, "A key of a job: optimizer.lr."))]
 FilePath = Annotated[
     str,

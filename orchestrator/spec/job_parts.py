@@ -91,7 +91,7 @@ class Workers(SpecModel):
     """How far apart workers may sit: tight = one fast network, modular = islands, loose = anywhere."""
 
     def cross_check(self) -> Iterator[Finding]:
-        yield from min_above_max(self.min, self.max, "max", next_step="Run 'tide plan' to see what each size would do")
+        yield from min_above_max(self.min, self.max, next_step="Run 'tide plan' to see what each size would do")
 
 
 class Schedule(SpecModel):
@@ -163,9 +163,8 @@ class Batch(SpecModel):
     """Samples of one pass on one rank: as many as its memory takes."""
 
     def cross_check(self) -> Iterator[Finding]:
-        yield from min_above_max(
-            self.micro_batch_size, self.global_batch_size, "global_batch_size", at="micro_batch_size"
-        )
+        names = ("micro_batch_size", "global_batch_size")
+        yield from min_above_max(self.micro_batch_size, self.global_batch_size, names=names)
 
 
 Moment = Annotated[float, real(0, 0.999999)]
@@ -253,7 +252,7 @@ class Gate(SpecModel):
         if self.min is None and self.max is None:
             yield Finding((), Code.EMPTY, "is no gate", "it must set min, max or both")
         if self.min is not None and self.max is not None:
-            yield from min_above_max(self.min, self.max, "max")
+            yield from min_above_max(self.min, self.max)
 
 
 class Register(SpecModel):

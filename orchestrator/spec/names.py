@@ -13,6 +13,7 @@ TASK_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-
 URL_PATTERN = r"^(file:///|s3://|gs://|abfs://)[^\s]+$"
 TOPOLOGY_PATTERN = r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$"
 WORD_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
+ADDRESS_PATTERN = r"^(auto|local|[A-Za-z0-9._-]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5})$"
 KEY_PATH_PATTERN = r"^[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z_][A-Za-z0-9_-]*)*$"
 _NAME_WANT = "it must be 1..63 lower-case letters, digits and '-', with a letter or digit at both ends"
 _REFERENCE_WANT = "it must be name@version, such as python-stdlib@latest or gpt-code@3"
@@ -83,6 +84,15 @@ def parse_word(value: object) -> str:
     if matches(WORD_PATTERN, text):
         return text
     raise BadValueError(Code.BAD_NAME, f"{shown(text)} is not such a name", want)
+
+
+def parse_address(value: object) -> str:
+    """The address of a Ray cluster: `auto`, `local`, or host:port."""
+    want = "it must be auto (the one on this machine), local (start one), or host:port"
+    text = scalar_text(value, want)
+    if matches(ADDRESS_PATTERN, text):
+        return text
+    raise BadValueError(Code.WRONG_VALUE, f"{shown(text)} is not an address", want)
 
 
 def parse_key_path(value: object) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orchestrator.spec.base import API_VERSION, ApiVersion, Metadata, SpecModel, min_above_max
+from orchestrator.spec.base import Document, SpecModel, min_above_max
 from orchestrator.spec.fields import (
     Duration,
     FilePath,
@@ -69,7 +69,7 @@ class WorkerRange(SpecModel):
     """It never holds more."""
 
     def cross_check(self) -> Iterator[Finding]:
-        yield from min_above_max(self.min, self.max, "max")
+        yield from min_above_max(self.min, self.max)
 
 
 class ScenarioJob(SpecModel):
@@ -104,14 +104,10 @@ class ScenarioSpec(SpecModel):
     """Who decides; `tide simulate --policy` overrides it."""
 
 
-class Scenario(SpecModel):
+class Scenario(Document):
     """A simulated run."""
 
-    apiVersion: ApiVersion = API_VERSION  # noqa: N815 - the key is Kubernetes' own
-    """The version of this format."""
     kind: Literal["Scenario"] = "Scenario"
     """What the document describes."""
-    metadata: Metadata
-    """Who it is."""
     spec: ScenarioSpec
     """What is simulated."""

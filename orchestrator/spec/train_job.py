@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orchestrator.spec.base import API_VERSION, ApiVersion, Metadata, SpecModel, repeated
+from orchestrator.spec.base import Document, SpecModel, repeated
 from orchestrator.spec.fields import Count, Deadline, Flag, Free, Many, Name, OneOf, PositiveDuration, TaskPath, whole
 from orchestrator.spec.job_parts import (
     Batch,
@@ -90,15 +90,11 @@ class TrainJobSpec(SpecModel):
             yield Finding(("optimizer", "warmup_steps"), Code.MIN_ABOVE_MAX, what, want)
 
 
-class TrainJob(SpecModel):
+class TrainJob(Document):
     """A training run."""
 
-    apiVersion: ApiVersion = API_VERSION  # noqa: N815 - the key is Kubernetes' own
-    """The version of this format."""
     kind: Literal["TrainJob"] = "TrainJob"
     """What the document describes."""
-    metadata: Metadata
-    """Who it is."""
     spec: TrainJobSpec
     """What it does."""
 

@@ -1,0 +1,33 @@
+"""JSON Schemas of the kinds, for editors: what a key means and what its value looks like.
+
+A schema describes a file as an editor parses it. It is looser than the loader where a schema cannot say it
+(cross-field checks, time zones, cron lines) and never stricter.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema
+
+from orchestrator.spec.kinds import KINDS
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+class _Generator(GenerateJsonSchema):
+    """Leaves out the titles that pydantic makes of key names: editors show the key already."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def json_schema(kind: str) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of one kind.
+
+    Raises: KeyError when there is no such kind.
+    """
+    schema = KINDS[kind].model_json_schema(schema_generator=_Generator, mode="validation")
+    # Code may leave these out; a file may not, because they tell the loader what the document is.
+    schema["required"] = ["apiVersion", "kind", *schema["required"]]
+    return {"$schema": DIALECT, **schema, "title": kind}
