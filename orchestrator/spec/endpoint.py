@@ -93,8 +93,13 @@ class Engine(SpecModel):
     """Tokens of prompt and answer; none = what the model was trained with."""
     prefill_chunk: Annotated[int, whole(1, 65_536)] = 64
     """Prompt tokens taken into one step while somebody waits for a token."""
+    min_chunk: Annotated[int, whole(1, 65_536)] = 16
+    """The least of it, so that a long prompt goes on under load."""
     precision: Annotated[Literal["fp32", "bf16", "int8"], OneOf()] = "fp32"
     """The number format of the weights."""
+
+    def cross_check(self) -> Iterator[Finding]:
+        yield from min_above_max(self.min_chunk, self.prefill_chunk, names=("min_chunk", "prefill_chunk"))
 
 
 class Variant(SpecModel):

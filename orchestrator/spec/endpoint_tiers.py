@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated
 
 from orchestrator.spec.base import SpecModel, min_above_max
-from orchestrator.spec.fields import Count, Duration, Flag, Fraction, OneOf, PositiveDuration, real
+from orchestrator.spec.fields import Count, Duration, Flag, Positive, PositiveDuration, real
 from orchestrator.spec.problems import Code, Finding
 from orchestrator.spec.quantities import render_duration
 
 
 class Slo(SpecModel):
-    """A promise: this percentile of this measure stays below the threshold over the window."""
+    """A promise: the last token of an answer comes within `latency` + `per_token` x tokens of its request."""
 
-    metric: Annotated[Literal["ttft", "tpot", "e2e"], OneOf()]
-    """Time to the first token, time per further token, or time to the last one."""
+    latency: PositiveDuration
+    """Time for any answer."""
+    per_token: Duration = 0.0
+    """Time more for each token of the answer."""
     percentile: Annotated[float, real(0, 99.999, above=True)] = 99.0
-    """Share of requests, in percent, that must keep it."""
-    threshold: PositiveDuration
-    """The time they must keep."""
+    """Share of requests, in percent, for which it is kept."""
     window: PositiveDuration = 3600.0
     """The time over which the share is counted."""
 
@@ -29,6 +29,8 @@ class OnlineTier(SpecModel):
 
     slo: Slo
     """What is promised."""
+    step_cap: PositiveDuration | None = None
+    """The longest step of the engine while a request of this tier is in it; none = as long as deadlines allow."""
     max_queue: Count = 256
     """Requests that may wait in one replica; more are refused with a time to come back."""
     max_tokens: Count = 256
@@ -51,8 +53,12 @@ class BatchTier(SpecModel):
     """The shortest completion window a batch may ask for."""
     max_window: PositiveDuration = 86_400.0
     """The longest one."""
-    min_share: Fraction = 0.05
+    min_share: Annotated[float, real(0, 0.95)] = 0.05
     """Part of the step time that batch keeps, however busy the other tiers are."""
+    step_cap: PositiveDuration = 0.05
+    """The longest step of the engine while nobody waits: the next online request finds at most this in its way."""
+    promote_laxity: Positive = 2.0
+    """A row counts as online once its spare time is below so many times its own work."""
     collect: Duration = 0.0
     """How long rows are collected before they start when nothing else runs; 0 = at once."""
     max_rows: Count = 100_000
