@@ -9,6 +9,7 @@ import difflib
 import os
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.data.folders import fsync_folder, locked, write_durably
@@ -56,14 +57,38 @@ def resolve(ref: str, home: Path) -> Path:
     raise UserError(f"{ref!r} could be any of {hashes}", next_step="Give more digits of the hash.")
 
 
-def datasets(home: Path) -> list[tuple[Path, Manifest, bool]]:
-    """(folder, manifest, is latest) of every version, by name and age. Raises: UserError for a damaged manifest."""
-    found = []
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """One version in the store; `manifest` is None where it is damaged, and `problem` says how."""
+
+    name: str
+    folder: Path
+    is_latest: bool
+    manifest: Manifest | None
+    problem: str = ""
+
+    @property
+    def version(self) -> str:
+        return self.folder.name
+
+
+def datasets(home: Path) -> list[Stored]:
+    """Every version, by name and age."""
+    found: list[Stored] = []
     for folder in sorted(_folders(_root(home))):
         latest = _read_latest(folder)
-        versions = sorted(_versions(folder), key=lambda version: version.stat().st_mtime_ns)
-        found += [(version, read_manifest(version), version.name == latest) for version in versions]
+        versions = sorted(_versions(folder), key=lambda version: (version.stat().st_mtime_ns, version.name))
+        found += [_stored(version, is_latest=version.name == latest) for version in versions]
     return found
+
+
+def _stored(folder: Path, *, is_latest: bool) -> Stored:
+    manifest, problem = None, ""
+    try:
+        manifest = read_manifest(folder)
+    except UserError as error:
+        problem = str(error)
+    return Stored(name=folder.parent.name, folder=folder, is_latest=is_latest, manifest=manifest, problem=problem)
 
 
 def publish(work: Path, manifest: Manifest, parent: Path) -> Path:
