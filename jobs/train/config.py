@@ -37,7 +37,8 @@ class OptimizerConfig:
 class RestoreFrom:
     """Which complete state to continue from: the nearest of keepers and storage that has it.
 
-    `step` counts the optimizer steps that the state contains. `keepers` False means storage only.
+    `step` counts the optimizer steps that the state contains and equals the job's `start_step`. `keepers` False means
+    storage only. If that state turns out to be damaged, the ranks agree on an older one and say so (`Restored`).
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = WIRE

@@ -7,6 +7,7 @@ is continued with the samples of step index s.
 from __future__ import annotations
 
 import json
+import typing
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -74,6 +75,31 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True)
+class Restored:
+    """The attempt continues after `step` steps, which may be older than asked for: `detail` says why. Every rank.
+
+    `source` is where the bytes came from ("keepers" or "storage"); `read_bytes` is this rank's share.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = WIRE
+
+    step: int
+    source: Literal["keepers", "storage"]
+    read_bytes: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotSaved:
+    """A snapshot or checkpoint did not come about; earlier ones are untouched and training goes on."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = WIRE
+
+    step: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Skipped:
     """The update of this step was not applied: loss or gradient was not finite and the job says `on_nan: skip`."""
 
@@ -105,7 +131,7 @@ class Stopped:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The job's last step is done and saved."""
+    """The job's last step is done and its state saved: in the keeper where there is one, else in storage."""
 
     __pydantic_config__: ClassVar[ConfigDict] = WIRE
 
@@ -140,12 +166,11 @@ class Checkpoint:
     __pydantic_config__: ClassVar[ConfigDict] = WIRE
 
 
-Message = Phase | Step | Snapshot | Saved | Skipped | RolledBack | Stopped | Finished | Failed
+Message = Phase | Restored | Step | Snapshot | Saved | NotSaved | Skipped | RolledBack | Stopped | Finished | Failed
 Control = Stop | Checkpoint
 
 _KINDS: dict[str, type[Message | Control]] = {
-    kind.__name__: kind
-    for kind in (Phase, Step, Snapshot, Saved, Skipped, RolledBack, Stopped, Finished, Failed, Stop, Checkpoint)
+    kind.__name__: kind for kind in (*typing.get_args(Message), *typing.get_args(Control))
 }
 
 

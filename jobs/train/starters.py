@@ -1,7 +1,8 @@
 """The port behind which ranks start: one request, one rank, one handle.
 
-Two implementations, one contract: `forkserver.ForkServerStarter(socket_path)` (forked from the node's stem in
-milliseconds) and `plain_starter.PlainStarter()` (a new interpreter). A rank never outlives its handle: when the process that holds it dies, so does the rank.
+Two implementations, one contract: `forkserver.ForkServerStarter` (forked from the node's stem in milliseconds) and
+`plain_starter.PlainStarter` (a new interpreter). A rank never outlives its handle: when the process that holds it dies,
+so does the rank.
 """
 
 from __future__ import annotations

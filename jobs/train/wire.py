@@ -5,13 +5,12 @@ Unknown keys, missing keys and wrong types are errors that name the field. Not-a
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Hashable
 from typing import Any, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 T = TypeVar("T")
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}
 
 # Every dataclass that is written or read here carries this as `__pydantic_config__`.
 WIRE = ConfigDict(extra="forbid", strict=True, ser_json_inf_nan="constants")
@@ -21,9 +20,10 @@ class WireError(ValueError):
     """Bytes that are not what they should be; the two ends run different versions, or a line was cut."""
 
 
-@functools.cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
 
 
 def dump(value: Any) -> bytes:

@@ -1,0 +1,81 @@
+"""The process group of one attempt: rendezvous, collectives with a deadline, and the small sum of every step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from jobs.train.config import StartRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """`store` is the attempt's key-value store, on rank 0's node; `small` carries CPU tensors, whatever the device."""
+
+    store: dist.Store
+    small: Any
+
+
+def join_group(request: StartRequest, device: torch.device) -> Groups:
+    """Meet the other ranks; every collective from now on fails after the job's `collective_timeout_s`.
+
+    Raises: torch's DistError family or RuntimeError when ranks do not come.
+    """
+    timeout = timedelta(seconds=request.job.collective_timeout_s)
+    # DeepSpeed reads these instead of asking the group.
+    places = {"RANK": request.rank, "WORLD_SIZE": request.world_size, "LOCAL_RANK": request.local_rank}
+    os.environ.update({name: str(value) for name, value in places.items()})
+    store = dist.TCPStore(
+        request.master_addr,
+        request.master_port,
+        world_size=request.world_size,
+        is_master=request.rank == 0,
+        timeout=timeout,
+    )
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(
+        backend, store=store, rank=request.rank, world_size=request.world_size, timeout=timeout, device_id=_bind(device)
+    )
+    # Gloo tags its operations, so the small sums need no group of their own beside it (a full mesh of connections
+    # each); NCCL cannot carry CPU tensors.
+    small = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
+    return Groups(store=store, small=small)
+
+
+def _bind(device: torch.device) -> torch.device | None:
+    return device if device.type == "cuda" else None
+
+
+class PendingSum:
+    """A sum over ranks in flight."""
+
+    def __init__(self, vector: Sequence[float], group: Any) -> None:
+        self._tensor = torch.tensor(vector, dtype=torch.float64)
+        self._work = dist.all_reduce(self._tensor, group=group, async_op=True)
+
+    def wait(self) -> list[float]:
+        """The sum. Raises: RuntimeError if a rank is gone or silent."""
+        self._work.wait()
+        return [float(value) for value in self._tensor]
+
+
+def all_succeed(mine: bool, group: Any) -> bool:
+    """Whether every rank says yes; collective."""
+    return PendingSum((0.0 if mine else 1.0,), group).wait()[0] == 0.0
+
+
+def barrier(group: Any) -> None:
+    """Wait until every rank is here."""
+    PendingSum((0.0,), group).wait()
+
+
+def leave_group(groups: Groups) -> None:
+    """Close connections in an orderly way, so that no peer takes a finished rank for a lost one."""
+    barrier(groups.small)
+    dist.destroy_process_group()

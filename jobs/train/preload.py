@@ -1,0 +1,67 @@
+"""Bring a process to the point where a rank can start at once: everything imported, no compiler in the path.
+
+Both starters run through here, the stem long before the first rank. Leaves no thread and no device context behind.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+
+from jobs.train.device import Accelerator, choose_accelerator
+
+# Modules that a rank would otherwise import between its start and its first step. `torch._dynamo` and Adam's module
+# come with the first optimizer that is built; DeepSpeed imports the ZeRO stages inside `initialize`.
+STEM_MODULES = (
+    "torch._dynamo",
+    "torch.optim.adamw",
+    "torch.distributed.distributed_c10d",
+    "deepspeed.runtime.zero.stage3",
+    "deepspeed.runtime.zero.stage_1_and_2",
+    "deepspeed.runtime.superoffload.superoffload_stage3",
+    "jobs.models.gpt",
+    "jobs.train.rank",
+    "jobs.train.session",
+)
+
+
+def prepare_process() -> Accelerator:
+    """Import torch and DeepSpeed for this node's device, with every path to a compiler closed; returns the device.
+
+    Must run before anything else imports DeepSpeed, which picks its accelerator while it is imported.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import torch
+
+    accelerator = choose_accelerator(os.environ, torch_has_cuda=torch.version.cuda is not None)
+    os.environ["DS_ACCELERATOR"] = accelerator
+    import deepspeed.ops
+
+    # DeepSpeed asks this table whether to build `deepspeed_shm_comm` with g++ (about a minute) at the first process
+    # group; training never calls that operator. Filling it also keeps DeepSpeed from probing all compilers.
+    vars(deepspeed.ops)["__compatible_ops__"] = {"deepspeed_shm_comm": False}
+    _quieten()
+    return accelerator
+
+
+def warm_up(extra_modules: tuple[str, ...] = ()) -> None:
+    """Import what ranks need and freeze it, so that the garbage collector does not copy shared pages in the ranks."""
+    for name in (*STEM_MODULES, *extra_modules):
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+
+
+def num_threads() -> int:
+    """Threads of this process; more than 1 makes a fork unsafe."""
+    return len(os.listdir("/proc/self/task"))
+
+
+def _quieten() -> None:
+    """DeepSpeed logs dozens of lines a rank at INFO; warnings stay."""
+    import logging
+
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.WARNING)
