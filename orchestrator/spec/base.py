@@ -66,6 +66,10 @@ class Document(SpecModel):
         """Yield what is wrong because of what time it is; `now` is aware."""
         yield from ()
 
+    def to_document(self) -> dict[str, Any]:
+        """As every model's, with apiVersion and kind also when code left them to their defaults."""
+        return {"apiVersion": self.apiVersion, "kind": type(self).__name__, **super().to_document()}
+
 
 def min_above_max(
     low: float,

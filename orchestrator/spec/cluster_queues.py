@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from orchestrator.spec.base import SpecModel, repeated
+from orchestrator.spec.base import SpecModel, repeated, without_effect
 from orchestrator.spec.fields import Count, CountOrZero, Duration, Many, Money, Name, OneOf, Positive
 from orchestrator.spec.problems import Code, Finding
 
@@ -49,13 +49,15 @@ class Queue(SpecModel):
             yield Finding(("quotas",), Code.EMPTY, "names no pool", "a queue without quota can run nothing")
         yield from repeated((quota.pool for quota in self.quotas), "quotas", key="pool")
         yield from repeated(self.tenants, "tenants", key="")
+        if self.cohort is None:
+            yield from self._alone()
+
+    def _alone(self) -> Iterator[Finding]:
+        because = "a queue without cohort has nobody to trade with"
+        yield from without_effect(self, ["weight"], because)
         for index, quota in enumerate(self.quotas):
-            for key in ("borrow", "lend"):
-                if self.cohort is None and quota.was_set(key):
-                    at = ("quotas", index, key)
-                    yield Finding(
-                        at, Code.NO_EFFECT, "has no effect", "a queue without cohort has nobody to trade with"
-                    )
+            for found in without_effect(quota, ["borrow", "lend"], because):
+                yield found.below("quotas", index)
 
 
 class Contribution(SpecModel):

@@ -12,7 +12,6 @@ from orchestrator.spec.base import Document, SpecModel, min_above_max, repeated,
 from orchestrator.spec.endpoint_tiers import Tiers
 from orchestrator.spec.fields import (
     Count,
-    CountOrZero,
     FilePath,
     Fraction,
     Many,
@@ -100,6 +99,8 @@ class Engine(SpecModel):
 
     def cross_check(self) -> Iterator[Finding]:
         yield from min_above_max(self.min_chunk, self.prefill_chunk, names=("min_chunk", "prefill_chunk"))
+        if self.name == "echo":
+            yield from without_effect(self, ["precision"], "the echo engine has no weights")
 
 
 class Variant(SpecModel):
@@ -178,10 +179,6 @@ class EndpointSpec(SpecModel):
     """A second version on trial."""
     limits: Limits = Field(default_factory=Limits)
     """What one tenant may ask."""
-    batch_store: Text | None = None
-    """Database URL of batches; none = SQLite in the state folder."""
-    retries: CountOrZero = 3
-    """How often a batch row is tried again after a replica died with it."""
 
     def cross_check(self) -> Iterator[Finding]:
         yield from repeated((variant.name for variant in self.variants), "variants")
@@ -212,8 +209,6 @@ class EndpointSpec(SpecModel):
                 elif claimed.setdefault(tier, variant.name) != variant.name:
                     what = f"tier {tier!r} is answered by variant {claimed[tier]!r} already"
                     yield Finding(path, Code.CONFLICT, what, "a tier must have one variant")
-        if "batch" not in present:
-            yield from without_effect(self, ["batch_store", "retries"], "there is no batch tier")
 
 
 class Endpoint(Document):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Annotated
 
 from orchestrator.spec.base import SpecModel, min_above_max
-from orchestrator.spec.fields import Count, Duration, Flag, Positive, PositiveDuration, real
+from orchestrator.spec.fields import Count, CountOrZero, Duration, Flag, Positive, PositiveDuration, Text, real
 from orchestrator.spec.problems import Code, Finding
 from orchestrator.spec.quantities import render_duration
 
@@ -61,6 +61,10 @@ class BatchTier(SpecModel):
     """A row counts as online once its spare time is below so many times its own work."""
     collect: Duration = 0.0
     """How long rows are collected before they start when nothing else runs; 0 = at once."""
+    store: Text | None = None
+    """Database URL of batches; none = SQLite in the state folder."""
+    retries: CountOrZero = 3
+    """How often a row is tried again after a replica died with it."""
     max_rows: Count = 100_000
     """Rows of one batch."""
     max_tokens: Count = 4096

@@ -104,7 +104,7 @@ def _as_tuple(value: object) -> tuple[object, ...]:
 T = TypeVar("T")
 Many = Annotated[tuple[T, ...], Listed()]
 
-Text = Annotated[str, Typed(scalars.parse_text, lambda: {"type": "string", "minLength": 1})]
+Text = Annotated[str, Typed(scalars.parse_text, lambda: {"type": ["string", "number", "boolean"], "minLength": 1})]
 Flag = Annotated[bool, Typed(scalars.parse_flag, lambda: {"type": "boolean"})]
 Count = Annotated[int, whole(1, 10**12)]
 CountOrZero = Annotated[int, whole(0, 10**12)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -94,16 +95,36 @@ def is_foreign(document: Node) -> bool:
 def _check_document(document: Node, where: str, now: dt.datetime | None) -> Report:
     kind = _header(document, "kind") or ""
     locate = Locator(where, document, kind if kind in KINDS else "")
-    wrong = _header_findings(document)
-    if wrong:
-        return Report((), tuple(locate.finding(finding) for finding in wrong))
-    model = KINDS[kind]
+    problems = [locate.finding(finding) for finding in _header_findings(document)]
+    data = to_python(document)
+    if kind not in KINDS or not isinstance(data, dict):
+        return Report((), tuple(problems))
+    data["apiVersion"] = API_VERSION
     try:
-        spec = model.model_validate(to_python(document))
+        spec = KINDS[kind].model_validate(data)
     except ValidationError as error:
-        return Report((), tuple(locate.invalid(error, model)))
-    late = spec.time_findings(now) if now else ()
-    return Report((spec,), tuple(locate.finding(finding) for finding in late))
+        problems += locate.invalid(error, KINDS[kind])
+        problems += _behind_unknown_keys(data, error, KINDS[kind], locate)
+        return Report((), tuple(dict.fromkeys(problems)))
+    problems += (locate.finding(finding) for finding in (spec.time_findings(now) if now else ()))
+    return Report((spec,), tuple(problems))
+
+
+def _behind_unknown_keys(data: object, error: ValidationError, model: type[Spec], locate: Locator) -> Iterator[Problem]:
+    """What is wrong between fields of parts that also hold unknown keys; without this the key would hide it.
+
+    What is missing or empty without the unknown key is left out: it is most likely what the key was meant to be.
+    """
+    unknown = [details["loc"] for details in error.errors() if details["type"] == "extra_forbidden"]
+    if not unknown:
+        return
+    for loc in unknown:
+        locate.remove(data, loc)
+    try:
+        model.model_validate(data)
+    except ValidationError as rest:
+        told = locate.invalid(rest, model)
+        yield from (problem for problem in told if problem.code not in (Code.EMPTY, Code.MISSING_KEY))
 
 
 def _header_findings(document: Node) -> list[Finding]:

@@ -120,7 +120,7 @@ class MergeSpec(SpecModel):
                 yield Finding(("models",), Code.CONFLICT, f"has {len(self.models)} models", "slerp takes exactly 2")
             for index, one in enumerate(self.models):
                 for found in without_effect(one, ["weight"], "slerp goes by t"):
-                    yield Finding(("models", index, *found.at), found.code, found.what, found.want)
+                    yield found.below("models", index)
         elif len(self.models) < (2 if isinstance(self.method, Linear) else 1):
             yield Finding(("models",), Code.EMPTY, f"has {len(self.models)} models", "there is nothing to merge")
 

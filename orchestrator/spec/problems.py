@@ -7,9 +7,9 @@ relative to its model; a `Problem` is either of them with file, line and column.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from orchestrator.spec.errors import ExitCode, UserError
+from orchestrator.spec.errors import UserError
 
 
 class Code(enum.StrEnum):
@@ -85,6 +85,10 @@ class Finding:
     want: str
     next_step: str = ""
 
+    def below(self, *parts: Part) -> Finding:
+        """The same finding, seen from a model further up."""
+        return replace(self, at=(*parts, *self.at))
+
 
 class FindingsError(ValueError):
     """Everything one model's cross-field checks found, raised once so that nothing hides behind the first."""
@@ -131,11 +135,6 @@ class SpecError(UserError):
 
     def __str__(self) -> str:
         return "\n".join(str(problem) for problem in self.problems)
-
-    @property
-    def exit_code(self) -> ExitCode:
-        """The exit code of `tide` for it: always INVALID."""
-        return self.code
 
 
 def dotted(path: Path) -> str:

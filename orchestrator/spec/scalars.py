@@ -16,6 +16,7 @@ from orchestrator.spec.problems import BadValueError, Code
 _MAX_NUMBER_CHARS = 40
 _WHOLE = re.compile(r"[+-]?[0-9]+\Z")
 _REAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\Z")
+_BASED = re.compile(r"0x[0-9a-fA-F]+\Z|0o[0-7]+\Z")
 _TRUE, _FALSE = frozenset({"true", "True", "TRUE"}), frozenset({"false", "False", "FALSE"})
 _YAML_11_FLAGS = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 
@@ -133,6 +134,11 @@ class Plain(str):
             return int(self)
         if len(self) <= _MAX_NUMBER_CHARS and _REAL.match(self):
             return parse_real(str(self))
+        if len(self) <= _MAX_NUMBER_CHARS and _BASED.match(self):
+            return int(self, 0)
+        if self.lower().lstrip("+-") in (".inf", ".nan"):
+            want = "it must be a finite number; text of this form must be quoted"
+            raise BadValueError(Code.WRONG_VALUE, f"{shown(self)} is not finite", want)
         return str(self)
 
 

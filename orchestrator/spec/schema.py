@@ -1,7 +1,7 @@
 """JSON Schemas of the kinds, for editors: what a key means and what its value looks like.
 
 A schema describes a file as an editor parses it. It is looser than the loader where a schema cannot say it
-(cross-field checks, time zones, cron lines) and never stricter.
+(cross-field checks, time zones, cron lines), and stricter only where the loader forgives (a count in quotes).
 """
 
 from __future__ import annotations

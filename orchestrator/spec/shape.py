@@ -38,6 +38,13 @@ def item_annotation(annotation: Any) -> Any:
     return None
 
 
+def inner_annotations(annotation: Any) -> Iterator[Any]:
+    """The annotation itself and, through lists and mappings, those of what it holds."""
+    while annotation is not None:
+        yield annotation
+        annotation = item_annotation(annotation)
+
+
 def tag_of(model: type[BaseModel]) -> str:
     """The value of the `Literal` that tells this member of a union from the others; empty when it has none."""
     for key in ("type", "name", "source"):

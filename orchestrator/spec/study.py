@@ -47,8 +47,7 @@ class StudySpec(SpecModel):
 
     def cross_check(self) -> Iterator[Finding]:
         for found in space_findings(self.space, self.template):
-            at = ("space", *found.at)
-            yield Finding(at, found.code, found.what, found.want, found.next_step)
+            yield found.below("space")
         yield from repeated(self.warm_start, "warm_start", key="")
         yield from self._searcher()
         yield from self._scheduler()
@@ -74,7 +73,7 @@ class StudySpec(SpecModel):
 
     def _template(self) -> Iterator[Finding]:
         for found in without_effect(self.template, ["schedule", "after"], "a trial starts when the study says"):
-            yield Finding(("template", *found.at), found.code, found.what, found.want, found.next_step)
+            yield found.below("template")
 
 
 class Study(Document):

@@ -84,6 +84,9 @@ class TrainJobSpec(SpecModel):
             what = f"needs ZeRO stage 1, and deepspeed.zero_stage is {self.deepspeed.zero_stage}"
             want = "equal bits at every size need our own sum of gradients"
             yield Finding(("strict",), Code.CONFLICT, what, want, "Set deepspeed.zero_stage: 1, or strict: false")
+        if self.schedule and isinstance(self.deadline, dt.datetime):
+            want = "a job that starts again and again needs one after each start, such as 8h"
+            yield Finding(("deadline",), Code.CONFLICT, "is one time, and the job has a schedule", want)
         if self.optimizer.warmup_steps > self.steps:
             what = f"{self.optimizer.warmup_steps} is above steps ({self.steps})"
             want = "the rate would never reach lr"

@@ -44,6 +44,18 @@ class Locator:
             for finding in _findings(details, model):
                 yield self._located(details["loc"], finding)
 
+    @staticmethod
+    def remove(data: object, loc: Path) -> None:
+        """Take the key at a pydantic location out of the document's Python form."""
+        *around, key = loc
+        for part in around:
+            if isinstance(data, dict):
+                data = data.get(part, data)
+            elif isinstance(data, list) and isinstance(part, int):
+                data = data[part]
+        if isinstance(data, dict):
+            data.pop(key, None)
+
     def _located(self, loc: Path, finding: Finding) -> Problem:
         """A problem at `loc`, where parts that the file does not have are tags of unions, plus `finding.at`, where
         they are keys that are missing: the place is then the mapping that lacks them."""
