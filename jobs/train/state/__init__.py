@@ -2,7 +2,7 @@
 
 What a caller needs, in the order of use:
 
-    view = deepspeed_shards.view_of(engine)            # what this rank owns, as named ranges of its own memory
+    view = deepspeed_shards.view_of(engine)            # what this rank owns; to load: moments=manifest.moments
     layout = PartLayout.of(view)                       # once per attempt; layout.nbytes is the part's size
 
     # a snapshot into shared memory (`buffer` is a writable memoryview of at least layout.nbytes):
@@ -29,6 +29,7 @@ from jobs.train.state.compatibility import Expected, changes, require
 from jobs.train.state.describe import describe_state
 from jobs.train.state.errors import CorruptStateError, StateError, StorageError, WrongStateError
 from jobs.train.state.hashing import BLOCK_BYTES, hash_blocks
+from jobs.train.state.kinds import BUFFER, FP32, FROZEN
 from jobs.train.state.layout import PartLayout
 from jobs.train.state.loading import LoadReport, fill, load_into
 from jobs.train.state.manifest import IntervalGroup, Manifest, Part
@@ -45,7 +46,7 @@ from jobs.train.state.parts import (
 )
 from jobs.train.state.sources import MemorySource, ShardSource
 from jobs.train.state.storage import FileStorage, Storage
-from jobs.train.state.view import BUFFER, FP32, FROZEN, Piece, ShardView
+from jobs.train.state.view import Piece, ShardView
 
 __all__ = [
     "BLOCK_BYTES",

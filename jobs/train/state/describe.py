@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jobs.train.state.kinds import BUFFER
 from jobs.train.state.manifest import Manifest, Part
-from jobs.train.state.view import BUFFER, ShardView
+from jobs.train.state.view import ShardView
 
 
 def describe_state(

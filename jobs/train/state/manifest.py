@@ -13,6 +13,7 @@ from typing import Any
 
 from jobs.train.state.errors import CorruptStateError
 from jobs.train.state.hashing import num_blocks
+from jobs.train.state.kinds import KINDS_WITHOUT_MOMENTS
 
 FORMAT = "tideline-state/1"
 
@@ -101,6 +102,12 @@ class Manifest:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of parameters and buffers by name."""
         return {**self.model, **self.buffers}
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """The optimizer moments that were saved, sorted; empty before the first step."""
+        kinds = {kind for part in self.parts for group in part.groups for kind in group.kinds}
+        return tuple(sorted(kinds - set(KINDS_WITHOUT_MOMENTS)))
 
     @property
     def nbytes(self) -> int:

@@ -11,12 +11,6 @@ from typing import Any
 
 import torch
 
-# Kinds with a fixed meaning; every other kind is an optimizer moment under the optimizer's own name (exp_avg, ...).
-FP32 = "fp32"  # the master copy of a trainable parameter
-FROZEN = "frozen"  # a parameter without gradient, in the model's precision
-BUFFER = "buffer"  # a persistent buffer of the model
-KINDS_WITHOUT_MOMENTS = (FP32, FROZEN, BUFFER)
-
 
 @dataclass(frozen=True, slots=True)
 class Piece:
