@@ -1,0 +1,114 @@
+"""One light actor on every node of a run: it owns what must outlive worker groups there.
+
+That is the fork server whose stem has imported torch, the keeper with the newest snapshots, and the watcher for the
+cloud's notices. Each is a Ray-free class with `start()` and `close()`; this file gives them a home, a folder and an
+address. It imports no torch, and ends with the driver that owns it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from jobs.train.forkserver import ForkServer, ForkServerStarter
+from jobs.train.plain_starter import PlainStarter
+from jobs.train.starters import RankStarter
+from orchestrator.adapters.ray_train.names import NAMESPACE, agent_name, short_id
+
+# Importing torch and DeepSpeed takes 7 s on a quiet core; several nodes of one busy machine share it.
+STEM_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentFacts:
+    """Where a node's services listen; "" where there is none."""
+
+    node_id: str
+    fork_socket: str
+    keeper_socket: str
+
+    def starter(self) -> RankStarter:
+        """How ranks start on this node: forked from the warm stem, else by a plain new interpreter."""
+        return ForkServerStarter(self.fork_socket) if self.fork_socket else PlainStarter()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentConfig:
+    """The same for every node of a run's session."""
+
+    session: str
+    log_dir: str
+    fork: bool
+    preload: tuple[str, ...]
+    environment: dict[str, str]
+
+
+class NodeAgent:
+    """The actor. Its constructor returns when ranks can be started."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        self._config = config
+        self._node_id: str = ray.get_runtime_context().get_node_id()
+        self._stack = contextlib.ExitStack()
+        self._folder = self._make_folder()
+        self._fork_server: ForkServer | None = None
+        self._fork_socket = self._start_fork_server() if config.fork else ""
+        self._keeper_socket = ""
+
+    def _make_folder(self) -> Path:
+        """A folder of this node's own, with a short path and access for its owner alone, removed on closing."""
+        named = os.environ.get("TIDE_NODE_DIR")
+        root = Path(named or tempfile.gettempdir()) / f"tide-{short_id(self._config.session + self._node_id)}"
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._stack.callback(shutil.rmtree, root, ignore_errors=True)
+        return root
+
+    def _start_fork_server(self) -> str:
+        """Warm a stem; its socket's path."""
+        log = (Path(self._config.log_dir) / f"stem-{short_id(self._node_id)}.log").open("ab")
+        self._stack.callback(log.close)
+        server = ForkServer(
+            self._folder, preload=self._config.preload, env=self._config.environment, log_fd=log.fileno()
+        )
+        self._stack.callback(server.close)
+        server.warm(STEM_TIMEOUT_S)
+        self._fork_server = server
+        return str(server.socket_path)
+
+    def facts(self) -> AgentFacts:
+        """Where this node's services listen. A stem that has died is started again first."""
+        if self._fork_server is not None and self._fork_server.ensure():
+            self._fork_server.wait_ready(STEM_TIMEOUT_S)
+        return AgentFacts(node_id=self._node_id, fork_socket=self._fork_socket, keeper_socket=self._keeper_socket)
+
+    def ping(self) -> str:
+        """The node's id: the node is alive and its services run."""
+        return self._node_id
+
+    def close(self) -> None:
+        """End everything this agent started; safe to call twice."""
+        self._stack.close()
+
+
+def start_agent(config: AgentConfig, node_id: str) -> Any:
+    """The agent of this session on a node, started if it is not there yet; its services may still be warming up."""
+    return (
+        ray.remote(NodeAgent)
+        .options(
+            name=agent_name(config.session, node_id),
+            namespace=NAMESPACE,
+            get_if_exists=True,
+            num_cpus=0,
+            max_concurrency=4,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+        )
+        .remote(config)
+    )

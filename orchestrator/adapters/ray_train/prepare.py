@@ -1,0 +1,100 @@
+"""From a TrainJob to what a rank is told. Everything a user can get wrong is found here, before anything starts."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from jobs.data import ensure_dataset, open_dataset
+from jobs.models.task import Task, load_task
+from jobs.train.config import OptimizerConfig, RankJob
+from orchestrator.spec import TrainJob
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A job that can start: its task, its ranks' common instructions, and where things lie."""
+
+    task: Task
+    job: RankJob
+    dataset_dir: Path
+    dataset_hash: str
+    storage_url: str
+    cwd: str
+    environment: dict[str, str]
+    preload: tuple[str, ...]
+
+
+def prepare(job: TrainJob, home: Path, run_id: str) -> Prepared:
+    """Resolve data set, task and storage. Raises: UserError for whatever does not exist or does not fit."""
+    spec = job.spec
+    code_paths = (str(Path(spec.runtime.working_dir).resolve()),) if spec.runtime.working_dir else ()
+    with _importable(code_paths):
+        task = load_task(spec.task, spec.args)
+    dataset_dir = ensure_dataset(spec.data.dataset, home)
+    storage_url = spec.checkpoint.storage or (home / "checkpoints" / job.metadata.name).as_uri()
+    return Prepared(
+        task=task,
+        job=_rank_job(job, run_id, str(dataset_dir), storage_url, code_paths),
+        dataset_dir=dataset_dir,
+        dataset_hash=open_dataset(dataset_dir).manifest.hash,
+        storage_url=storage_url,
+        cwd=code_paths[0] if code_paths else "",
+        environment=dict(spec.runtime.env),
+        # Only our own modules go into the stem: a user's may start threads, and forking those is not safe.
+        preload=tuple(name for name in (spec.task.partition(":")[0],) if name.startswith("jobs.")),
+    )
+
+
+def _rank_job(job: TrainJob, run_id: str, dataset_dir: str, storage_url: str, code_paths: tuple[str, ...]) -> RankJob:
+    spec = job.spec
+    optimizer = spec.optimizer
+    return RankJob(
+        run_id=run_id,
+        attempt=0,
+        task=spec.task,
+        args=dict(spec.args),
+        dataset_dir=dataset_dir,
+        seed=spec.data.seed,
+        global_batch_size=spec.batch.global_batch_size,
+        micro_batch_size=spec.batch.micro_batch_size,
+        steps=spec.steps,
+        start_step=0,
+        zero_stage=cast(Literal[0, 1, 2, 3], spec.deepspeed.zero_stage),
+        precision=spec.deepspeed.precision,
+        optimizer=OptimizerConfig(
+            name=optimizer.name,
+            lr=optimizer.lr,
+            betas=(optimizer.betas[0], optimizer.betas[1]),
+            eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay,
+            gradient_clipping=optimizer.gradient_clipping,
+            schedule=optimizer.schedule,
+            warmup_steps=optimizer.warmup_steps,
+            min_lr_ratio=optimizer.min_lr_ratio,
+        ),
+        ds_extra=cast(dict[str, Any], dict(spec.deepspeed.extra)),
+        storage_url=storage_url,
+        restore=None,
+        snapshot_every_steps=spec.checkpoint.snapshot_every_steps,
+        checkpoint_every_s=spec.checkpoint.every,
+        keeper_socket="",
+        on_nan=spec.on_nan,
+        strict=spec.strict,
+        code_paths=code_paths,
+        collective_timeout_s=spec.hang_timeout,
+    )
+
+
+@contextlib.contextmanager
+def _importable(paths: tuple[str, ...]) -> Iterator[None]:
+    before = list(sys.path)
+    sys.path[:0] = [path for path in paths if path not in sys.path]
+    try:
+        yield
+    finally:
+        sys.path[:] = before

@@ -1,0 +1,301 @@
+"""The driver's decisions, with a hub and a clock by hand: planned restarts cost nothing, failures are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pytest
+
+from jobs.train.config import RestoreFrom
+from jobs.train.messages import Phase, Snapshot, Step, Stop, encode
+from orchestrator.adapters.ray_train.driver import Driver, DriverConfig, explain
+from orchestrator.adapters.ray_train.events import (
+    AttemptClosed,
+    AttemptOpened,
+    Cause,
+    Event,
+    Outcome,
+    Part,
+    Snapshotted,
+    StallPart,
+    Status,
+    StopAsked,
+)
+from orchestrator.adapters.ray_train.journal import OpenAttempt
+from orchestrator.adapters.ray_train.protocol import (
+    Abort,
+    AttemptPlan,
+    GroupIdle,
+    GroupPlaced,
+    GroupStarting,
+    Joined,
+    Leaving,
+    Left,
+    RunOver,
+    Said,
+    Tell,
+)
+from orchestrator.adapters.ray_train.retries import (
+    Failure,
+    GiveUp,
+    Retry,
+    RetryBudget,
+    RetryState,
+    after_failure,
+)
+from orchestrator.adapters.ray_train.sizes import Size
+from tests.contract.ray_train_fakes import JOB, FakeHub, plan
+
+
+@dataclass
+class World:
+    """A driver and everything around it."""
+
+    hub: FakeHub = field(default_factory=FakeHub)
+    events: list[Event] = field(default_factory=list)
+    size: Size | str = field(default_factory=lambda: Size(world_size=2, nodes=("n", "n")))
+    restore: RestoreFrom | None = None
+    stop: int = 0
+    now_s: float = 100.0
+    failures: int = 3
+
+    def __post_init__(self) -> None:
+        self.driver = Driver(
+            DriverConfig(
+                job=JOB,
+                ranks_per_worker=1,
+                first_attempt=1,
+                first_cause=Cause.START,
+                budget=RetryBudget(failures=self.failures, preemptions=None),
+            ),
+            self.hub,  # type: ignore[arg-type]
+            self,
+            restore_point=lambda: self.restore,
+            emit=self.events.append,
+            wants_stop=lambda: self.stop,
+            now_s=lambda: self.now_s,
+        )
+
+    def start_size(self, held: Mapping[str, int]) -> Size | str:
+        return self.size
+
+    def start(self, attempt: int = 1, *, steps: int = 1) -> None:
+        """Bring attempt `attempt` up to its first steps."""
+        self.driver.tick()
+        plan = self.plan
+        assert plan.attempt == attempt
+        self.driver.read([GroupStarting(at_s=self.now_s, attempt=attempt)])
+        self.driver.read([GroupPlaced(at_s=self.now_s + 1, attempt=attempt)])
+        joined = [
+            Joined(attempt=attempt, worker=w, node_id=f"n{w}", at_s=self.now_s + 2) for w in range(plan.num_workers)
+        ]
+        self.driver.read(joined)
+        first = plan.job.start_step + 1
+        self.driver.read([self.said(attempt, 0, step(number)) for number in range(first, first + steps)])
+
+    @property
+    def plan(self) -> AttemptPlan:
+        last = self.hub.offers[-1]
+        assert isinstance(last, AttemptPlan), last
+        return last
+
+    def said(self, attempt: int, rank: int, message: Step | Phase | Snapshot) -> Said:
+        return Said(attempt=attempt, rank=rank, at_s=self.now_s + 3, line=encode(message))
+
+    def leave(self, how: Leaving, attempt: int = 1, *, steps: int = 0, kind: str = "", workers: int = 2) -> None:
+        self.driver.read(
+            [
+                Left(attempt=attempt, worker=w, node_id=f"n{w}", at_s=self.now_s + 4, how=how, step=steps, kind=kind)
+                for w in range(workers)
+            ]
+        )
+
+    def idle(self, **kwargs: object) -> None:
+        self.driver.read([GroupIdle(at_s=self.now_s + 5, **kwargs)])  # type: ignore[arg-type]
+
+    def of(self, kind: type) -> list[Event]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+def step(number: int) -> Step:
+    return Step(step=number, loss=1.0, lr=0.1, grad_norm=1.0, tokens=8, step_s=0.5, hash_hi=0, hash_lo=0, mfu=0.0)
+
+
+def test_the_first_attempt_starts_when_the_controller_asks() -> None:
+    world = World()
+    world.driver.tick()
+    assert not world.hub.offers
+    world.idle()
+    world.start()
+    assert (world.plan.world_size, world.plan.job.start_step, world.plan.job.restore) == (2, 0, None)
+    assert world.driver.status is Status.RUNNING
+
+
+def test_a_planned_stop_is_never_charged() -> None:
+    world = World(failures=0)
+    world.idle()
+    world.start()
+    for attempt in range(1, 6):
+        world.driver.ask_to_stop(Cause.GROW, "")
+        assert world.hub.orders[-1] == Tell(attempt=attempt, line=encode(Stop("grow")))
+        world.leave(Leaving.STOPPED, attempt, steps=attempt)
+        world.restore = RestoreFrom(step=attempt, keepers=False)
+        world.idle(error="WorkerGroupError")
+        world.start(attempt + 1)
+        assert world.plan.job.start_step == attempt
+    assert [event.outcome for event in world.of(AttemptClosed)] == [Outcome.PLANNED] * 5
+    assert [event.cause for event in world.of(AttemptOpened)] == [Cause.START] + [Cause.GROW] * 5
+
+
+def test_failures_without_progress_end_the_run_with_the_reason() -> None:
+    world = World(failures=1)
+    world.idle()
+    for attempt in (1, 2):
+        world.start(attempt)
+        world.leave(Leaving.FAILED, attempt, kind="killed", workers=1)
+        world.idle(error="WorkerGroupError")
+        world.now_s += 1000
+    assert isinstance(world.hub.offers[-1], RunOver)
+    assert "2 failures without progress" in world.hub.offers[-1].error
+
+
+def test_no_order_is_given_before_every_worker_has_joined() -> None:
+    world = World()
+    world.idle()
+    world.driver.tick()
+    world.stop = 1
+    world.driver.tick()
+    assert not world.hub.orders
+
+
+def test_ctrl_c_stops_in_order_and_ends_the_run_in_peace() -> None:
+    world = World()
+    world.idle()
+    world.start()
+    world.stop = 1
+    world.driver.tick()
+    world.driver.tick()
+    assert [event.cause for event in world.of(StopAsked)] == [Cause.INTERRUPT]
+    world.leave(Leaving.STOPPED, steps=1)
+    world.idle(error="WorkerGroupError")
+    assert world.hub.offers[-1] == RunOver()
+
+
+def test_ctrl_c_twice_does_not_wait() -> None:
+    world = World()
+    world.idle()
+    world.start()
+    world.stop = 1
+    world.driver.tick()
+    world.stop = 2
+    world.driver.tick()
+    assert isinstance(world.hub.orders[-1], Abort)
+
+
+def test_a_stop_that_hangs_is_cut_short() -> None:
+    world = World()
+    world.idle()
+    world.start()
+    world.driver.ask_to_stop(Cause.SHRINK, "")
+    world.now_s += 1000
+    world.driver.tick()
+    assert isinstance(world.hub.orders[-1], Abort)
+
+
+def test_too_little_room_waits_and_says_so_once() -> None:
+    world = World(size="there is room for 1 workers; 2 are needed")
+    world.idle()
+    world.driver.tick()
+    world.driver.tick()
+    assert not world.hub.offers
+    assert [event.detail for event in world.events if event.status is Status.WAITING] == [world.size]  # type: ignore[union-attr]
+    world.size = Size(world_size=2, nodes=("n", "n"))
+    world.driver.tick()
+    assert world.plan.attempt == 1
+
+
+def test_a_snapshot_counts_when_every_rank_has_sealed_it() -> None:
+    world = World()
+    world.idle()
+    world.start()
+    world.driver.read([world.said(1, 0, Snapshot(5, 100, 0.1))])
+    assert not world.of(Snapshotted)
+    world.driver.read([world.said(1, 1, Snapshot(5, 300, 0.2))])
+    (event,) = world.of(Snapshotted)
+    assert (event.step, event.num_bytes, event.seconds) == (5, 400, 0.2)  # type: ignore[union-attr]
+
+
+def test_parts_of_a_stall_are_those_of_the_slowest_rank() -> None:
+    world = World()
+    world.idle()
+    world.driver.tick()
+    world.driver.read([GroupStarting(at_s=100.0, attempt=1), GroupPlaced(at_s=101.0, attempt=1)])
+    world.driver.read([Joined(attempt=1, worker=w, node_id="n", at_s=103.0 + w) for w in (0, 1)])
+    world.driver.read([world.said(1, 0, Phase("imports", 0.2)), world.said(1, 1, Phase("imports", 0.9))])
+    world.driver.read([world.said(1, 0, step(1))])
+    parts = {event.part: event.seconds for event in world.of(StallPart)}  # type: ignore[union-attr]
+    assert parts == {Part.PLACEMENT: 1.0, Part.PROCESS_START: 3.0, Part.IMPORTS: 0.9}
+
+
+def lost(kind: str, worker: int) -> Left:
+    return Left(attempt=1, worker=worker, node_id="n", at_s=float(worker), how=Leaving.FAILED, kind=kind, detail=kind)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "lost_nodes", "cause", "detail"),
+    [
+        (["lost_peer", "killed"], (), Cause.WORKER_FAILURE, "killed"),
+        (["lost_peer", "user_code"], (), Cause.WORKER_FAILURE, "user_code"),
+        (["hang", "lost_peer"], (), Cause.HANG, "hang"),
+        (["lost_peer"], ("abcdef",), Cause.NODE_LOSS, "lost node abcdef"),
+        ([], (), Cause.START_FAILURE, "the workers did not start"),
+    ],
+)
+def test_the_root_cause_explains_what_its_peers_complain_of(
+    kinds: list[str], lost_nodes: tuple[str, ...], cause: Cause, detail: str
+) -> None:
+    attempt = OpenAttempt(plan=plan(), opened_at_s=0.0)
+    attempt.left = {worker: lost(kind, worker) for worker, kind in enumerate(kinds)}
+    attempt.joined = set(attempt.left)
+    found = explain(attempt, GroupIdle(at_s=1.0, lost_nodes=lost_nodes))
+    assert (found[0], found[2]) == (cause, detail)
+
+
+BUDGET = RetryBudget(failures=2, preemptions=None)
+
+
+def failure(cause: Cause = Cause.WORKER_FAILURE, kind: str = "killed", start: int = 0, steps: int = 1) -> Failure:
+    return Failure(cause=cause, kind=kind, start_step=start, num_steps=steps)
+
+
+def test_progress_renews_the_budget() -> None:
+    state = RetryState()
+    for start in range(20):
+        verdict, state = after_failure(BUDGET, state, failure(start=start))
+        assert verdict == Retry(delay_s=0.0)
+
+
+def test_lost_capacity_has_a_budget_of_its_own() -> None:
+    state = RetryState()
+    for _ in range(50):
+        verdict, state = after_failure(BUDGET, state, failure(Cause.NODE_LOSS, "node_loss"))
+        assert isinstance(verdict, Retry)
+    assert state.failures == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps", "gives_up"), [("nan", 9, True), ("user_code", 0, True), ("killed", 0, False)]
+)
+def test_what_would_happen_again_is_not_tried_again(kind: str, steps: int, gives_up: bool) -> None:
+    verdict, _ = after_failure(BUDGET, RetryState(), failure(kind=kind, steps=steps))
+    assert isinstance(verdict, GiveUp) is gives_up
+
+
+def test_waits_double_up_to_a_minute() -> None:
+    state, delays = RetryState(), []
+    for _ in range(9):
+        verdict, state = after_failure(RetryBudget(failures=99, preemptions=None), state, failure())
+        assert isinstance(verdict, Retry)
+        delays.append(verdict.delay_s)
+    assert delays == [0, 1, 2, 4, 8, 16, 32, 60, 60]

@@ -1,0 +1,117 @@
+"""A worker's supervisor: however its ranks end, it says so once and leaves none behind."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.train.messages import Failed, Finished, Phase, Step, Stop, Stopped, decode, encode
+from jobs.train.starters import Exit
+from orchestrator.adapters.ray_train.protocol import Abort, Leaving, Left, Place, Tell
+from orchestrator.adapters.ray_train.supervisor import Node, Supervisor
+from tests.contract.ray_train_fakes import FakeLink, FakeStarter, plan
+
+STEP = Step(step=1, loss=2.0, lr=0.1, grad_norm=1.0, tokens=8, step_s=0.1, hash_hi=1, hash_lo=2, mfu=0.0)
+GONE = Exit(0, None)
+
+
+@pytest.fixture
+def link() -> Iterator[FakeLink]:
+    link = FakeLink()
+    yield link
+    link.close()
+
+
+def supervise(
+    starter: FakeStarter, link: FakeLink, tmp_path: Path, *, world_size: int = 2, per_worker: int = 2
+) -> Left:
+    place = Place(plan=plan(1, world_size, per_worker), master_addr="127.0.0.1", master_port=1)
+    node = Node(
+        node_id="n1",
+        keeper_socket="/keeper.sock",
+        cwd="",
+        log_dir=tmp_path / "logs",
+        env_of=lambda local_rank: {"DEVICE": str(local_rank)},
+    )
+    left = Supervisor(place, 0, node, starter, link).run()
+    assert all(rank.closed for rank in starter.started), "a rank outlived its supervisor"
+    return left
+
+
+def test_all_ranks_finish_and_only_rank_0_tells_steps(link: FakeLink, tmp_path: Path) -> None:
+    script = [Phase("imports", 0.1), STEP, Finished(1, {})]
+    starter = FakeStarter({0: (script, GONE), 1: (script, GONE)})
+    left = supervise(starter, link, tmp_path)
+    assert (left.how, left.step) == (Leaving.FINISHED, 1)
+    steps = [said.rank for said in link.said if isinstance(decode(said.line), Step)]
+    assert steps == [0]
+    assert [rank.request.env["DEVICE"] for rank in starter.started] == ["0", "1"]
+    assert starter.started[0].request.job.keeper_socket == "/keeper.sock"
+
+
+def test_orderly_stop_carries_the_agreed_step(link: FakeLink, tmp_path: Path) -> None:
+    starter = FakeStarter({rank: ([Stopped(7, "grow")], GONE) for rank in (0, 1)})
+    left = supervise(starter, link, tmp_path)
+    assert (left.how, left.step) == (Leaving.STOPPED, 7)
+
+
+def test_a_stop_order_reaches_every_rank(link: FakeLink, tmp_path: Path) -> None:
+    class Obedient(FakeLink):
+        def orders(self):  # type: ignore[no-untyped-def]
+            orders = super().orders()
+            for rank in starter.started:
+                rank.end([Stopped(3, "grow")], GONE)
+            return orders
+
+    starter = FakeStarter({0: ([], None), 1: ([], None)})
+    obedient = Obedient()
+    obedient.give(Tell(attempt=1, line=encode(Stop("grow"))))
+    left = supervise(starter, obedient, tmp_path)
+    obedient.close()
+    assert left.how is Leaving.STOPPED
+    assert [rank.sent for rank in starter.started] == [[Stop("grow")], [Stop("grow")]]
+
+
+@pytest.mark.parametrize(
+    ("exit_", "kind", "detail"),
+    [
+        (Exit(None, signal.SIGKILL), "killed", "rank 1 was killed by SIGKILL"),
+        (Exit(3, None), "killed", "rank 1 exited with code 3 without a word"),
+        (Exit(None, None), "killed", "rank 1 vanished"),
+    ],
+)
+def test_a_rank_that_ends_without_a_word_fails_its_worker(
+    link: FakeLink, tmp_path: Path, exit_: Exit, kind: str, detail: str
+) -> None:
+    starter = FakeStarter({0: ([STEP], None), 1: ([STEP], exit_)})
+    left = supervise(starter, link, tmp_path)
+    assert (left.how, left.kind, left.detail) == (Leaving.FAILED, kind, detail)
+
+
+def test_a_failure_is_told_by_its_own_kind(link: FakeLink, tmp_path: Path) -> None:
+    failed = Failed("nan", "loss is nan at step 4", "Traceback ...")
+    starter = FakeStarter({0: ([], None), 1: ([failed], Exit(1, None))})
+    left = supervise(starter, link, tmp_path)
+    assert (left.how, left.kind, left.detail) == (Leaving.FAILED, "nan", "loss is nan at step 4")
+
+
+def test_a_start_that_fails_takes_the_started_ranks_along(link: FakeLink, tmp_path: Path) -> None:
+    starter = FakeStarter({0: ([], None)})
+    left = supervise(starter, link, tmp_path)
+    assert (left.how, left.kind) == (Leaving.FAILED, "start")
+    assert len(starter.started) == 1
+
+
+def test_an_abort_ends_the_ranks_at_once(link: FakeLink, tmp_path: Path) -> None:
+    starter = FakeStarter({0: ([], None), 1: ([], None)})
+    link.give(Abort(attempt=1, reason="a peer failed"))
+    left = supervise(starter, link, tmp_path)
+    assert (left.how, left.detail) == (Leaving.ABORTED, "a peer failed")
+
+
+def test_the_last_worker_may_have_fewer_ranks() -> None:
+    uneven = plan(1, 5, 2)
+    assert [list(uneven.ranks_of(worker)) for worker in range(uneven.num_workers)] == [[0, 1], [2, 3], [4]]
