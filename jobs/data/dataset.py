@@ -10,9 +10,10 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from jobs.data.manifest import BLOCK_BYTES, Manifest, Split, read_manifest
 from jobs.data.shard import Bytes, ShardReader
@@ -45,8 +46,9 @@ class PackedSplit:
             raise IndexError(f"byte {key} of split {self.name}, which has {len(self)}")
         return int(self.read(position, position + 1)[0])
 
-    def __array__(self, dtype: object = None, copy: bool | None = None) -> NDArray[np.uint8]:
-        return np.array(self.read(0, len(self)), dtype=dtype, copy=copy)  # type: ignore[call-overload, no-any-return]
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        whole = self.read(0, len(self))
+        return whole if dtype is None and not copy else np.array(whole, dtype=dtype)
 
     def read(self, start: int, stop: int) -> Bytes:
         """Bytes [start, stop): a view where they lie in one shard, else a copy. Raises: UserError if damaged."""

@@ -13,6 +13,8 @@ Attention reaches `seq_len` tokens back, the distance the model was trained on, 
 Shapes: B rows, T positions, D width, V = 256, L layers.
 """
 
+# mypy: allow-subclassing-any, allow-untyped-decorators
+# torch is not read by mypy, so its classes and decorators are of type Any.
 from __future__ import annotations
 
 import math

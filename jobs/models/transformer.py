@@ -6,6 +6,8 @@ has one use and one code path.
 Shapes: B rows, T positions, D model width, H heads, d width of one head, V vocabulary.
 """
 
+# mypy: allow-subclassing-any, allow-untyped-decorators
+# torch is not read by mypy, so its classes and decorators are of type Any.
 from __future__ import annotations
 
 import math
@@ -127,7 +129,7 @@ class Block(nn.Module):
 
 
 def _linear(inputs: int, outputs: int, std: float) -> nn.Linear:
-    # skip_init: nn.Linear's own initialisation would draw random numbers only to throw them away.
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=False)
+    # Not torch's skip_init, which saves a draw but allocates on the CPU even under the meta device.
+    layer = nn.Linear(inputs, outputs, bias=False)
     nn.init.normal_(layer.weight, std=std)
     return layer
