@@ -31,11 +31,15 @@ _CLOSE_PATIENCE_S = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StemReady:
-    """A warm stem: its pid, the device its ranks will use, and how long the imports took."""
+    """A warm stem: its pid, the device its ranks will use, and how long it took.
+
+    `rehearsed` False means that the first group reads the libraries' code from disk (always so with CUDA).
+    """
 
     pid: int
     accelerator: str
     seconds: float
+    rehearsed: bool
 
 
 class ForkServer:
@@ -117,7 +121,12 @@ class ForkServer:
             )
             if "error" in answer:
                 raise StartError(f"the fork server could not warm up: {answer['error']}")
-            self._ready = StemReady(pid=self._process.pid, accelerator=answer["accelerator"], seconds=answer["seconds"])
+            self._ready = StemReady(
+                pid=self._process.pid,
+                accelerator=answer["accelerator"],
+                seconds=answer["seconds"],
+                rehearsed=answer["rehearsed"],
+            )
         return self._ready
 
     def warm(self, timeout_s: float = 300.0) -> StemReady:

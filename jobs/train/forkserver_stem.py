@@ -22,6 +22,7 @@ from collections.abc import Callable
 
 from jobs.train import forkserver_wire as wire
 from jobs.train.preload import num_threads, prepare_process, warm_up
+from jobs.train.rehearsal import rehearse
 
 _NUM_FDS = 4  # stdout, stderr, messages, control
 
@@ -182,8 +183,11 @@ def main() -> None:
             raise RuntimeError(
                 f"the imports started {num_threads() - 1} threads, so ranks cannot be forked; preload fewer modules"
             )
+        # A rehearsal that fails costs the first rank time, nothing else; CUDA ranks compute elsewhere.
+        rehearsed = accelerator == "cpu" and rehearse()
         listener = wire.listen(args.socket)
-        answer: dict[str, object] = {"accelerator": accelerator, "seconds": time.monotonic() - started_s}
+        answer: dict[str, object] = {"accelerator": accelerator, "rehearsed": rehearsed}
+        answer["seconds"] = time.monotonic() - started_s
     except Exception as error:
         answer = {"error": f"{type(error).__name__}: {error}"}
     with os.fdopen(args.ready_fd, "w") as ready:

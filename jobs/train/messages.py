@@ -169,9 +169,8 @@ class Checkpoint:
 Message = Phase | Restored | Step | Snapshot | Saved | NotSaved | Skipped | RolledBack | Stopped | Finished | Failed
 Control = Stop | Checkpoint
 
-_KINDS: dict[str, type[Message | Control]] = {
-    kind.__name__: kind for kind in (*typing.get_args(Message), *typing.get_args(Control))
-}
+KINDS: tuple[type[Message | Control], ...] = (*typing.get_args(Message), *typing.get_args(Control))
+_BY_NAME = {kind.__name__: kind for kind in KINDS}
 
 
 def encode(message: Message | Control) -> bytes:
@@ -192,9 +191,9 @@ def decode(line: bytes) -> Message | Control:
         raise WireError(f"not a message: {line[:200]!r}") from None
     if version != VERSION:
         raise WireError(f"message version {version!r}; this side speaks {VERSION}. Restart both from one installation")
-    if name not in _KINDS:
-        raise WireError(f"unknown message {name!r}; known are {', '.join(sorted(_KINDS))}")
-    return wire.load(_KINDS[name], json.dumps(body))
+    if name not in _BY_NAME:
+        raise WireError(f"unknown message {name!r}; known are {', '.join(sorted(_BY_NAME))}")
+    return wire.load(_BY_NAME[name], json.dumps(body))
 
 
 class LineBuffer:
