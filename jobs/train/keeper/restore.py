@@ -13,17 +13,12 @@ from jobs.train import wire
 from jobs.train.keeper.judge import Choice, Source, choose_source
 from jobs.train.keeper.transport import PeerGoneError, PeerRefusedError, PeerTransport
 from jobs.train.keeper.values import Inventory, PartKey, PartMeta, SnapshotKey
+from jobs.train.state.errors import CorruptStateError
 from jobs.train.wire import WIRE
-from orchestrator.spec.errors import ExitCode, UserError
 
 
-class PartsLostError(UserError):
+class PartsLostError(CorruptStateError):
     """Parts of a snapshot that was complete a moment ago cannot be had any more; an older one may do."""
-
-    def __init__(
-        self, problem: str, *, code: ExitCode = ExitCode.UNREACHABLE, where: str = "", next_step: str = ""
-    ) -> None:
-        super().__init__(problem, code=code, where=where, next_step=next_step)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -215,14 +215,19 @@ def _listen(address: str) -> socket.socket:
 
 def _dial(address: str, timeout_s: float) -> socket.socket:
     kind, _, where = address.partition(":")
-    if kind == "unix":
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    host, _, port = where.rpartition(":")
+    if kind != "unix":
+        sock = socket.create_connection((host, int(port)), timeout=timeout_s)
+        _tune(sock)
+        return sock
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _tune(sock)
         sock.settimeout(timeout_s)
         sock.connect(where)
-    else:
-        host, _, port = where.rpartition(":")
-        sock = socket.create_connection((host, int(port)), timeout=timeout_s)
-    _tune(sock)
+    except BaseException:
+        sock.close()
+        raise
     return sock
 
 

@@ -119,7 +119,7 @@ class Verdicts:
     """What the lead has judged of a run, and what every node acts on.
 
     `complete`: the newest complete snapshots, oldest first. `safe`: the newest safe one. `abandoned`: will never be
-    complete. `flush`: to be written to storage now. `mirror_failing`: some node cannot mirror, so that waiting for it is
+    complete. `flush`: to be written to storage now. `mirror_failing`: some node cannot mirror, so waiting for it is
     pointless. Applying old verdicts late is harmless: they only keep more.
     """
 

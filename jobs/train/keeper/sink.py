@@ -1,0 +1,60 @@
+"""A rank's snapshots go to its node's keeper: memory from it, the copy into it, a word when it is whole.
+
+Implements `jobs.train.saving.SnapshotSink`; runs in the rank.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from jobs.train.keeper.client import KeeperClient, KeeperRefusedError
+from jobs.train.keeper.judge import KEPT_COMPLETE
+from jobs.train.keeper.values import PartKey, SnapshotKey
+from jobs.train.state.manifest import Manifest, Part
+
+
+class KeeperSink:
+    """One rank of one attempt. `final_wait_s`: how long the last snapshot may wait for room.
+
+    `open` costs no page faults once as many segments exist as snapshots are kept; after the first snapshot the rest
+    are made ready beside training.
+    """
+
+    def __init__(
+        self, client: KeeperClient, *, run: str, attempt: int, rank: int, world_size: int, final_wait_s: float
+    ) -> None:
+        self._client = client
+        self._run = run
+        self._attempt = attempt
+        self._rank = rank
+        self._world_size = world_size
+        self._final_wait_s = final_wait_s
+        self._is_reserved = False
+
+    def open(self, step: int, nbytes: int, *, final: bool) -> memoryview:
+        """Shared memory for this rank's part.
+
+        Raises: KeeperRefusedError (no room: the step is skipped by all ranks), KeeperUnavailableError.
+        """
+        wait_s = self._final_wait_s if final else 0.0
+        return self._client.alloc(self._key(step), nbytes, final=final, wait_s=wait_s)
+
+    def seal(self, part: Part, manifest: Manifest) -> None:
+        """The part is in its place. Raises: KeeperRefusedError, KeeperUnavailableError."""
+        header = json.loads(replace(manifest, parts=()).to_bytes()) if self._rank == 0 else None
+        self._client.seal(self._key(manifest.step), part.to_json(), header)
+        if not self._is_reserved:
+            self._is_reserved = True
+            self._reserve(manifest.step, part.nbytes)
+
+    def _reserve(self, step: int, nbytes: int) -> None:
+        try:
+            self._client.reserve(self._key(step), nbytes, KEPT_COMPLETE)
+        except KeeperRefusedError:
+            # Less room than snapshots are kept in: the next `open` says so, and to somebody who can report it.
+            return
+
+    def _key(self, step: int) -> PartKey:
+        snapshot = SnapshotKey(run=self._run, step=step, attempt=self._attempt, world_size=self._world_size)
+        return PartKey(snapshot=snapshot, rank=self._rank)
