@@ -25,13 +25,13 @@ class PlannedWork:
 class StepPlan:
     """One engine step, in the order of the fields: free slots, drop parked caches, park, resume, then the work.
 
-    `park` holds (row id, its old slot), `resume` (row id, its new slot). `batch_s` is the part of `predicted_s` that
-    batch rows add.
+    `park` holds (row id, its old slot, its cached tokens), `resume` (row id, its new slot). `batch_s` is the part of
+    `predicted_s` that batch rows add.
     """
 
     free: tuple[int, ...] = ()
     drop: tuple[str, ...] = ()
-    park: tuple[tuple[str, int], ...] = ()
+    park: tuple[tuple[str, int, int], ...] = ()
     resume: tuple[tuple[str, int], ...] = ()
     work: tuple[PlannedWork, ...] = ()
     shape: StepShape = EMPTY

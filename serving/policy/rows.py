@@ -51,6 +51,11 @@ class Row:
         return self.prefilled + self.generated
 
     @property
+    def cached_tokens(self) -> int:
+        """Tokens in the cache: the newest one is cached by the decode that reads it."""
+        return self.prefilled + max(0, self.generated - 1)
+
+    @property
     def is_done(self) -> bool:
         """Every allowed token is made."""
         return self.generated >= self.request.max_tokens

@@ -141,7 +141,7 @@ class TierScheduler:
 
     def _replaced_by(self, request: Request) -> tuple[str, ...]:
         """Live keystroke requests of the same session: the newest keystroke wins."""
-        if request.session is None or request.tier is not Tier.KEYSTROKE:
+        if not self._config.supersede or request.session is None or request.tier is not Tier.KEYSTROKE:
             return ()
         live = (row.request for row in self._rows.considered())
         return tuple(sorted(old.id for old in live if old.tier is request.tier and old.session == request.session))
@@ -163,7 +163,7 @@ def _planned(work: Work) -> PlannedWork:
     return PlannedWork(
         id=row.request.id,
         slot=row.slot,
-        start=row.prefilled if work.prefill_tokens else row.context_tokens - 1,
+        start=row.cached_tokens,
         prefill_tokens=work.prefill_tokens,
         makes_token=row.prefilled + work.prefill_tokens >= row.request.prompt_tokens,
     )

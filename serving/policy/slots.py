@@ -15,10 +15,10 @@ _RANK = {Tier.BATCH: 0, Tier.INTERACTIVE: 1, Tier.KEYSTROKE: 2}
 class Moves:
     """Cache moves before a step, in this order: park rows out of their slots, then give slots to rows.
 
-    `park` holds (row id, old slot), `resume` (row id, new slot) of rows whose parked cache comes back.
+    `park` holds (row id, old slot, tokens cached), `resume` (row id, new slot) of rows whose parked cache comes back.
     """
 
-    park: tuple[tuple[str, int], ...] = ()
+    park: tuple[tuple[str, int, int], ...] = ()
     resume: tuple[tuple[str, int], ...] = ()
 
 
@@ -42,7 +42,7 @@ def assign_slots(
             assert victim.slot is not None
             slots.append(victim.slot)
             if victim.prefilled:  # a row without a cached token has nothing to keep
-                park.append((victim.request.id, victim.slot))
+                park.append((victim.request.id, victim.slot, victim.cached_tokens))
                 victim.parked = True
             victim.slot = None
         row.slot = slots.pop()

@@ -61,6 +61,7 @@ class TierTarget:
 class PolicyConfig:
     """Everything the tier scheduler is told from outside; a tier without a target is not offered.
 
+    `supersede`: a newer keystroke request of a session ends the older one.
     `batch_share`: fraction of step time that batch rows get while there are any, whatever else is due.
     `batch_step_cap_s`: longest step while nobody waits; it bounds what the next online request finds in its way.
     `collect_s`: how long unstarted batch rows wait for company when nothing else runs.
@@ -70,6 +71,7 @@ class PolicyConfig:
     targets: Mapping[Tier, TierTarget]
     prefill_chunk_tokens: int = 64
     min_chunk_tokens: int = 16
+    supersede: bool = True
     batch_share: float = 0.05
     batch_step_cap_s: float = 0.05
     collect_s: float = 0.0

@@ -45,8 +45,9 @@ class VirtualReplica:
             self.owner.pop(slot, None)
         for request_id in plan.drop:
             self.parked.remove(request_id)
-        for request_id, slot in plan.park:
+        for request_id, slot, num_tokens in plan.park:
             assert self.owner.pop(slot) == request_id
+            assert self.cached[request_id] == num_tokens
             self.parked.add(request_id)
         for request_id, slot in plan.resume:
             self.parked.remove(request_id)

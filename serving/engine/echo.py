@@ -1,0 +1,69 @@
+"""An engine without a model, for tests: repeats its prompt for ever. Strict about how it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from serving.engine.protocol import DecodeRow, Sampling
+
+
+class EchoEngine:
+    """Token i of an answer is token i of the prompt, modulo its length. Any misuse of a slot is an assertion.
+
+    `before_step` runs before every prefill and decode: tests block or fail there.
+    """
+
+    def __init__(
+        self, *, num_slots: int = 4, max_context: int = 512, before_step: Callable[[], None] = lambda: None
+    ) -> None:
+        self.num_slots = num_slots
+        self.max_context = max_context
+        self._before_step = before_step
+        self._slots: dict[int, list[int]] = {}
+        self._prompt_tokens: dict[int, int] = {}
+
+    def prefill(self, slot: int, tokens: Sequence[int], *, start: int, sampling: Sampling | None) -> int | None:
+        self._before_step()
+        if start == 0:
+            self._slots[slot] = []
+            self._prompt_tokens.pop(slot, None)
+        cached = self._slots[slot]
+        assert len(cached) == start
+        assert slot not in self._prompt_tokens
+        cached.extend(tokens)
+        assert len(cached) <= self.max_context
+        if sampling is None:
+            return None
+        self._prompt_tokens[slot] = len(cached)
+        return cached[0]
+
+    def decode(self, rows: Sequence[DecodeRow]) -> list[int]:
+        self._before_step()
+        assert len({row.slot for row in rows}) == len(rows)
+        return [self._next(row) for row in rows]
+
+    def park(self, slot: int, num_tokens: int) -> tuple[list[int], int | None]:
+        cached = self._slots.pop(slot)
+        assert len(cached) == num_tokens
+        return cached, self._prompt_tokens.pop(slot, None)
+
+    def resume(self, slot: int, parked: tuple[list[int], int | None]) -> None:
+        assert slot not in self._slots
+        self._slots[slot] = parked[0]
+        if parked[1] is not None:
+            self._prompt_tokens[slot] = parked[1]
+
+    def free(self, slot: int) -> None:
+        self._slots.pop(slot, None)
+        self._prompt_tokens.pop(slot, None)
+
+    @property
+    def slots_in_use(self) -> int:
+        """Slots that hold a sequence."""
+        return len(self._slots)
+
+    def _next(self, row: DecodeRow) -> int:
+        cached, prompt_tokens = self._slots[row.slot], self._prompt_tokens[row.slot]
+        assert len(cached) == row.position
+        cached.append(row.token)
+        return cached[(len(cached) - prompt_tokens) % prompt_tokens]

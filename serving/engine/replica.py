@@ -1,0 +1,156 @@
+"""The engine thread of one replica: takes requests, asks the scheduler for each step, carries it out.
+
+A thread beside the event loop, because a step blocks for milliseconds and requests must get in meanwhile. The inbox is
+the only way in and `Answer`s the only way out, so nothing here needs a lock; the queue that matters is the scheduler's.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from serving.engine.generation import Answer, EngineFailedError, Generation
+from serving.engine.protocol import TokenEngine
+from serving.engine.steps import StepRunner
+from serving.engine.text import Tokenizer
+from serving.policy import Idle, StepPlan, Tier, TierScheduler
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Submit:
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class _Cancel:
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Close:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaStats:
+    """What the engine has done and has to do, as of the last step.
+
+    `rows` is tier -> (in a slot, waiting); `wasted_tokens` were made for clients that left or asked anew.
+    """
+
+    steps: int
+    busy_s: float
+    wasted_tokens: int
+    rows: dict[Tier, tuple[int, int]]
+
+
+class Replica:
+    """One engine with its scheduler and thread. `start` before use; `close` ends the thread and fails what is live."""
+
+    def __init__(
+        self,
+        engine: TokenEngine,
+        scheduler: TierScheduler,
+        tokenizer: Tokenizer,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.max_context = engine.max_context
+        self.clock = clock
+        self._scheduler = scheduler
+        self._steps = StepRunner(engine, scheduler, tokenizer)
+        self._inbox: queue.SimpleQueue[_Submit | _Cancel | _Close] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="token-engine", daemon=True)
+        self._failure: str | None = None
+        self._rows = dict.fromkeys(Tier, (0, 0))
+
+    def start(self) -> None:
+        """Start the engine thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread after the current step; live requests end with EngineFailedError."""
+        self._inbox.put(_Close())
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    @property
+    def failure(self) -> str | None:
+        """Why the engine no longer computes; None while it does."""
+        return self._failure
+
+    def submit(self, generation: Generation) -> Answer:
+        """Hand in a request from an event loop; its verdict is the answer's first event."""
+        answer = Answer(generation, self._send_cancel)
+        self._inbox.put(_Submit(answer))
+        if self._failure is not None:  # nobody may read the inbox any more
+            answer.deliver(EngineFailedError(self._failure))
+        return answer
+
+    def stats(self) -> ReplicaStats:
+        """A snapshot for metrics; may be a step old."""
+        steps = self._steps
+        return ReplicaStats(
+            steps=steps.num_steps, busy_s=steps.busy_s, wasted_tokens=steps.wasted_tokens, rows=self._rows
+        )
+
+    def _send_cancel(self, request_id: str) -> None:
+        self._inbox.put(_Cancel(request_id))
+
+    def _run(self) -> None:
+        reason = "the replica is shutting down"
+        try:
+            timeout_s: float | None = 0.0
+            while self._take_commands(timeout_s):
+                timeout_s = self._advance()
+        except Exception as error:  # whatever an engine throws, nobody may wait for ever
+            reason = f"the engine failed: {type(error).__name__}: {error}"
+            _log.exception("engine failed")
+        self._failure = reason
+        self._steps.fail_all(EngineFailedError(reason))
+        self._refuse_inbox(reason)
+
+    def _advance(self) -> float | None:
+        """One step; returns how long the next look at the inbox may wait for something to arrive (None = for ever)."""
+        match self._scheduler.plan(now_s=self.clock()):
+            case StepPlan() as plan:
+                self._steps.run(plan)
+                wait_s: float | None = 0.0
+            case Idle(wake_at_s=wake_at_s):
+                wait_s = None if wake_at_s is None else max(0.0, wake_at_s - self.clock())
+        self._rows = {tier: self._scheduler.count(tier) for tier in Tier}
+        return wait_s
+
+    def _take_commands(self, timeout_s: float | None) -> bool:
+        """Everything in the inbox; waits for the first command at most `timeout_s`. False = close."""
+        block = timeout_s != 0.0
+        while True:
+            try:
+                command = self._inbox.get(block, timeout_s)
+            except queue.Empty:
+                return True
+            match command:
+                case _Submit(answer):
+                    self._steps.admit(answer, now_s=self.clock())
+                case _Cancel(request_id):
+                    self._steps.cancel(request_id)
+                case _Close():
+                    return False
+            block = False
+
+    def _refuse_inbox(self, reason: str) -> None:
+        while True:
+            try:
+                command = self._inbox.get_nowait()
+            except queue.Empty:
+                return
+            if isinstance(command, _Submit):
+                self._steps.fail(command.answer, EngineFailedError(reason))

@@ -1,0 +1,151 @@
+"""Carry out planned steps on an engine: tokens, texts and parked caches of the live requests. Engine thread only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from serving.engine.delivery import Mailbox
+from serving.engine.generation import Answer, Delta, EngineFailedError, Finished, FinishReason, Generation
+from serving.engine.protocol import DecodeRow, TokenEngine
+from serving.engine.text import AnswerText, Tokenizer
+from serving.policy import PlannedWork, Refused, Request, StepPlan, TierScheduler
+
+
+@dataclass(slots=True)
+class _Live:
+    answer: Answer
+    text: AnswerText
+    tokens: list[int] = field(default_factory=list)
+
+    @property
+    def generation(self) -> Generation:
+        return self.answer.generation
+
+
+class StepRunner:
+    """Admits requests to the scheduler and runs its plans."""
+
+    def __init__(self, engine: TokenEngine, scheduler: TierScheduler, tokenizer: Tokenizer) -> None:
+        self._engine = engine
+        self._scheduler = scheduler
+        self._tokenizer = tokenizer
+        self._live: dict[str, _Live] = {}
+        self._parked: dict[str, Any] = {}
+        self._mail = Mailbox()
+        self.num_steps = 0
+        self.busy_s = 0.0
+        self.wasted_tokens = 0
+
+    def admit(self, answer: Answer, *, now_s: float) -> None:
+        """Ask the scheduler; a refusal and the ends of superseded requests go out at once."""
+        generation = answer.generation
+        verdict = self._scheduler.submit(_as_request(generation), now_s=now_s)
+        if isinstance(verdict, Refused):
+            self._mail.add(answer, verdict)
+        else:
+            text = AnswerText(self._tokenizer.decoder(), generation.stop)
+            self._live[generation.id] = _Live(answer, text)
+            for request_id in verdict.superseded:
+                self._end(request_id, FinishReason.SUPERSEDED)
+        self._mail.send()
+
+    def cancel(self, request_id: str) -> None:
+        """Forget a request whose client has left."""
+        if live := self._live.pop(request_id, None):
+            self._scheduler.remove(request_id)
+            self.wasted_tokens += len(live.tokens)
+
+    def run(self, plan: StepPlan) -> None:
+        """One step; tokens go out when all of it is done."""
+        start_s = time.perf_counter()
+        self._move(plan)
+        made = self._prefill(plan.work) | self._decode(plan.work)
+        elapsed_s = time.perf_counter() - start_s
+        finished = set(self._scheduler.complete(plan, elapsed_s=elapsed_s))
+        for request_id, token in made.items():
+            self._hand_out(request_id, token, is_last=request_id in finished)
+        self._mail.send()
+        if plan.work:
+            self.num_steps += 1
+            self.busy_s += elapsed_s
+
+    def fail(self, answer: Answer, error: EngineFailedError) -> None:
+        """End one request that never got in."""
+        self._mail.add(answer, error)
+        self._mail.send()
+
+    def fail_all(self, error: EngineFailedError) -> None:
+        """End every live request with an error."""
+        for live in self._live.values():
+            self._mail.add(live.answer, error)
+        self._live.clear()
+        self._mail.send()
+
+    def _move(self, plan: StepPlan) -> None:
+        for slot in plan.free:
+            self._engine.free(slot)
+        for request_id in plan.drop:
+            self._parked.pop(request_id, None)
+        for request_id, slot, num_tokens in plan.park:
+            self._parked[request_id] = self._engine.park(slot, num_tokens)
+        for request_id, slot in plan.resume:
+            self._engine.resume(slot, self._parked.pop(request_id))
+
+    def _prefill(self, work: Sequence[PlannedWork]) -> dict[str, int]:
+        made = {}
+        for part in work:
+            if part.prefill_tokens:
+                generation = self._live[part.id].generation
+                chunk = generation.prompt[part.start : part.start + part.prefill_tokens]
+                sampling = generation.sampling if part.makes_token else None
+                token = self._engine.prefill(part.slot, chunk, start=part.start, sampling=sampling)
+                if token is not None:
+                    made[part.id] = token
+        return made
+
+    def _decode(self, work: Sequence[PlannedWork]) -> dict[str, int]:
+        parts = [part for part in work if not part.prefill_tokens]
+        if not parts:
+            return {}
+        tokens = self._engine.decode([self._decode_row(part) for part in parts])
+        return {part.id: token for part, token in zip(parts, tokens, strict=True)}
+
+    def _decode_row(self, part: PlannedWork) -> DecodeRow:
+        live = self._live[part.id]
+        return DecodeRow(slot=part.slot, token=live.tokens[-1], position=part.start, sampling=live.generation.sampling)
+
+    def _hand_out(self, request_id: str, token: int, *, is_last: bool) -> None:
+        live = self._live[request_id]
+        live.tokens.append(token)
+        text = live.text.push(token)
+        if live.text.stopped:
+            self._scheduler.remove(request_id)
+        if text or not (live.text.stopped or is_last):
+            self._mail.add(live.answer, Delta(text=text))
+        if live.text.stopped or is_last:
+            self._end(request_id, FinishReason.STOP if live.text.stopped else FinishReason.LENGTH)
+
+    def _end(self, request_id: str, reason: FinishReason) -> None:
+        live = self._live.pop(request_id)
+        self.wasted_tokens += len(live.tokens) if reason is FinishReason.SUPERSEDED else 0
+        rest = "" if live.text.stopped else live.text.finish()
+        if rest:
+            self._mail.add(live.answer, Delta(text=rest))
+        if live.text.stopped:
+            reason = FinishReason.STOP
+        self._mail.add(live.answer, Finished(reason=reason, num_tokens=len(live.tokens)))
+
+
+def _as_request(generation: Generation) -> Request:
+    return Request(
+        id=generation.id,
+        tier=generation.tier,
+        arrival_s=generation.arrival_s,
+        deadline_s=generation.deadline_s,
+        prompt_tokens=len(generation.prompt),
+        max_tokens=generation.max_tokens,
+        session=generation.session,
+    )

@@ -1,0 +1,144 @@
+"""Request bodies, as OpenAI documents them. A known option that has no effect here is an error, never silence."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+
+_MAX_SEED = 2**63
+ServiceTier = Literal["auto", "default", "priority", "flex"]
+StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _prompt_kind(value: Any) -> Any:
+    """Checked here and not by the union, whose errors would name its members and not the field."""
+    items = value if isinstance(value, list) else [value]
+    if isinstance(value, str) or all(isinstance(item, str) for item in items):
+        return value
+    if isinstance(value, list) and all(isinstance(item, int) and not isinstance(item, bool) for item in items):
+        return value
+    raise ValueError("must be text, a list of one text, or a list of tokens")
+
+
+def _content_kind(value: Any) -> Any:
+    if isinstance(value, str | list):
+        return value
+    raise ValueError("must be text or a list of text parts")
+
+
+class StreamOptions(BaseModel):
+    """Options of a streamed answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    include_usage: bool = False
+
+
+class GenerationBody(BaseModel):
+    """What completions and chats have in common."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    max_tokens: Annotated[int | None, Field(ge=1)] = None
+    temperature: Annotated[float | None, Field(ge=0, le=2)] = None
+    top_p: Annotated[float | None, Field(gt=0, le=1)] = None
+    seed: Annotated[int | None, Field(ge=-_MAX_SEED, lt=_MAX_SEED)] = None
+    stop: Annotated[list[StopText] | None, Field(max_length=4), BeforeValidator(_as_list)] = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    service_tier: ServiceTier | None = None
+    prompt_cache_key: Annotated[str | None, StringConstraints(max_length=256)] = None
+    user: str | None = None
+    # Known to OpenAI's clients, without effect here: accepted at the value that changes nothing.
+    n: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+
+    @model_validator(mode="after")
+    def _only_what_has_an_effect(self) -> Self:
+        if self.n not in (None, 1):
+            raise ValueError(f"n is {self.n}; this endpoint makes one answer per request, so n must be 1")
+        for name in ("frequency_penalty", "presence_penalty", "logit_bias", *self.unsupported()):
+            if getattr(self, name):
+                raise ValueError(f"{name} is not supported by this endpoint; leave it out")
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options has an effect only with stream: true")
+        return self
+
+    def unsupported(self) -> tuple[str, ...]:
+        """Further options that must not be set."""
+        return ()
+
+
+class CompletionBody(GenerationBody):
+    """POST /v1/completions."""
+
+    prompt: Annotated[str | list[str] | list[int], BeforeValidator(_prompt_kind)]
+    echo: bool | None = None
+    best_of: int | None = None
+    logprobs: int | None = None
+    suffix: str | None = None
+
+    def unsupported(self) -> tuple[str, ...]:
+        return ("suffix",)
+
+    @model_validator(mode="after")
+    def _completion_options(self) -> Self:
+        if self.best_of not in (None, 1):
+            raise ValueError(f"best_of is {self.best_of}; this endpoint makes one answer per request")
+        if self.logprobs is not None:
+            raise ValueError("logprobs is not supported by this endpoint; leave it out")
+        return self
+
+
+class TextPart(BaseModel):
+    """A piece of a chat message; text is the only kind."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(BaseModel):
+    """One turn of a chat."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[str | list[TextPart], BeforeValidator(_content_kind)]
+    name: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The content as one string."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class ChatBody(GenerationBody):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    tools: list[Any] | None = None
+    response_format: dict[str, Any] | None = None
+
+    def unsupported(self) -> tuple[str, ...]:
+        return ("logprobs", "top_logprobs", "tools")
+
+    @model_validator(mode="after")
+    def _chat_options(self) -> Self:
+        if self.response_format not in (None, {"type": "text"}):
+            raise ValueError("response_format is not supported by this endpoint; leave it out")
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise ValueError("max_tokens and max_completion_tokens are one option; give one of them")
+        return self

@@ -1,0 +1,121 @@
+"""What the routes serve: one model's names, limits and replica; and how a request body becomes a generation."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from serving.config import TierLimits
+from serving.engine.generation import Generation
+from serving.engine.protocol import Sampling
+from serving.engine.replica import Replica
+from serving.http.errors import ApiError
+from serving.http.schemas import GenerationBody
+from serving.policy import SERVICE_TIER_OF, SERVICE_TIERS, PolicyConfig, Tier
+
+_DEFAULT_MAX_TOKENS = 16  # OpenAI's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """`id` is the model's name; `ref` is `name@N`, the version that answers; `created_s` when it was registered."""
+
+    id: str
+    ref: str
+    created_s: int
+
+    def is_called(self, name: str) -> bool:
+        """Whether a request for `name` means this model."""
+        return name in (self.id, self.ref)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """Everything a route may use."""
+
+    model: ServedModel
+    replica: Replica
+    policy: PolicyConfig
+    limits: Mapping[Tier, TierLimits]
+
+    def check_model(self, name: str) -> None:
+        """Raises: ApiError 404 for another model."""
+        if not self.model.is_called(name):
+            message = f"the model {name!r} does not exist here; {self.model.id!r} is served"
+            raise ApiError(404, message, code="model_not_found", param="model")
+
+    def generation(
+        self, body: GenerationBody, prompt: tuple[int, ...], *, max_tokens: int | None, session: str | None
+    ) -> Generation:  # fmt: skip
+        """A request for the replica. Raises: ApiError that names the field which asks too much."""
+        tier = self._tier(body.service_tier)
+        allowed = max_tokens if max_tokens is not None else self._default_max_tokens(len(prompt))
+        self._check_lengths(len(prompt), allowed, tier)
+        arrival_s = self.replica.clock()
+        return Generation(
+            id=uuid.uuid4().hex,
+            tier=tier,
+            prompt=prompt,
+            max_tokens=allowed,
+            sampling=_sampling(body),
+            stop=tuple(body.stop or ()),
+            session=session,
+            arrival_s=arrival_s,
+            deadline_s=self.policy.targets[tier].deadline_s(arrival_s, allowed),
+        )
+
+    def encode(self, text: str, param: str) -> tuple[int, ...]:
+        """Text as tokens. Raises: ApiError for text that is empty or not Unicode."""
+        try:
+            tokens = tuple(self.replica.tokenizer.encode(text))
+        except ValueError:
+            message = f"{param}: the text holds a lone surrogate and is not valid Unicode"
+            raise ApiError(400, message, code="invalid_value", param=param) from None
+        return self.check_tokens(tokens, param)
+
+    def check_tokens(self, tokens: tuple[int, ...], param: str) -> tuple[int, ...]:
+        """The same tokens. Raises: ApiError when there is none, or one that the vocabulary does not have."""
+        if not tokens:
+            raise ApiError(400, f"{param}: there must be something to continue", code="invalid_value", param=param)
+        if not all(0 <= token < self.replica.tokenizer.vocabulary for token in tokens):
+            message = f"{param}: tokens must be 0..{self.replica.tokenizer.vocabulary - 1}"
+            raise ApiError(400, message, code="invalid_value", param=param)
+        return tokens
+
+    def _tier(self, asked: str | None) -> Tier:
+        """The tier that answers: `auto` (or nothing) is the default tier, or the fastest one offered without it."""
+        if asked in (None, "auto"):
+            return Tier.INTERACTIVE if Tier.INTERACTIVE in self.limits else next(iter(self.limits))
+        tier = SERVICE_TIERS[str(asked)]
+        if tier not in self.limits:
+            offered = ", ".join(SERVICE_TIER_OF[each] for each in self.limits)
+            message = f"service_tier: {asked!r} is not offered by this endpoint; {offered} is"
+            raise ApiError(400, message, code="invalid_value", param="service_tier")
+        return tier
+
+    def _default_max_tokens(self, prompt_tokens: int) -> int:
+        return max(1, min(_DEFAULT_MAX_TOKENS, self.replica.max_context - prompt_tokens))
+
+    def _check_lengths(self, prompt_tokens: int, max_tokens: int, tier: Tier) -> None:
+        limit = self.limits[tier].max_tokens
+        if max_tokens > limit:
+            message = f"max_tokens: {max_tokens} is above {limit}, the most this tier answers"
+            raise ApiError(400, message, code="invalid_value", param="max_tokens")
+        context = self.replica.max_context
+        if prompt_tokens + max_tokens > context:
+            message = (
+                f"this model's context is {context} tokens; you asked for {prompt_tokens + max_tokens} "
+                f"({prompt_tokens} in the prompt, {max_tokens} for the answer)"
+            )
+            raise ApiError(400, message, code="context_length_exceeded", param="prompt")
+
+
+def _sampling(body: GenerationBody) -> Sampling:
+    """OpenAI's defaults: temperature 1, everything in the nucleus, another seed for every request."""
+    return Sampling(
+        temperature=1.0 if body.temperature is None else body.temperature,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        seed=secrets.randbits(63) if body.seed is None else body.seed,
+    )

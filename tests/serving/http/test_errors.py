@@ -1,0 +1,138 @@
+"""Bad input: an OpenAI-shaped 4xx that names the field, never a 500, and the endpoint goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from serving.engine.echo import EchoEngine
+from tests.serving.http.server import MAX_BODY_BYTES, openai_client, served
+
+GOOD = {"model": "gpt-demo", "prompt": "abc"}
+
+
+@pytest.fixture(scope="module")
+def http() -> Iterator[httpx.Client]:
+    with served(EchoEngine(max_context=64)) as (url, _), httpx.Client(base_url=url) as client:
+        yield client
+
+
+def error_of(response: httpx.Response) -> dict[str, Any]:
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "param", "message"),
+    [
+        ({"model": "gpt-9"}, 404, "model", "the model 'gpt-9' does not exist here; 'gpt-demo' is served"),
+        ({"prompt": "x" * 61}, 400, "prompt", "this model's context is 64 tokens; you asked for 65 (61 in the "),
+        ({"prompt": "x" * 65}, 400, "prompt", "this model's context is 64 tokens"),
+        ({"prompt": ""}, 400, "prompt", "prompt: there must be something to continue"),
+        ({"prompt": []}, 400, "prompt", "prompt: 0 prompts in one request"),
+        ({"prompt": ["a", "b"]}, 400, "prompt", "prompt: 2 prompts in one request; this endpoint takes one"),
+        ({"prompt": [1, 256]}, 400, "prompt", "prompt: tokens must be 0..255"),
+        ({"prompt": "\ud800"}, 400, "prompt", "prompt: the text holds a lone surrogate"),
+        ({"prompt": 5}, 400, "prompt", "prompt: must be text, a list of one text, or a list of tokens"),
+        ({"prompt": None}, 400, "prompt", "prompt: must be text, a list of one text, or a list of tokens"),
+        ({"prompt": [1, "a"]}, 400, "prompt", "prompt: must be text, a list of one text, or a list of tokens"),
+        ({"n": 2}, 400, None, "body: n is 2; this endpoint makes one answer per request, so n must be 1"),
+        ({"best_of": 3}, 400, None, "body: best_of is 3"),
+        ({"max_tokens": -1}, 400, "max_tokens", "max_tokens: Input should be greater than or equal to 1"),
+        ({"max_tokens": 0}, 400, "max_tokens", "max_tokens: "),
+        ({"max_tokens": 401}, 400, "max_tokens", "max_tokens: 401 is above 400, the most this tier answers"),
+        ({"max_tokens": "many"}, 400, "max_tokens", "max_tokens: "),
+        ({"temperature": 2.5}, 400, "temperature", "temperature: "),
+        ({"temperature": "NaN"}, 400, "temperature", "temperature: "),
+        ({"top_p": 0}, 400, "top_p", "top_p: "),
+        ({"seed": 2**63}, 400, "seed", "seed: "),
+        ({"stop": ["a"] * 5}, 400, "stop", "stop: "),
+        ({"stop": [""]}, 400, "stop[0]", "stop[0]: "),
+        ({"service_tier": "gold"}, 400, "service_tier", "service_tier: Input should be 'auto', 'default', "),
+        ({"logprobs": 3}, 400, None, "body: logprobs is not supported by this endpoint; leave it out"),
+        ({"suffix": "x"}, 400, None, "body: suffix is not supported"),
+        ({"presence_penalty": 0.5}, 400, None, "body: presence_penalty is not supported"),
+        ({"stream_options": {"include_usage": True}}, 400, None, "body: stream_options has an effect only with stream"),
+        ({"temprature": 1}, 400, "temprature", "temprature: Extra inputs are not permitted"),
+        ({"echo": True, "prompt": [97]}, 400, "echo", "echo: a prompt of tokens cannot be echoed"),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_is_named(
+    http: httpx.Client, change: dict[str, Any], status: int, param: str | None, message: str
+) -> None:
+    body = json.dumps({**GOOD, "max_tokens": 4, **change})
+    response = http.post("/v1/completions", content=body, headers={"content-type": "application/json"})
+    error = error_of(response)
+    assert (response.status_code, error["param"], error["type"]) == (status, param, "invalid_request_error")
+    assert error["message"].startswith(message)
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b"[]", b"null", b'"x"', b'{"model": "gpt-demo"'])
+def test_a_body_that_is_no_json_object_is_a_400(http: httpx.Client, content: bytes) -> None:
+    response = http.post("/v1/completions", content=content, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert error_of(response)["type"] == "invalid_request_error"
+
+
+def test_broken_json_says_so(http: httpx.Client) -> None:
+    response = http.post("/v1/completions", content=b'{"model": ', headers={"content-type": "application/json"})
+    assert error_of(response)["code"] == "invalid_json"
+
+
+def test_neutral_values_of_options_without_effect_are_accepted(http: httpx.Client) -> None:
+    neutral = {"n": 1, "best_of": 1, "presence_penalty": 0, "frequency_penalty": 0, "logit_bias": {}, "user": "someone"}
+    assert http.post("/v1/completions", json={**GOOD, **neutral, "max_tokens": 2}).status_code == 200
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_body_that_is_too_large_is_a_413(http: httpx.Client, announced: bool) -> None:
+    content = b'{"prompt": "' + b"x" * (10 * 2**20) + b'"}'
+    sent = content if announced else iter([content[at : at + 4096] for at in range(0, len(content), 4096)])
+    try:
+        response = http.post("/v1/completions", content=sent)
+    except (httpx.WriteError, httpx.ReadError):  # the server may hang up while a refused body is still being sent
+        assert http.get("/healthz").status_code == 200
+        return
+    assert response.status_code == 413
+    assert error_of(response)["message"] == f"the body is larger than {MAX_BODY_BYTES:,} bytes"
+
+
+def test_unknown_urls_and_methods_have_the_same_shape(http: httpx.Client) -> None:
+    assert error_of(http.get("/v1/nothing"))["code"] == "unknown_url"
+    assert error_of(http.get("/v1/completions"))["code"] == "method_not_allowed"
+    assert error_of(http.get("/v1/models/absent"))["code"] == "model_not_found"
+
+
+def test_a_chat_with_a_wrong_message_names_its_place(http: httpx.Client) -> None:
+    body = {"model": "gpt-demo", "messages": [{"role": "user", "content": "hi"}, {"role": "robot", "content": "x"}]}
+    assert error_of(http.post("/v1/chat/completions", json=body))["param"] == "messages[1].role"
+    empty = {"model": "gpt-demo", "messages": []}
+    assert error_of(http.post("/v1/chat/completions", json=empty))["param"] == "messages"
+
+
+def test_the_client_raises_its_own_exceptions(http: httpx.Client) -> None:
+    with openai_client(str(http.base_url).rstrip("/")) as client:
+        with pytest.raises(openai.NotFoundError) as missing:
+            client.completions.create(model="gpt-9", prompt="x")
+        assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
+        with pytest.raises(openai.BadRequestError) as too_long:
+            client.completions.create(model="gpt-demo", prompt="x" * 100)
+        assert too_long.value.code == "context_length_exceeded"
+
+
+def test_a_broken_engine_is_a_503_and_not_ready() -> None:
+    def explode() -> None:
+        raise RuntimeError("no memory")
+
+    with served(EchoEngine(before_step=explode)) as (url, _), httpx.Client(base_url=url) as client:
+        assert client.get("/readyz").status_code == 200
+        response = client.post("/v1/completions", json=GOOD)
+        assert (response.status_code, error_of(response)["code"]) == (503, "engine_unavailable")
+        assert client.get("/readyz").status_code == 503
+        assert client.get("/healthz").status_code == 200
