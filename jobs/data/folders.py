@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator.spec.errors import UserError
+
 
 @contextlib.contextmanager
 def workspace(parent: Path) -> Iterator[Path]:
@@ -59,6 +61,16 @@ def write_durably(path: Path, text: str) -> None:
             os.unlink(file.name)
             raise
     fsync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def writing(where: Path) -> Iterator[None]:
+    """Turn what the disk refuses (no space, no permission, read-only) into a UserError about `where`."""
+    try:
+        yield
+    except OSError as error:
+        next_step = "Free some space there, or name another folder (TIDE_HOME)."
+        raise UserError(f"cannot be written: {error.strerror}", where=str(where), next_step=next_step) from error
 
 
 def fsync_folder(folder: Path) -> None:

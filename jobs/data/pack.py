@@ -7,17 +7,18 @@ caches.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs.data.files import FileRules, find_text_files, read_range
-from jobs.data.folders import workspace
+from jobs.data.folders import workspace, writing
 from jobs.data.manifest import Manifest, Shard, Split
 from jobs.data.shard import ShardWriter
 from jobs.data.splits import Piece, divide
-from jobs.data.store import dataset_folder, publish, set_latest
+from jobs.data.store import check_name, dataset_folder, publish, set_latest
 from orchestrator.spec.errors import ExitCode, UserError
 
 # Ends every document: text holds no NUL, so a model can learn it as the end and a server can stop at it.
@@ -63,14 +64,15 @@ def pack(
     rules, root = rules or PackRules(), source.resolve()
     if not root.is_dir():
         raise UserError("not a folder", where=str(source), code=ExitCode.UNKNOWN, next_step="Give a folder of text.")
-    parent = dataset_folder(home, name)
+    check_name(name)
     files, passed_over = find_text_files(root, rules.files)
     division = divide(files)
     if not division.train or not division.validation:
         problem = f"{len(files)} text files with {sum(file.num_bytes for file in files)} bytes are too little to pack"
         raise UserError(problem, where=str(source), next_step="Check --include and --exclude.")
     meter = _Meter(sum(file.num_bytes for file in files), progress)
-    with workspace(parent) as work:
+    parent = dataset_folder(home, name)
+    with writing(parent), workspace(parent) as work:
         manifest = Manifest(
             name=name,
             train=_write_split(root, division.train, work, rules, meter),
@@ -79,18 +81,18 @@ def pack(
             origin=origin or str(root),
         )
         folder = publish(work, manifest, parent)
-    set_latest(parent, manifest.hash)
+        set_latest(parent, manifest.hash)
     return Packed(folder=folder, manifest=manifest, passed_over=passed_over)
 
 
 def _write_split(root: Path, documents: Sequence[Piece], work: Path, rules: PackRules, meter: _Meter) -> Split:
-    writer = _SplitWriter(work, rules)
-    for document in documents:
-        for data in read_range(root, document.file, document.start, document.stop):
-            writer.write(data)
-            meter.add(len(data))
-        writer.end_document(document)
-    return Split(documents=len(documents), shards=writer.finish())
+    with contextlib.closing(_SplitWriter(work, rules)) as writer:
+        for document in documents:
+            for data in read_range(root, document.file, document.start, document.stop):
+                writer.write(data)
+                meter.add(len(data))
+            writer.end_document(document)
+        return Split(documents=len(documents), shards=writer.finish())
 
 
 class _SplitWriter:
@@ -120,10 +122,14 @@ class _SplitWriter:
         self._end_shard()
         return tuple(self._shards)
 
+    def close(self) -> None:
+        if self._current:
+            self._current.abandon()
+
     def _end_shard(self) -> None:
         if self._current:
             self._shards.append(self._current.close())
-            self._current = None
+        self._current = None
 
 
 def _may_end_shard(document: Piece) -> bool:

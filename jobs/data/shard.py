@@ -45,15 +45,19 @@ class ShardWriter:
             self._end_block()
         sums = bytes(self._sums)
         self._sha.update(sums)
-        self._file.write(sums)
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        os.fchmod(self._file.fileno(), 0o444)
-        self._file.close()
+        with self._file as file:
+            file.write(sums)
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o444)
         sums_hash = xxhash.xxh3_128(sums).hexdigest()
         shard = Shard(num_bytes=self.num_bytes, sha256=self._sha.hexdigest(), sums=sums_hash)
         os.replace(self._path, self._folder / shard.file)
         return shard
+
+    def abandon(self) -> None:
+        """Close the file without giving it a name."""
+        self._file.close()
 
     def _end_block(self) -> None:
         self._sums += self._block.digest()

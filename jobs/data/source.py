@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from jobs.data.folders import writing
 from jobs.data.manifest import Shard
 from orchestrator.spec.errors import ExitCode, UserError
 
@@ -33,7 +34,7 @@ class Source:
     def copy(self, shard: Shard, target: Path) -> None:
         """Copy a shard to `target`, on disk and verified. Raises: UserError if the source's copy is damaged."""
         sha, num_bytes = hashlib.sha256(), 0
-        with self._open(shard.file) as stream, _writing(target) as out:
+        with self._open(shard.file) as stream, writing(target), open(target, "wb") as out:
             while num_bytes <= shard.file_bytes:
                 with self._reading(shard.file):
                     piece = stream.read(_PIECE_BYTES)
@@ -70,13 +71,3 @@ class Source:
         except Exception as error:  # each file system behind fsspec has exceptions of its own
             problem = f"cannot be read: {type(error).__name__}: {error}"
             raise UserError(problem, where=self.where(file), code=ExitCode.UNREACHABLE) from error
-
-
-@contextlib.contextmanager
-def _writing(target: Path) -> Iterator[BinaryIO]:
-    try:
-        with open(target, "wb") as out:
-            yield out
-    except OSError as error:
-        next_step = "Free some space, or name another folder for the cache."
-        raise UserError(f"cannot be written: {error.strerror}", where=str(target), next_step=next_step) from error

@@ -12,7 +12,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.data.folders import fsync_folder, locked, write_durably
+from jobs.data.folders import fsync_folder, locked, write_durably, writing
 from jobs.data.manifest import FILE_NAME, Manifest, read_manifest
 from orchestrator.spec.errors import ExitCode, UserError
 
@@ -116,7 +116,8 @@ def set_latest(parent: Path, version: str) -> None:
 def dataset_folder(home: Path, name: str) -> Path:
     """The folder that holds all versions of `name`, created. Raises: UserError for a name that is none."""
     folder = _root(home) / check_name(name)
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 

@@ -122,14 +122,11 @@ class GPT(nn.Module):
     ) -> Tensor:
         """Read one token for each row; logits (B, V). Slots may be any distinct ones, in any order."""
         self._check_serving(len(tokens_B))
-        slots, positions = _integers(slots_B), _integers(positions_B)
-        cache.check(slots, [position + 1 for position in positions])
-        device = self.embedding.weight.device
-        index = torch.tensor(slots, device=device), torch.tensor(positions, device=device)
-        turn = cache.row_turn(index[1])
+        rows = cache.rows(slots_B, positions_B)
+        turn = cache.row_turn(rows.position_index)
         x_B1D = self.embedding(tokens_B[:, None])
         for layer, block in enumerate(self.blocks):
-            x_B1D = block(x_B1D, turn, cache.attend_rows(layer, slots, positions, index))
+            x_B1D = block(x_B1D, turn, cache.attend_rows(layer, rows))
         return self.embedding(self.norm(x_B1D[:, 0]), to_logits=True)
 
     def _check_serving(self, num_tokens: int) -> None:
@@ -137,10 +134,6 @@ class GPT(nn.Module):
             raise ValueError("the model is in training mode; call model.eval() before generating")
         if num_tokens < 1:
             raise ValueError("there is no token to read")
-
-
-def _integers(values: Sequence[int] | Tensor) -> list[int]:
-    return values.tolist() if isinstance(values, Tensor) else list(values)
 
 
 class GPTTask(Task):

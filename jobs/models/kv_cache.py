@@ -9,12 +9,23 @@ Shapes: L layers, S slots, H heads, P positions (`max_len`), d width of one head
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from jobs.models.transformer import Attend, Rotation, band, rotation
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Where the tokens of one step go: slot and position of each row, as numbers and as tensors (B,) on the device."""
+
+    slots: tuple[int, ...]
+    positions: tuple[int, ...]
+    slot_index: Tensor
+    position_index: Tensor
 
 
 class SlotCache:
@@ -44,6 +55,13 @@ class SlotCache:
     @property
     def num_bytes(self) -> int:
         return int(2 * self.k_LSHPd.nbytes)
+
+    def rows(self, slots: Sequence[int] | Tensor, positions: Sequence[int] | Tensor) -> Rows:
+        """Rows of one decode step. Raises: ValueError unless slots are distinct and all lie within the cache."""
+        slots, positions = _integers(slots), _integers(positions)
+        self.check(slots, [position + 1 for position in positions])
+        device = self.k_LSHPd.device
+        return Rows(slots, positions, torch.tensor(slots, device=device), torch.tensor(positions, device=device))
 
     def check(self, slots: Sequence[int], ends: Sequence[int]) -> None:
         """Raise ValueError unless every slot exists once and every end position fits."""
@@ -76,26 +94,37 @@ class SlotCache:
 
         return attend
 
-    def attend_rows(
-        self, layer: int, slots: Sequence[int], positions: Sequence[int], index: tuple[Tensor, Tensor]
-    ) -> Attend:
-        """Attention of one new token per row, each to its own slot; `index` is (slots, positions) as tensors.
-
-        One call per row over exactly the positions it has: no copy of the cache, no padding to the longest neighbour,
-        and nothing of a neighbour in the result.
-        """
+    def attend_rows(self, layer: int, rows: Rows) -> Attend:
+        """Attention of one new token per row, each to its own slot, whose positions they join."""
         k_SHPd, v_SHPd = self.k_LSHPd[layer], self.v_LSHPd[layer]
-        slots_B, positions_B = index
+        attend_to = self._each_row if k_SHPd.device.type == "cpu" else self._all_rows
 
         def attend(q_BH1d: Tensor, k_BH1d: Tensor, v_BH1d: Tensor) -> Tensor:
-            k_SHPd[slots_B, :, positions_B] = k_BH1d[:, :, 0].to(k_SHPd.dtype)
-            v_SHPd[slots_B, :, positions_B] = v_BH1d[:, :, 0].to(v_SHPd.dtype)
-            y_BH1d = torch.empty_like(q_BH1d)
-            for row, (slot, position) in enumerate(zip(slots, positions, strict=True)):
-                seen = slice(max(0, position - self.window + 1), position + 1)
-                keys = k_SHPd[slot : slot + 1, :, seen].to(q_BH1d.dtype)
-                values = v_SHPd[slot : slot + 1, :, seen].to(q_BH1d.dtype)
-                y_BH1d[row] = F.scaled_dot_product_attention(q_BH1d[row : row + 1], keys, values)[0]
-            return y_BH1d
+            k_SHPd[rows.slot_index, :, rows.position_index] = k_BH1d[:, :, 0].to(k_SHPd.dtype)
+            v_SHPd[rows.slot_index, :, rows.position_index] = v_BH1d[:, :, 0].to(v_SHPd.dtype)
+            return attend_to(q_BH1d, k_SHPd, v_SHPd, rows)
 
         return attend
+
+    def _each_row(self, q_BH1d: Tensor, k_SHPd: Tensor, v_SHPd: Tensor, rows: Rows) -> Tensor:
+        """One call per row over exactly the positions it has: no copy of the cache, no padding to the longest row."""
+        y_BH1d = torch.empty_like(q_BH1d)
+        for row, (slot, position) in enumerate(zip(rows.slots, rows.positions, strict=True)):
+            seen = slice(max(0, position - self.window + 1), position + 1)
+            keys = k_SHPd[slot : slot + 1, :, seen].to(q_BH1d.dtype)
+            values = v_SHPd[slot : slot + 1, :, seen].to(q_BH1d.dtype)
+            y_BH1d[row] = F.scaled_dot_product_attention(q_BH1d[row : row + 1], keys, values)[0]
+        return y_BH1d
+
+    def _all_rows(self, q_BH1d: Tensor, k_SHPd: Tensor, v_SHPd: Tensor, rows: Rows) -> Tensor:
+        """One call for all rows over the positions any of them sees: on a GPU a launch costs more than the copy."""
+        first, end = max(0, min(rows.positions) - self.window + 1), max(rows.positions) + 1
+        distance_BP = rows.position_index[:, None] - torch.arange(first, end, device=q_BH1d.device)
+        seen_B11P = ((distance_BP >= 0) & (distance_BP < self.window))[:, None, None]
+        keys = k_SHPd[rows.slot_index, :, first:end].to(q_BH1d.dtype)
+        values = v_SHPd[rows.slot_index, :, first:end].to(q_BH1d.dtype)
+        return F.scaled_dot_product_attention(q_BH1d, keys, values, attn_mask=seen_B11P)
+
+
+def _integers(values: Sequence[int] | Tensor) -> tuple[int, ...]:
+    return tuple(values.tolist() if isinstance(values, Tensor) else values)

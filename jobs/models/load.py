@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from jobs.data.folders import writing
 from jobs.models.task import load_task
 from orchestrator.spec.errors import ExitCode, UserError
 
@@ -43,6 +44,12 @@ def save_model(model: nn.Module, config: ModelConfig, folder: Path) -> Path:
     """Write `model` as a new folder, which appears whole or not at all. Raises: UserError if it exists with content."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError("is there already and not empty", where=str(folder), code=ExitCode.CONFLICT)
+    with writing(folder):
+        _write(model, config, folder)
+    return folder
+
+
+def _write(model: nn.Module, config: ModelConfig, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".model-", dir=folder.parent) as work:
         draft = Path(work, "model")
@@ -51,7 +58,6 @@ def save_model(model: nn.Module, config: ModelConfig, folder: Path) -> Path:
         tensors = {names[0]: tensor.detach().cpu().contiguous() for names, tensor in _unique(model)}
         save_file(tensors, draft / WEIGHTS_FILE, metadata={"format": "pt"})
         draft.replace(folder)
-    return folder
 
 
 def load_model(folder: str | Path) -> tuple[nn.Module, ModelConfig]:

@@ -165,6 +165,19 @@ def test_a_file_that_changes_while_it_is_packed_stops_everything(
     assert [entry.name for entry in (home / "datasets" / "texts").iterdir()] == [".lock"]
 
 
+def test_a_full_disk_is_said_and_leaves_nothing(
+    home: Path, write_folder: WriteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left") as caught:
+        pack(write_folder(some_files()), name="texts", home=home)
+    assert caught.value.where == str(home / "datasets" / "texts")
+    assert [entry.name for entry in (home / "datasets" / "texts").iterdir()] == [".lock"]
+
+
 _KILLED = """
 import os, sys
 from pathlib import Path

@@ -82,6 +82,13 @@ def test_logits_do_not_move_with_the_company(model: GPT) -> None:
         torch.testing.assert_close(alone[0], all_rows[slot], **_CLOSE)
 
 
+def test_rows_together_equal_rows_one_by_one(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = {slot: sequence(3 * slot + 1, seed=slot) for slot in (5, 0, 3)}
+    one_by_one = generate(model, prompts, 20, model.new_cache(6, 64))
+    monkeypatch.setattr(SlotCache, "_each_row", SlotCache._all_rows)
+    assert generate(model, prompts, 20, model.new_cache(6, 64)) == one_by_one
+
+
 def test_a_slot_used_before_holds_nothing_of_its_last_sequence(model: GPT) -> None:
     used, fresh = model.new_cache(2, 64), model.new_cache(2, 64)
     model.prefill(sequence(60, seed=3), used, 0, 0)
