@@ -6,7 +6,8 @@ by the store itself if the object exists.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
 import fsspec
@@ -37,69 +38,63 @@ class FsspecStorage:
     def write(self, name: str, chunks: Iterable[memoryview], nbytes: int) -> None:
         """Multi-part upload; an abandoned one never becomes visible."""
         path = self._path(name)
-        try:
+        with self._failures(name):
             self._make_parent(path)
             with self._fs.open(path, "wb") as file:
                 for chunk in chunks:
                     file.write(chunk)
-        except Exception as error:
-            raise self._failed(error, name) from error
 
     def commit(self, name: str, content: bytes) -> bool:
-        """One conditional PUT (If-None-Match on S3, x-goog-if-generation-match on GCS, through fsspec's `create`)."""
+        """One conditional PUT (If-None-Match on S3, if-generation-match on GCS: fsspec's mode `create`)."""
         path = self._path(name)
         try:
-            self._make_parent(path)
-            self._fs.pipe_file(path, content, mode="create")
+            with self._failures(name):
+                self._make_parent(path)
+                self._fs.pipe_file(path, content, mode="create")
         except FileExistsError:
             return False
-        except Exception as error:
-            raise self._failed(error, name) from error
         return True
 
     def read(self, file: str, offset: int, nbytes: int) -> memoryview:
         """One ranged GET."""
+        path = self._path(file)
         try:
-            data = self._fs.cat_file(self._path(file), start=offset, end=offset + nbytes)
+            with self._failures(file):
+                data = self._fs.cat_file(path, start=offset, end=offset + nbytes)
         except FileNotFoundError as error:
-            raise CorruptStateError("is gone", where=self._path(file)) from error
-        except Exception as error:
-            raise self._failed(error, file) from error
+            raise CorruptStateError("is gone", where=path) from error
         if len(data) != nbytes:
-            raise CorruptStateError(f"ends at {offset + len(data)}; {offset + nbytes} bytes were expected", where=file)
+            raise CorruptStateError(f"ends at {offset + len(data)}; {offset + nbytes} bytes were expected", where=path)
         return memoryview(data)
 
     def size(self, name: str) -> int | None:
         """Size from a fresh HEAD; None if there is no such object."""
+        path = self._path(name)
         try:
-            self._fs.invalidate_cache()
-            return int(self._fs.size(self._path(name)))
+            with self._failures(name):
+                self._fs.invalidate_cache()
+                return int(self._fs.size(path))
         except FileNotFoundError:
             return None
-        except Exception as error:
-            raise self._failed(error, name) from error
 
     def names(self, folder: str) -> list[str]:
         """A fresh listing: other writers' objects must show."""
+        path = self._path(folder)
         try:
-            self._fs.invalidate_cache()
-            found = self._fs.find(self._path(folder))
+            with self._failures(folder):
+                self._fs.invalidate_cache()
+                found = self._fs.find(path)
         except FileNotFoundError:
             return []
-        except Exception as error:
-            raise self._failed(error, folder) from error
         start = len(self._root.rstrip("/")) + 1
         return sorted(path[start:] for path in found)
 
     def delete(self, names: Iterable[str]) -> None:
         """One after the other, in the given order."""
         for name in names:
-            try:
-                self._fs.rm_file(self._path(name))
-            except FileNotFoundError:
-                continue
-            except Exception as error:
-                raise self._failed(error, name) from error
+            path = self._path(name)
+            with contextlib.suppress(FileNotFoundError), self._failures(name):
+                self._fs.rm_file(path)
 
     def _path(self, name: str) -> str:
         if ".." in name.split("/"):
@@ -110,7 +105,15 @@ class FsspecStorage:
         # Object stores have no folders; file systems behind fsspec do.
         self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
 
-    def _failed(self, error: Exception, name: str) -> StorageError:
-        # Every store raises its own types; all mean the same to a checkpoint.
-        problem = f"storage failed ({type(error).__name__}: {error}); earlier checkpoints are untouched"
-        return StorageError(problem, where=f"{self.url}/{name}", next_step="Check access rights, quota and network")
+    @contextlib.contextmanager
+    def _failures(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, FileExistsError):
+            raise  # answers, not failures
+        except Exception as error:  # every store raises its own types; all mean the same to a checkpoint
+            raise StorageError(
+                f"storage failed ({type(error).__name__}: {error}); earlier checkpoints are untouched",
+                where=f"{self.url}/{name}",
+                next_step="Check access rights, quota and network",
+            ) from error

@@ -107,9 +107,10 @@ class FileStorage:
         for name in names:
             with self._failures(name):
                 self._maps.pop(name, None)
-                self._path(name).unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._path(name))
                 with contextlib.suppress(OSError):
-                    self._path(name).parent.rmdir()  # only succeeds when it has become empty
+                    os.rmdir(self._path(name).parent)  # only succeeds when it has become empty
 
     def delete_unfinished(self, folder: str, older_than_s: float, now_s: float) -> int:
         """Remove what interrupted writes left behind, if untouched for a while; returns how many files."""
@@ -145,13 +146,13 @@ class FileStorage:
     def _temporary(self, name: str) -> Iterator[Path]:
         """A name beside the final one, so that the rename stays on one file system; removed unless renamed."""
         path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        os.makedirs(path.parent, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
         try:
             yield temporary
         finally:
             with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+                os.unlink(temporary)
 
     @contextlib.contextmanager
     def _failures(self, name: str) -> Iterator[None]:
@@ -168,19 +169,20 @@ def _map(descriptor: int) -> memoryview:
 
 
 def _write_durably(path: Path, chunks: Iterable[memoryview], nbytes: int) -> None:
-    with path.open("xb", buffering=0) as file:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
         if nbytes:
-            # Finds out that the disk is full before the ranks have written for minutes.
-            _reserve(file.fileno(), nbytes)
+            _reserve(descriptor, nbytes)  # a full disk shows before the ranks have written for minutes
         written = 0
         for chunk in chunks:
-            view = chunk
-            while len(view):  # a raw write may be short
-                view = view[file.write(view) :]
+            left = chunk
+            while len(left):  # a write may be short
+                left = left[os.write(descriptor, left) :]
             written += len(chunk)
-        if written != nbytes:
-            raise AssertionError(f"{path}: {written} bytes came, {nbytes} were announced")
-        os.fsync(file.fileno())
+        assert written == nbytes, f"{path}: {written} bytes came, {nbytes} were announced"
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _reserve(descriptor: int, nbytes: int) -> None:
