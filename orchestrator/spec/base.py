@@ -90,9 +90,9 @@ def repeated(names: Iterable[str], at: str, key: str = "name") -> Iterator[Findi
     seen: dict[str, int] = {}
     for index, name in enumerate(names):
         if name in seen:
-            what = f"{name!r} is the name of {at}[{seen[name]}], too"
             path = (at, index, key) if key else (at, index)
-            yield Finding(path, Code.CONFLICT, what, "names must differ", "Rename one of them")
+            what = f"{name!r} is at {at}[{seen[name]}] already"
+            yield Finding(path, Code.CONFLICT, what, "each may stand once", "Rename or remove one of them")
         seen.setdefault(name, index)
 
 

@@ -87,7 +87,8 @@ class Grant(SpecModel):
         named = [key for key in ("iterations", "device_hours", "usd") if getattr(self, key) is not None]
         if len(named) != 1:
             what = f"names {' and '.join(named)}" if named else "grants nothing"
-            yield Finding((), Code.CONFLICT, what, "it must name one of iterations, device_hours, usd")
+            want = "it must name one of iterations, device_hours, usd"
+            yield Finding((), Code.CONFLICT, what, want, "Write a grant for each amount")
         if self.usd == 0:
             yield Finding(("usd",), Code.OUT_OF_BOUNDS, "0 buys nothing", "it must be above 0")
 
@@ -111,4 +112,4 @@ class Tenant(SpecModel):
         for index, grant in enumerate(self.grants):
             if grant.sponsor == self.name:
                 at = ("grants", index, "sponsor")
-                yield Finding(at, Code.CONFLICT, "is the tenant itself", "a sponsor must be somebody else")
+                yield Finding(at, Code.CONFLICT, "is the tenant itself", "a sponsor must be somebody else", "Remove it")

@@ -205,7 +205,7 @@ class EndpointSpec(SpecModel):
             for at, tier in enumerate(variant.tiers):
                 path = ("variants", index, "tiers", at)
                 if tier not in present:
-                    yield Finding(path, Code.UNKNOWN_REFERENCE, f"there is no tier {tier!r}", "name it under tiers")
+                    yield Finding(path, Code.UNKNOWN_REFERENCE, f"there is no tier {tier!r}", "tiers must name it")
                 elif claimed.setdefault(tier, variant.name) != variant.name:
                     what = f"tier {tier!r} is answered by variant {claimed[tier]!r} already"
                     yield Finding(path, Code.CONFLICT, what, "a tier must have one variant")

@@ -70,7 +70,9 @@ class Resources(SpecModel):
         if self.GPU > 1 and not self.GPU.is_integer():
             yield Finding(("GPU",), Code.WRONG_VALUE, f"{self.GPU} is not whole", "above 1 it must be a whole number")
         for name in sorted({"CPU", "GPU", "memory"} & set(self.custom)):
-            yield Finding(("custom", name), Code.CONFLICT, "has a key of its own", f"write resources.{name}")
+            yield Finding(
+                ("custom", name), Code.CONFLICT, "has a key of its own", f"write resources.{name}", "Remove it here"
+            )
 
     def as_ray(self) -> dict[str, float]:
         """The resources as Ray counts them; zero ones are left out."""
@@ -194,7 +196,7 @@ class Optimizer(SpecModel):
 
     def cross_check(self) -> Iterator[Finding]:
         if len(self.betas) != 2:
-            yield Finding(("betas",), Code.WRONG_SHAPE, f"has {len(self.betas)} values", "it must have 2")
+            yield Finding(("betas",), Code.WRONG_SHAPE, f"is a list of {len(self.betas)}", "it must be a list of 2")
         if self.schedule == "constant":
             yield from without_effect(self, ["min_lr_ratio"], "a constant schedule never falls")
 

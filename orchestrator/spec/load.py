@@ -14,7 +14,7 @@ from orchestrator.spec.base import API_VERSION
 from orchestrator.spec.fields import did_you_mean
 from orchestrator.spec.kinds import KINDS, Spec
 from orchestrator.spec.problems import NEXT_STEPS, Code, Finding, Problem, SpecError
-from orchestrator.spec.reader import MAX_BYTES, MapNode, Mark, Node, ScalarNode, read_documents, to_python
+from orchestrator.spec.reader import MAX_BYTES, MapNode, Node, ScalarNode, read_documents, to_python
 from orchestrator.spec.scalars import shown
 from orchestrator.spec.translate import Locator
 
@@ -79,7 +79,7 @@ def check_text(text: str, where: str, *, now: dt.datetime | None = None, skip_fo
         specs += checked.specs
         problems += checked.problems
     if not documents and not problems:
-        problems.append(_about_file(where, Code.EMPTY, "holds no document", "it must hold at least one"))
+        problems.append(_about_file(where, Code.EMPTY, "holds no document", "it must hold one at least"))
     problems.sort(key=lambda problem: (problem.line, problem.column, problem.code))
     return Report(tuple(specs), tuple(problems), len(documents) - len(ours))
 
@@ -135,13 +135,17 @@ def _header_findings(document: Node) -> list[Finding]:
     version, kind = _header(document, "apiVersion"), _header(document, "kind")
     found = []
     if version != API_VERSION:
-        what = "is missing" if version is None else f"{shown(version)} is not a version of ours"
+        what = f"{shown(version)} is not a version of ours" if version else _absent(document, "apiVersion")
         found.append(Finding(("apiVersion",), Code.WRONG_KIND, what, f"it must be {API_VERSION}"))
     if kind not in kinds:
-        what = "is missing" if kind is None else f"there is no kind {shown(kind)}"
+        what = f"there is no kind {shown(kind)}" if kind else _absent(document, "kind")
         want = f"it must be one of {', '.join(kinds)}"
         found.append(Finding(("kind",), Code.WRONG_KIND, what, want, did_you_mean(kind or "", kinds)))
     return found
+
+
+def _absent(document: MapNode, key: str) -> str:
+    return "is not text" if key in document.items else "is missing"
 
 
 def _header(document: Node, key: str) -> str | None:
@@ -173,8 +177,8 @@ _FILE_WANT = "it must be a YAML file"
 
 
 def _about_file(file: str, code: Code, what: str, want: str) -> Problem:
-    mark = Mark(0, 0)
-    return Problem(file, mark.line, mark.column, code, "", what, want, NEXT_STEPS[code].format(kind="KIND"))
+    next_step = "Write a document, or remove the file" if code is Code.EMPTY else NEXT_STEPS[code].format(kind="KIND")
+    return Problem(file, 0, 0, code, "", what, want, next_step)
 
 
 def _specs(report: Report) -> tuple[Spec, ...]:

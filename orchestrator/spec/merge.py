@@ -12,6 +12,7 @@ from orchestrator.spec.fields import Flag, Fraction, Many, OneOf, Positive, Refe
 from orchestrator.spec.job_parts import Register
 from orchestrator.spec.problems import Code, Finding
 
+_NO_NORM = "Change a weight, or set method.normalize: false"
 Density = Annotated[float, real(0, 1, above=True)]
 
 
@@ -100,7 +101,7 @@ class MergeSpec(SpecModel):
         yield from self._counts()
         total = sum(one.weight for one in self.models)
         if isinstance(self.method, Linear) and self.method.normalize and abs(total) < 1e-12:
-            yield Finding(("models",), Code.CONFLICT, "has weights that sum to 0", "their sum is divided by")
+            yield Finding(("models",), Code.CONFLICT, "has weights that sum to 0", "their sum is divided by", _NO_NORM)
 
     def _base(self) -> Iterator[Finding]:
         if isinstance(self.method, Linear | Slerp):
@@ -112,17 +113,18 @@ class MergeSpec(SpecModel):
             )
         for index, one in enumerate(self.models):
             if one.model == self.base:
-                yield Finding(("models", index, "model"), Code.CONFLICT, "is the base", "its difference is nothing")
+                at, want = ("models", index, "model"), "its difference from itself is nothing"
+                yield Finding(at, Code.CONFLICT, "is the base", want, "Remove it here")
 
     def _counts(self) -> Iterator[Finding]:
         if isinstance(self.method, Slerp):
             if len(self.models) != 2:
-                yield Finding(("models",), Code.CONFLICT, f"has {len(self.models)} models", "slerp takes exactly 2")
+                yield Finding(("models",), Code.CONFLICT, f"is a list of {len(self.models)}", "slerp takes exactly 2")
             for index, one in enumerate(self.models):
                 for found in without_effect(one, ["weight"], "slerp goes by t"):
                     yield found.below("models", index)
         elif len(self.models) < (2 if isinstance(self.method, Linear) else 1):
-            yield Finding(("models",), Code.EMPTY, f"has {len(self.models)} models", "there is nothing to merge")
+            yield Finding(("models",), Code.EMPTY, f"is a list of {len(self.models)}", "there is nothing to merge")
 
 
 class Merge(Document):

@@ -31,9 +31,9 @@ BYTES: dict[str, int] = {
     "GiB": 2**30,
     "TiB": 2**40,
 }
-DURATION_PATTERN = r"^[0-9]{1,12}(\.[0-9]{1,9})?(us|ms|s|m|h|d)$"
-SIZE_PATTERN = r"^[0-9]{1,15}(\.[0-9]{1,9})?(B|kB|MB|GB|TB|KiB|MiB|GiB|TiB)$"
-_AMOUNT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s?([A-Za-z]*)\Z")
+DURATION_PATTERN = r"^[0-9]{1,19}(\.[0-9]{1,9})?(us|ms|s|m|h|d)$"
+SIZE_PATTERN = r"^[0-9]{1,19}(\.[0-9]{1,9})?(B|kB|MB|GB|TB|KiB|MiB|GiB|TiB)$"
+_AMOUNT = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?)\s?([A-Za-z]*)\Z")
 _DURATION_WANT = "it must be a number with a unit, such as 250ms, 90s, 15m, 8h or 2d"
 _SIZE_WANT = "it must be a number with a unit, such as 512MiB or 24GiB"
 # A hundred years: longer spans overflow calendars, and are typing errors.
@@ -45,7 +45,7 @@ def parse_duration(value: object, *, positive: bool = False) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         seconds = float(value)
     else:
-        number, unit = _split(value, _DURATION_WANT, SECONDS, "h")
+        number, unit = _split(value, _DURATION_WANT, SECONDS, "s")
         seconds = float(number * SECONDS[unit])
     if not 0 <= seconds <= _MAX_SECONDS or not math.isfinite(seconds):
         raise BadValueError(Code.OUT_OF_BOUNDS, f"{shown(value)} is outside 0s..36600d", _DURATION_WANT)
@@ -59,7 +59,7 @@ def render_duration(seconds: float) -> str:
     exact = Decimal(repr(seconds))
     for unit in ("d", "h", "m"):
         if exact and exact % SECONDS[unit] == 0:
-            return f"{exact / SECONDS[unit]:f}{unit}"
+            return f"{int(exact / SECONDS[unit])}{unit}"
     for unit in ("s", "ms", "us"):
         amount = exact / SECONDS[unit]
         if amount == amount.to_integral_value():

@@ -85,9 +85,6 @@ def read_documents(text: str) -> Reading:
         flaws.append(refused.flaw)
     except yaml.YAMLError as error:
         flaws.append(_syntax_flaw(error, text))
-    except (ValueError, OverflowError) as error:
-        # PyYAML lets errors of chr() and int() through: an escape beyond Unicode, a directive's endless version.
-        flaws.append(Flaw(Mark(1, 1), Code.SYNTAX, (), f"holds an escape or number that is none ({error})", _YAML_WANT))
     return Reading(tuple(documents), tuple(flaws))
 
 
@@ -120,6 +117,10 @@ def _compose(text: str) -> Iterator[yaml.Node]:
             node = loader.get_node()
             assert node is not None, "check_node said that there is one"
             yield node
+    except (ValueError, OverflowError):
+        # PyYAML lets errors of chr() and int() through: an escape beyond Unicode, a directive's endless version.
+        at = Mark(loader.line + 1, loader.column + 1)
+        raise _RefusedError(Flaw(at, Code.SYNTAX, (), "holds an escape or number that is none", _YAML_WANT)) from None
     finally:
         loader.dispose()
 
@@ -235,33 +236,29 @@ def _syntax_flaw(error: yaml.YAMLError, text: str) -> Flaw:
         return Flaw(mark, Code.SYNTAX, (), f"holds the control character U+{ord(text[error.position]):04X}", _YAML_WANT)
     assert isinstance(error, yaml.MarkedYAMLError)
     place = error.problem_mark or error.context_mark
-    return Flaw(
-        _mark(place) if place else Mark(1, 1), Code.SYNTAX, (), *_SYNTAX.get(_gist(error), (_told(error), _YAML_WANT))
-    )
+    return Flaw(_mark(place) if place else Mark(1, 1), Code.SYNTAX, (), *_explained(error))
 
 
-# What PyYAML says, in words that name the mistake people made; whatever is not listed is passed on.
+# Parts of what PyYAML says, and the mistake that people made when it says so.
 _SYNTAX: dict[str, tuple[str, str]] = {
     "mapping values are not allowed here": (
         "holds a second ':' or a line indented under a value",
         "one key and one value a line; quote text that holds ': '",
     ),
-    "found character '\\t' that cannot start any token": (
-        "is indented with a tab",
-        "YAML is indented with spaces",
-    ),
+    "'\\t' that cannot start any token": ("is indented with a tab", "YAML is indented with spaces"),
     "could not find expected ':'": (
         "holds a line without ':' where a key must stand",
         "every line of a mapping must be 'key: value'",
     ),
+    "<block end>": ("is indented like nothing above it", "keys of one mapping must start in one column"),
     "found unexpected end of stream": ("ends inside a quoted text", "a quote must be closed"),
+    "<stream end>": ("ends inside brackets", "a bracket must be closed"),
 }
 
 
-def _gist(error: yaml.MarkedYAMLError) -> str:
-    return error.problem or ""
-
-
-def _told(error: yaml.MarkedYAMLError) -> str:
+def _explained(error: yaml.MarkedYAMLError) -> tuple[str, str]:
+    """What is wrong and what would be right; what no line above knows is passed on in PyYAML's words."""
+    problem = error.problem or "it cannot be read"
+    known = next((words for part, words in _SYNTAX.items() if part in problem), None)
     context = f" {error.context}" if error.context else ""
-    return f"is not YAML: {error.problem or 'it cannot be read'}{context}"
+    return known or (f"is not YAML: {problem}{context}", _YAML_WANT)

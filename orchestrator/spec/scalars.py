@@ -14,6 +14,8 @@ from orchestrator.spec.problems import BadValueError, Code
 
 # Numbers longer than this are typing errors, and Python refuses to parse integers of thousands of digits.
 _MAX_NUMBER_CHARS = 40
+# Upper bounds from here on only keep numbers within what databases hold; naming them would confuse.
+_NO_BOUND = 10**12
 _WHOLE = re.compile(r"[+-]?[0-9]+\Z")
 _REAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\Z")
 _BASED = re.compile(r"0x[0-9a-fA-F]+\Z|0o[0-7]+\Z")
@@ -144,13 +146,13 @@ class Plain(str):
 
 def render_real(value: float) -> str:
     """The shortest text that reads back as the same number, without a trailing `.0`."""
-    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+    return str(int(value)) if abs(value) < 2**53 and value == int(value) else repr(value)
 
 
 def bounds_text(noun: str, low: float | None, high: float | None, *, above: bool = False) -> str:
     """`a whole number in 1..200`, `a number above 0`, ..."""
-    low_text = None if low is None else render_real(float(low))
-    high_text = None if high is None else render_real(float(high))
+    low_text = None if low is None else render_real(low)
+    high_text = None if high is None or high >= _NO_BOUND else render_real(high)
     if low_text is not None and above:
         return f"{noun} above {low_text}" + (f" and at most {high_text}" if high_text else "")
     if low_text is not None and high_text is not None:
@@ -162,6 +164,6 @@ def bounds_text(noun: str, low: float | None, high: float | None, *, above: bool
 
 def _require_within(number: float, low: float | None, high: float | None, want: str) -> None:
     if low is not None and number < low:
-        raise BadValueError(Code.OUT_OF_BOUNDS, f"{number} is below {render_real(float(low))}", want)
+        raise BadValueError(Code.OUT_OF_BOUNDS, f"{render_real(number)} is below {render_real(low)}", want)
     if high is not None and number > high:
-        raise BadValueError(Code.OUT_OF_BOUNDS, f"{number} is above {render_real(float(high))}", want)
+        raise BadValueError(Code.OUT_OF_BOUNDS, f"{render_real(number)} is above {render_real(high)}", want)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic.json_schema import GenerateJsonSchema
+from pydantic.json_schema import GenerateJsonSchema, NoDefault
 
 from orchestrator.spec.kinds import KINDS
 
@@ -16,10 +16,15 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 class _Generator(GenerateJsonSchema):
-    """Leaves out the titles that pydantic makes of key names: editors show the key already."""
+    """Writes defaults as files have them, and leaves out titles made of key names: editors show the key already."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
+
+    def get_default_value(self, schema: Any) -> Any:
+        default = super().get_default_value(schema)
+        render = schema["schema"].get("serialization", {}).get("function")
+        return render(default) if render and default is not NoDefault else default
 
 
 def json_schema(kind: str) -> dict[str, Any]:

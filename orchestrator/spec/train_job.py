@@ -86,7 +86,9 @@ class TrainJobSpec(SpecModel):
             yield Finding(("strict",), Code.CONFLICT, what, want, "Set deepspeed.zero_stage: 1, or strict: false")
         if self.schedule and isinstance(self.deadline, dt.datetime):
             want = "a job that starts again and again needs one after each start, such as 8h"
-            yield Finding(("deadline",), Code.CONFLICT, "is one time, and the job has a schedule", want)
+            yield Finding(
+                ("deadline",), Code.CONFLICT, "is one time, and the job has a schedule", want, "Write a duration"
+            )
         if self.optimizer.warmup_steps > self.steps:
             what = f"{self.optimizer.warmup_steps} is above steps ({self.steps})"
             want = "the rate would never reach lr"
@@ -104,7 +106,13 @@ class TrainJob(Document):
     def cross_check(self) -> Iterator[Finding]:
         if self.metadata.name in self.spec.after:
             index = self.spec.after.index(self.metadata.name)
-            yield Finding(("spec", "after", index), Code.CONFLICT, "is the job itself", "a job cannot wait for itself")
+            yield Finding(
+                ("spec", "after", index),
+                Code.CONFLICT,
+                "is the job itself",
+                "a job cannot wait for itself",
+                "Remove it",
+            )
 
     def time_findings(self, now: dt.datetime) -> Iterator[Finding]:
         yield from past_deadline(self.spec.deadline, now, ("spec", "deadline"))

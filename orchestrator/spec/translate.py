@@ -114,7 +114,7 @@ def _findings(details: ErrorDetails, model: type[BaseModel]) -> Iterator[Finding
             key = str(details["loc"][-1])
             want = f"there are {', '.join(known)}"
             yield Finding((), Code.UNKNOWN_KEY, "is no key here", want, did_you_mean(key, known))
-        case "model_type" | "dict_type":
+        case "model_type" | "model_attributes_type" | "dict_type":
             yield _not_a_mapping(given)
         case "union_tag_not_found":
             key = _quoted(context["discriminator"])[0]
