@@ -84,7 +84,10 @@ def fsync_folder(folder: Path) -> None:
 
 def _sweep(parent: Path) -> None:
     for left in parent.glob(".work-*"):
-        handle = os.open(left, os.O_RDONLY)
+        try:
+            handle = os.open(left, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # its process has just removed it
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -174,7 +174,7 @@ def task(
     dropout: float = 0.0,
 ) -> GPTTask:
     """The task `jobs.models.gpt:task`; `heads` defaults to one per 64 of `d_model`. Raises: ValueError."""
-    heads = heads or max(1, d_model // _HEAD_DIM)
+    heads = max(1, d_model // _HEAD_DIM) if heads is None else heads
     return GPTTask(
         GPTConfig(layers=layers, d_model=d_model, heads=heads, seq_len=seq_len, mlp_ratio=mlp_ratio, dropout=dropout)
     )

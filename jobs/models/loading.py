@@ -57,7 +57,7 @@ def _module(module_name: str, name: str) -> ModuleType:
         missing = error.name or module_name
         if not (module_name == missing or module_name.startswith(missing + ".")):
             raise UserError(f"module {module_name} of task {name} needs {missing!r}, which is not installed") from error
-        advice = _did_you_mean(module_name, _modules_beside(module_name))
+        advice = _did_you_mean_module(module_name, missing)
         problem = f"there is no module {module_name!r} (task {name})"
         raise UserError(problem, code=ExitCode.UNKNOWN, next_step=advice or _WORKING_DIR) from error
     except Exception as error:  # whatever the user's module does at import
@@ -68,16 +68,16 @@ def _module(module_name: str, name: str) -> ModuleType:
 _WORKING_DIR = "A module of your own must lie in the job's runtime.working_dir."
 
 
-def _modules_beside(module_name: str) -> list[str]:
-    """Names of modules that could have been meant: the siblings in the deepest parent that exists."""
-    parent = module_name.rpartition(".")[0]
-    try:
-        spec = importlib.util.find_spec(parent) if parent else None
-    except ModuleNotFoundError:
-        return []
+def _did_you_mean_module(module_name: str, missing: str) -> str:
+    """Advice from the modules beside `missing`, the first part of `module_name` that is not there."""
+    parent, _, last = missing.rpartition(".")
+    spec = importlib.util.find_spec(parent) if parent else None
     folders = list(spec.submodule_search_locations or ()) if spec else None
-    prefix = f"{parent}." if parent else ""
-    return [prefix + module.name for module in pkgutil.iter_modules(folders)]
+    near = difflib.get_close_matches(last, [module.name for module in pkgutil.iter_modules(folders)], n=1)
+    if not near:
+        return ""
+    meant = ".".join(filter(None, (parent, near[0]))) + module_name.removeprefix(missing)
+    return f"Did you mean {meant!r}?"
 
 
 def _factory(module: ModuleType, factory_name: str, name: str) -> Callable[..., object]:

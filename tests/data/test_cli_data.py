@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,17 @@ def test_tables_are_for_people(write_folder: WriteFolder, capsys: pytest.Capture
     assert "(latest)" in capsys.readouterr().out
     tide("data", "verify", "texts")
     assert "every shard is what it was" in capsys.readouterr().out
+
+
+def test_a_terminal_gets_a_progress_bar_and_stdout_stays_data(
+    write_folder: WriteFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    tide("data", "pack", write_folder(some_files()), "--name", "texts", "-o", "json")
+    out, err = capsys.readouterr()
+    assert json.loads(out)["name"] == "texts"
+    assert "packing" in err
 
 
 @pytest.mark.parametrize(

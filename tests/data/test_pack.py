@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,16 @@ def test_kill_leaves_nothing_visible_and_the_next_pack_sweeps(home: Path, write_
     second = pack(root, name="texts", home=home, rules=SMALL)
     assert [stored.version for stored in datasets(home) if stored.is_latest] == [second.manifest.hash]
     assert not list((home / "datasets" / "texts").glob(".work-*"))
+
+
+def test_packing_at_once_gives_one_version_and_sweeps_no_live_work(home: Path, write_folder: WriteFolder) -> None:
+    root = write_folder(some_files())
+    with ThreadPoolExecutor(8) as pool:
+        packed = list(pool.map(lambda _: pack(root, name="texts", home=home, rules=SMALL), range(24)))
+    assert len({made.folder for made in packed}) == 1
+    assert sorted(entry.name for entry in (home / "datasets" / "texts").iterdir()) == sorted(
+        [".lock", "latest", packed[0].manifest.hash]
+    )
 
 
 def test_packing_the_same_again_keeps_one_version(home: Path, write_folder: WriteFolder) -> None:

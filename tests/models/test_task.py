@@ -23,6 +23,7 @@ def gpt(args: dict[str, Any]) -> GPTTask:
 def test_text_from_yaml_is_read_as_the_factory_annotates() -> None:
     config = gpt({"layers": "3", "d_model": 32, "heads": "2", "dropout": "0.25"}).config
     assert (config.layers, config.d_model, config.heads, config.dropout) == (3, 32, 2, 0.25)
+    assert gpt({"d_model": "768"}).config.heads == 12
     assert gpt({"heads": "null", "d_model": "128"}).config.heads == 2
 
 
@@ -33,12 +34,14 @@ def test_text_from_yaml_is_read_as_the_factory_annotates() -> None:
         ("a.b:c:d", {}, "not of the form", ""),
         ("../evil:task", {}, "not of the form", ""),
         ("jobs.models.gtp:task", {}, "no module 'jobs.models.gtp'", "Did you mean 'jobs.models.gpt'?"),
-        ("jbos.models.gpt:task", {}, "no module 'jbos.models.gpt'", "runtime.working_dir"),
+        ("jbos.models.gpt:task", {}, "no module 'jbos.models.gpt'", "Did you mean 'jobs.models.gpt'?"),
+        ("a_module_nobody_has:task", {}, "no module 'a_module_nobody_has'", "runtime.working_dir"),
         ("jobs.models.gpt:tsk", {}, "has no 'tsk'", "Did you mean 'task'?"),
         ("jobs.models.gpt:zzz", {}, "has no 'zzz'", "It offers: "),
         (GPT, {"layer": 2}, "unknown argument 'layer'. Did you mean 'layers'?", ""),
         (GPT, {"colour": 2}, "unknown argument 'colour'. It takes layers, ", ""),
         (GPT, {"layers": "two"}, "argument 'layers' is 'two', which is not int", ""),
+        (GPT, {"heads": 0}, "heads is 0, it must be at least 1", ""),
         (GPT, {"layers": 0}, "refuses its arguments: layers is 0", ""),
         (GPT, {"d_model": 30, "heads": 4}, "d_model is 30, it must be a multiple of", ""),
         (GPT, {"dropout": 1}, "dropout is 1, it must be at least 0 and below 1", ""),
