@@ -197,7 +197,7 @@ def test_a_server_that_is_no_keeper_is_told_apart(tmp_path):
 
     thread = threading.Thread(target=answer)
     thread.start()
-    transport = SocketTransport(TOKEN, {"a": "tcp:127.0.0.1:%d" % listener.getsockname()[1]}, timeout_s=TIMEOUT_S)
+    transport = SocketTransport(TOKEN, {"a": f"tcp:127.0.0.1:{listener.getsockname()[1]}"}, timeout_s=TIMEOUT_S)
     with pytest.raises(PeerGoneError, match="no keeper answers at this address"):
         transport.call("a", "echo", {})
     thread.join()
