@@ -1,4 +1,8 @@
-"""Files to specs: reads a file once, checks every document in it, and reports all that is wrong together."""
+"""Files to specs: reads a file once, checks every document in it, and reports all that is wrong together.
+
+Every field is checked always. What a part's fields say about each other is checked when each of them is right by
+itself (unknown keys aside): a comparison with a value that is wrong would only repeat the first problem.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,11 @@ from pydantic import ValidationError
 from orchestrator.spec.base import API_VERSION
 from orchestrator.spec.fields import did_you_mean
 from orchestrator.spec.kinds import KINDS, Spec
+from orchestrator.spec.nodes import MapNode, Node, ScalarNode, to_python
 from orchestrator.spec.problems import NEXT_STEPS, Code, Finding, Problem, SpecError
-from orchestrator.spec.reader import MAX_BYTES, MapNode, Node, ScalarNode, read_documents, to_python
+from orchestrator.spec.reader import MAX_BYTES, read_documents
 from orchestrator.spec.scalars import shown
-from orchestrator.spec.translate import Locator
+from orchestrator.spec.translate import Locator, remove_key
 
 K = TypeVar("K", bound=Spec)
 
@@ -119,7 +124,7 @@ def _behind_unknown_keys(data: object, error: ValidationError, model: type[Spec]
     if not unknown:
         return
     for loc in unknown:
-        locate.remove(data, loc)
+        remove_key(data, loc)
     try:
         model.model_validate(data)
     except ValidationError as rest:

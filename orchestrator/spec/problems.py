@@ -140,5 +140,9 @@ class SpecError(UserError):
 def dotted(path: Path) -> str:
     """A path as people write it: `workers.min`, `pools[2].name`; the leading `spec` is left out."""
     shown = path[1:] if path[:1] == ("spec",) and len(path) > 1 else path
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in shown)
-    return text.removeprefix(".")
+    return "".join(_step(part) for part in shown).removeprefix(".")
+
+
+def _step(part: Part) -> str:
+    # A key is the file's own text: one that would break the line, or steer a terminal, is shown escaped.
+    return f"[{part}]" if isinstance(part, int) else f".{part if part.isprintable() else repr(part)}"

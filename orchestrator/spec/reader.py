@@ -12,58 +12,16 @@ from typing import Any
 
 import yaml
 
-from orchestrator.spec.problems import Code
+from orchestrator.spec.nodes import Flaw, ListNode, MapNode, Mark, Node, ScalarNode
+from orchestrator.spec.problems import Code, Path
 from orchestrator.spec.scalars import Plain
+from orchestrator.spec.syntax import YAML_WANT, syntax_flaw
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 64
 MAX_ALIAS_NODES = 1_000
+_KEY_WANT = "keys must be text"
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A place in a file, counted from 1."""
-
-    line: int
-    column: int
-
-
-@dataclass(frozen=True, slots=True)
-class ScalarNode:
-    """Text, or None for YAML's null; `Plain` text was written without quotes."""
-
-    mark: Mark
-    value: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ListNode:
-    mark: Mark
-    items: tuple[Node, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class MapNode:
-    """A mapping; of a key written twice the first value is kept and the second reported."""
-
-    mark: Mark
-    items: dict[str, Node]
-    keys: dict[str, Mark]
-
-
-Node = ScalarNode | ListNode | MapNode
-
-
-@dataclass(frozen=True, slots=True)
-class Flaw:
-    """A problem of the YAML itself; `path` is empty where none can be named."""
-
-    mark: Mark
-    code: Code
-    path: tuple[str | int, ...]
-    what: str
-    want: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,22 +42,8 @@ def read_documents(text: str) -> Reading:
     except _RefusedError as refused:
         flaws.append(refused.flaw)
     except yaml.YAMLError as error:
-        flaws.append(_syntax_flaw(error, text))
+        flaws.append(syntax_flaw(error, text))
     return Reading(tuple(documents), tuple(flaws))
-
-
-def to_python(node: Node) -> object:
-    """The tree as mappings, lists, text and None, for the models to type."""
-    match node:
-        case ScalarNode(value=value):
-            return value
-        case ListNode(items=items):
-            return [to_python(item) for item in items]
-        case MapNode(items=entries):
-            return {key: to_python(item) for key, item in entries.items()}
-
-
-_YAML_WANT = "it must be YAML 1.2 in UTF-8"
 
 
 class _RefusedError(Exception):
@@ -120,7 +64,7 @@ def _compose(text: str) -> Iterator[yaml.Node]:
     except (ValueError, OverflowError):
         # PyYAML lets errors of chr() and int() through: an escape beyond Unicode, a directive's endless version.
         at = Mark(loader.line + 1, loader.column + 1)
-        raise _RefusedError(Flaw(at, Code.SYNTAX, (), "holds an escape or number that is none", _YAML_WANT)) from None
+        raise _RefusedError(Flaw(at, Code.SYNTAX, (), "holds an escape or number that is none", YAML_WANT)) from None
     finally:
         loader.dispose()
 
@@ -177,7 +121,7 @@ class _Converter:
     def __init__(self, flaws: list[Flaw]) -> None:
         self._flaws = flaws
 
-    def convert(self, raw: yaml.Node, path: tuple[str | int, ...] = ()) -> Node:
+    def convert(self, raw: yaml.Node, path: Path = ()) -> Node:
         mark = _mark(raw.start_mark)
         if len(path) > MAX_DEPTH:
             raise _too_deep(raw.start_mark)
@@ -187,7 +131,7 @@ class _Converter:
             return ListNode(mark, tuple(self.convert(item, (*path, at)) for at, item in enumerate(raw.value)))
         return self._mapping(raw, mark, path)
 
-    def _mapping(self, raw: yaml.Node, mark: Mark, path: tuple[str | int, ...]) -> MapNode:
+    def _mapping(self, raw: yaml.Node, mark: Mark, path: Path) -> MapNode:
         items: dict[str, Node] = {}
         keys: dict[str, Mark] = {}
         for raw_key, raw_value in raw.value:
@@ -208,13 +152,10 @@ class _Converter:
         return MapNode(mark, items, keys)
 
 
-_KEY_WANT = "keys must be text"
-
-
 def _scalar(raw: yaml.ScalarNode, mark: Mark) -> str | None:
     text = raw.value
     if any("\ud800" <= char <= "\udfff" for char in text):
-        raise _RefusedError(Flaw(mark, Code.SYNTAX, (), "holds half of a surrogate pair", _YAML_WANT))
+        raise _RefusedError(Flaw(mark, Code.SYNTAX, (), "holds half of a surrogate pair", YAML_WANT))
     if raw.style is not None:
         return str(text)
     return None if text in _NULLS else Plain(text)
@@ -227,38 +168,3 @@ def _too_deep(mark: Any) -> _RefusedError:
 
 def _mark(mark: Any) -> Mark:
     return Mark(mark.line + 1, mark.column + 1)
-
-
-def _syntax_flaw(error: yaml.YAMLError, text: str) -> Flaw:
-    if isinstance(error, yaml.reader.ReaderError):
-        before = text[: error.position]
-        mark = Mark(before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
-        return Flaw(mark, Code.SYNTAX, (), f"holds the control character U+{ord(text[error.position]):04X}", _YAML_WANT)
-    assert isinstance(error, yaml.MarkedYAMLError)
-    place = error.problem_mark or error.context_mark
-    return Flaw(_mark(place) if place else Mark(1, 1), Code.SYNTAX, (), *_explained(error))
-
-
-# Parts of what PyYAML says, and the mistake that people made when it says so.
-_SYNTAX: dict[str, tuple[str, str]] = {
-    "mapping values are not allowed here": (
-        "holds a second ':' or a line indented under a value",
-        "one key and one value a line; quote text that holds ': '",
-    ),
-    "'\\t' that cannot start any token": ("is indented with a tab", "YAML is indented with spaces"),
-    "could not find expected ':'": (
-        "holds a line without ':' where a key must stand",
-        "every line of a mapping must be 'key: value'",
-    ),
-    "<block end>": ("is indented like nothing above it", "keys of one mapping must start in one column"),
-    "found unexpected end of stream": ("ends inside a quoted text", "a quote must be closed"),
-    "<stream end>": ("ends inside brackets", "a bracket must be closed"),
-}
-
-
-def _explained(error: yaml.MarkedYAMLError) -> tuple[str, str]:
-    """What is wrong and what would be right; what no line above knows is passed on in PyYAML's words."""
-    problem = error.problem or "it cannot be read"
-    known = next((words for part, words in _SYNTAX.items() if part in problem), None)
-    context = f" {error.context}" if error.context else ""
-    return known or (f"is not YAML: {problem}{context}", _YAML_WANT)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import difflib
+import functools
 import re
 import zoneinfo
 
@@ -56,9 +57,14 @@ def parse_zone(value: object) -> str:
         known = False
     if known and not text.endswith("\n"):
         return text
-    near = difflib.get_close_matches(text, zoneinfo.available_timezones(), n=1, cutoff=0.7)
+    near = difflib.get_close_matches(text[:40], _zones(), n=1, cutoff=0.7)
     advice = f"Did you mean {near[0]}" if near and "/" in near[0] else ""
     raise BadValueError(Code.NOT_ONE_OF, f"{shown(text)} is not a known time zone", _ZONE_WANT, advice)
+
+
+@functools.cache
+def _zones() -> tuple[str, ...]:
+    return tuple(sorted(zoneinfo.available_timezones()))
 
 
 def parse_instant(value: object) -> dt.datetime:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from orchestrator.spec.fields import did_you_mean
+from orchestrator.spec.nodes import Flaw, ListNode, MapNode, Mark, Node
 from orchestrator.spec.problems import NEXT_STEPS, BadValueError, Code, Finding, FindingsError, Path, Problem, dotted
-from orchestrator.spec.reader import Flaw, ListNode, MapNode, Mark, Node
 from orchestrator.spec.scalars import shown
+from orchestrator.spec.shape import descend
 
 # What pydantic puts at the end of the location of a mapping's bad key.
 _KEY_MARK = "[key]"
@@ -44,38 +46,21 @@ class Locator:
             for finding in _findings(details, model):
                 yield self._located(details["loc"], finding)
 
-    @staticmethod
-    def remove(data: object, loc: Path) -> None:
-        """Take the key at a pydantic location out of the document's Python form."""
-        *around, key = loc
-        for part in around:
-            if isinstance(data, dict):
-                data = data.get(part, data)
-            elif isinstance(data, list) and isinstance(part, int):
-                data = data[part]
-        if isinstance(data, dict):
-            data.pop(key, None)
-
     def _located(self, loc: Path, finding: Finding) -> Problem:
         """A problem at `loc`, where parts that the file does not have are tags of unions, plus `finding.at`, where
         they are keys that are missing: the place is then the mapping that lacks them."""
-        node, mark, path = self._document, self._document.mark, list[str | int]()
+        node: Node | None = self._document
+        mark, path = self._document.mark, list[str | int]()
         at_key = finding.code in _ABOUT_THE_KEY or loc[-1:] == (_KEY_MARK,)
-        for part in loc:
+        for depth, part in enumerate((*loc, *finding.at)):
             inner = _below(node, part)
-            if inner is not None:
+            if inner is None and depth < len(loc):
+                continue
+            if node is not None and inner is not None:
                 mark = _mark(node, part, inner, at_key)
-                node = inner
-                path.append(part)
-        reached = True
-        for part in finding.at:
-            inner = _below(node, part) if reached else None
-            reached = inner is not None
-            if inner is not None:
-                mark = _mark(node, part, inner, at_key)
-                node = inner
+            node = inner
             path.append(part)
-        return self._problem(mark, Finding(tuple(path), finding.code, finding.what, finding.want, finding.next_step))
+        return self._problem(mark, replace(finding, at=tuple(path)))
 
     def _problem(self, mark: Mark, finding: Finding) -> Problem:
         step = finding.next_step or NEXT_STEPS[finding.code].format(kind=self._kind or "KIND")
@@ -83,7 +68,19 @@ class Locator:
         return Problem(self._file, mark.line, mark.column, finding.code, path, finding.what, finding.want, step)
 
 
-def _below(node: Node, part: str | int) -> Node | None:
+def remove_key(data: object, loc: Path) -> None:
+    """Take the key at a pydantic location out of a document's Python form; parts that it lacks are tags of unions."""
+    *around, key = loc
+    for part in around:
+        if isinstance(data, dict):
+            data = data.get(part, data)
+        elif isinstance(data, list) and isinstance(part, int):
+            data = data[part]
+    if isinstance(data, dict):
+        data.pop(key, None)
+
+
+def _below(node: Node | None, part: str | int) -> Node | None:
     match node:
         case MapNode(items=entries):
             return entries.get(str(part))
@@ -142,7 +139,5 @@ def _quoted(names: str) -> tuple[str, ...]:
 
 def keys_at(model: type[BaseModel], loc: Path) -> tuple[str, ...]:
     """The keys that the model at a location has; the location may hold list indexes, mapping keys and union tags."""
-    from orchestrator.spec.shape import descend
-
     found = descend(model, loc)
     return tuple(found.model_fields) if found is not None else ()

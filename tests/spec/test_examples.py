@@ -12,7 +12,8 @@ from pydantic import BaseModel, TypeAdapter
 
 from orchestrator.spec import KINDS, check_file, load_file
 from orchestrator.spec.golden import example_specs, golden_keys, missing_keys
-from orchestrator.spec.reader import ListNode, MapNode, Mark, Node, read_documents
+from orchestrator.spec.nodes import ListNode, MapNode, Mark, Node
+from orchestrator.spec.reader import read_documents
 from orchestrator.spec.scalars import render_real
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.spec import check_text
+from orchestrator.spec.nodes import ListNode, MapNode, Node, ScalarNode, to_python
 from orchestrator.spec.problems import Code
-from orchestrator.spec.reader import MAX_ALIAS_NODES, ListNode, MapNode, Node, ScalarNode, read_documents, to_python
+from orchestrator.spec.reader import MAX_ALIAS_NODES, read_documents
 from orchestrator.spec.scalars import Plain
 from tests.spec.documents import ALL
 

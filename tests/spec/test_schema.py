@@ -9,7 +9,8 @@ import jsonschema
 import pytest
 
 from orchestrator.spec import KINDS, check_text
-from orchestrator.spec.reader import read_documents, to_python
+from orchestrator.spec.nodes import to_python
+from orchestrator.spec.reader import read_documents
 from orchestrator.spec.scalars import parse_core
 from orchestrator.spec.schema import json_schema
 from tests.spec.documents import ALL, spoil
