@@ -139,7 +139,7 @@ Money = Annotated[
             ],
             "description": 'US dollars as a decimal string: "5000", "2.40".',
         },
-        str,
+        scalars.render_money,
     ),
 ]
 WallTime = Annotated[

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 from orchestrator.spec.problems import BadValueError, Code
 
@@ -18,6 +18,7 @@ _MAX_NUMBER_CHARS = 40
 _NO_BOUND = 10**12
 _WHOLE = re.compile(r"[+-]?[0-9]+\Z")
 _REAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\Z")
+_MONEY = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,6}0*)?\Z")
 _BASED = re.compile(r"0x[0-9a-fA-F]+\Z|0o[0-7]+\Z")
 _TRUE, _FALSE = frozenset({"true", "True", "TRUE"}), frozenset({"false", "False", "FALSE"})
 _YAML_11_FLAGS = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
@@ -102,13 +103,11 @@ def parse_real(value: object, low: float | None = None, high: float | None = Non
 def parse_money(value: object) -> Decimal:
     """An amount of US dollars, at least 0, at most six digits after the point: the ledger counts micro-dollars."""
     want = 'it must be an amount in US dollars such as "12.50", at least 0, with up to six decimals'
-    text = str(value) if isinstance(value, Decimal | int) and not isinstance(value, bool) else scalar_text(value, want)
-    try:
-        amount = Decimal(text) if re.match(r"[+-]?[0-9]{1,18}(\.[0-9]{1,6}0*)?\Z", text) else None
-    except InvalidOperation:  # pragma: no cover - the pattern admits only what Decimal reads
-        amount = None
-    if amount is None:
+    from_code = isinstance(value, Decimal | int) and not isinstance(value, bool)
+    text = f"{value:f}" if from_code else scalar_text(value, want)
+    if not _MONEY.match(text):
         raise BadValueError(Code.WRONG_VALUE, f"{shown(text)} is not an amount of money", want)
+    amount = Decimal(text)
     if amount < 0:
         raise BadValueError(Code.OUT_OF_BOUNDS, f"{text} is below 0", want)
     return abs(amount)
@@ -142,6 +141,11 @@ class Plain(str):
             want = "it must be a finite number; text of this form must be quoted"
             raise BadValueError(Code.WRONG_VALUE, f"{shown(self)} is not finite", want)
         return str(self)
+
+
+def render_money(amount: Decimal) -> str:
+    """The amount as a plain decimal, never with an exponent."""
+    return f"{amount:f}"
 
 
 def render_real(value: float) -> str:

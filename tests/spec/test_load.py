@@ -107,6 +107,11 @@ def test_an_error_carries_all_problems_and_the_exit_code_and_pickles() -> None:
     assert error.where == "f:9:10"
 
 
+def test_a_key_that_would_break_the_line_is_shown_escaped() -> None:
+    (problem,) = check_text(spoil(JOB, '  args: {"a\\n\\e[2J": .nan}'), "f").problems
+    assert problem.path == r"args.'a\n\x1b[2J'"
+
+
 def test_problems_come_in_the_order_of_their_places() -> None:
     problems = check_text(spoil(JOB, "  strict: y", "  workers: {min: 0, max: 0}", "metadata: {name: A}"), "f").problems
     places = [(problem.line, problem.column) for problem in problems]

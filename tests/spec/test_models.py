@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from orchestrator.spec import Cluster, Endpoint, Scenario, Study, TrainJob, load_file, load_text
 from orchestrator.spec.base import Metadata
-from orchestrator.spec.job_parts import Batch, Data, Workers
+from orchestrator.spec.cluster_rules import Window
+from orchestrator.spec.job_parts import Batch, Checkpoint, Data, Workers
 from orchestrator.spec.problems import FindingsError
 from orchestrator.spec.train_job import TrainJobSpec
 from tests.spec.documents import ALL, CLUSTER, ENDPOINT, JOB, SCENARIO, STUDY, spoil
@@ -143,6 +144,13 @@ def test_code_builds_specs_from_typed_values() -> None:
         ),
     )
     assert one(json.dumps(job.to_document())) == job
+
+
+def test_code_gives_seconds_bytes_and_times_as_they_are() -> None:
+    checkpoint = Checkpoint(every=90.0, keeper_memory=2048)
+    assert checkpoint.to_document() == {"every": "90s", "keeper_memory": "2KiB"}
+    window = Window(name="w", start=dt.time(22), end=dt.time(6), timezone="UTC", days=("fri",))
+    assert window.to_document()["start"] == "22:00"
 
 
 def test_code_that_builds_a_wrong_spec_is_told_why() -> None:

@@ -20,7 +20,16 @@ from orchestrator.spec.quantities import (
     render_duration,
     render_size,
 )
-from orchestrator.spec.scalars import Plain, parse_core, parse_flag, parse_money, parse_real, parse_whole, render_real
+from orchestrator.spec.scalars import (
+    Plain,
+    parse_core,
+    parse_flag,
+    parse_money,
+    parse_real,
+    parse_whole,
+    render_money,
+    render_real,
+)
 from orchestrator.spec.times import deadline_at, parse_clock, parse_deadline, parse_instant, parse_zone, render_clock
 
 DECIMALS = st.decimals(0, 10**6, places=3, allow_nan=False, allow_infinity=False)
@@ -81,6 +90,12 @@ def test_sizes_mean_amount_times_unit(amount: int, unit: str) -> None:
 def test_money_is_exact_and_round_trips(amount: Decimal) -> None:
     assert parse_money(str(amount)) == amount
     assert parse_money(str(parse_money(str(amount)))) == amount
+
+
+def test_money_from_code_may_have_an_exponent() -> None:
+    assert parse_money(Decimal("1E+3")) == 1000
+    assert render_money(Decimal("1E+3")) == "1000"
+    assert parse_money(12) == 12
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
