@@ -19,7 +19,7 @@ ApiVersion = Literal["tideline/v1"]
 class SpecModel(BaseModel):
     """A frozen part of a spec. Attribute names are the YAML's keys; defaults live here and nowhere else."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     def cross_check(self) -> Iterator[Finding]:
         """Yield what is wrong between fields; the fields by themselves are right when this runs."""

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from orchestrator.spec.kinds import KINDS, Spec
 from orchestrator.spec.load import load_file
-from orchestrator.spec.shape import inner_annotations, models
+from orchestrator.spec.shape import reachable
 
 
 def example_specs(folder: Path) -> Iterator[Spec]:
@@ -33,8 +33,8 @@ def golden_keys(specs: Iterable[Spec]) -> list[str]:
 def missing_keys(specs: Iterable[Spec]) -> list[str]:
     """Keys of the models that none of these specs sets, as `Model.key`, sorted."""
     shown = {key for spec in specs for key in _shown(spec)}
-    reachable = {model for kind in KINDS.values() for model in _reachable(kind)}
-    there = {(_owner(model, key), key) for model in reachable for key in model.model_fields}
+    everything = {model for kind in KINDS.values() for model in reachable(kind)}
+    there = {(_owner(model, key), key) for model in everything for key in model.model_fields}
     return sorted(f"{model.__name__}.{key}" for model, key in there - shown)
 
 
@@ -64,19 +64,6 @@ def _shown(value: Any) -> Iterator[tuple[type[Any], str]]:
 def _owner(model: type[BaseModel], key: str) -> type[Any]:
     """The class that defines the key: one that several models inherit needs to be shown once."""
     return next(one for one in model.__mro__ if key in inspect.get_annotations(one))
-
-
-def _reachable(kind: type[BaseModel]) -> set[type[BaseModel]]:
-    """The kind and every model below it."""
-    found: set[type[BaseModel]] = set()
-    waiting: list[type[BaseModel]] = [kind]
-    while waiting:
-        model = waiting.pop()
-        if model not in found:
-            found.add(model)
-            for field in model.model_fields.values():
-                waiting += [below for one in inner_annotations(field.annotation) for below in models(one)]
-    return found
 
 
 if __name__ == "__main__":

@@ -45,6 +45,19 @@ def inner_annotations(annotation: Any) -> Iterator[Any]:
         annotation = item_annotation(annotation)
 
 
+def reachable(model: type[BaseModel]) -> set[type[BaseModel]]:
+    """The model and every model below it."""
+    found: set[type[BaseModel]] = set()
+    waiting = [model]
+    while waiting:
+        one = waiting.pop()
+        if one not in found:
+            found.add(one)
+            for field in one.model_fields.values():
+                waiting += [below for inner in inner_annotations(field.annotation) for below in models(inner)]
+    return found
+
+
 def tag_of(model: type[BaseModel]) -> str:
     """The value of the `Literal` that tells this member of a union from the others; empty when it has none."""
     for key in ("type", "name", "source"):
