@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 MONITOR_INTERVAL_S = 0.5
+# Asking for a notice is a barrier over all workers: not every step.
+NOTICE_EVERY_STEPS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +116,7 @@ def _train(job: RayJob, *, entered_s: float) -> None:
         log.mark("ready", world_size=world_size, step=step)
     source = task.open_data(Path(job.data_dir), "train")
     passes = job.global_batch_size // (job.micro_batch_size * world_size)
+    saved_on_notice = False
     while step < job.steps:
         ids = np.random.default_rng([job.seed, step]).integers(0, source.num_samples, job.global_batch_size)
         for index in range(passes):
@@ -125,7 +128,11 @@ def _train(job: RayJob, *, entered_s: float) -> None:
         step += 1
         if log:
             log.step(step, float(loss.detach()), world_size)
-        if step % job.checkpoint_every == 0 or step == job.steps:
+        due = step % job.checkpoint_every == 0 or step == job.steps
+        # The documented reaction to a notice: one checkpoint at once, then go on until the node is gone.
+        if not saved_on_notice and step % NOTICE_EVERY_STEPS == 0 and ray.train.get_preemption_info() is not None:
+            saved_on_notice = due = True
+        if due:
             _save(engine, job, step, rank)
 
 
@@ -212,3 +219,12 @@ def steps_of(workdir: Path) -> list[dict[str, Any]]:
     """All lines of a run's record, in order."""
     path = workdir / "steps.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+if __name__ == "__main__":
+    import sys
+
+    import ray
+
+    ray.init(address=sys.argv[2], log_to_driver=False)
+    run(RayJob(**json.loads(Path(sys.argv[1]).read_text())))

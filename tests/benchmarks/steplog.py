@@ -67,7 +67,8 @@ def steps_missing(steps: Sequence[Line], *, announced_s: float, change: Change, 
     return (change.first_at_s - began_s) / old + margin_s / new - (max(made) - max(done, default=0))
 
 
-def goodput(steps: Sequence[Line], *, began_s: float, ended_s: float, step_s: float) -> float:
-    """Share of the time spent in steps that survived, at `step_s` for each."""
-    made = {line["step"] for line in steps if began_s <= line["at_s"] <= ended_s}
-    return len(made) * step_s / (ended_s - began_s)
+def goodput(steps: Sequence[Line], *, began_s: float, ended_s: float) -> float:
+    """Share of the time spent in steps that survived; a step counts with the median time of its world size."""
+    last = {line["step"]: line["world_size"] for line in steps if began_s <= line["at_s"] <= ended_s}
+    times = {size: step_time_s(steps, size) for size in set(last.values())}
+    return sum(times[size] for size in last.values()) / (ended_s - began_s)

@@ -32,4 +32,4 @@ def test_undisturbed_run_misses_nothing_and_has_full_goodput() -> None:
     steady = [line(n, float(n), 4) for n in range(1, 101)]
     assert changes(steady) == []
     assert step_time_s(steady, 4) == 1.0
-    assert goodput(steady, began_s=0.0, ended_s=100.0, step_s=1.0) == 1.0
+    assert goodput(steady, began_s=0.0, ended_s=100.0) == 1.0

@@ -1,0 +1,257 @@
+"""Elastic training against Ray Train's own elasticity: the same job, the same events, in one run.
+
+    python -m tests.benchmarks.elastic [--quick] [--parts stall,kill,churn] [--repeats N] [--data DIR]
+
+stall   a node joins a running 4-worker job, which goes on with 6: time from last step to next step, steps missing from
+        60 s before to 60 s after against the undisturbed rate, steps made again
+kill    a node is killed -9 at a random moment, its folders removed, another joins: steps made again
+churn   recorded spot adds and removes (an eighth of the nodes, time compressed 8x): goodput
+
+The last line on stdout is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
+from tests.benchmarks import elastic_ray
+from tests.benchmarks.churn import Player, node_events
+from tests.benchmarks.elastic_ours import wrong_samples
+from tests.benchmarks.harness import Options, print_result, read_options, say
+from tests.benchmarks.steplog import changes, goodput, step_time_s, steps_missing
+from tests.benchmarks.systems import Ours, RayElastic, Steps, System, Workload, running
+
+MODEL = {"layers": 6, "d_model": 384, "heads": 6, "seq_len": 64, "dropout": 0.0}
+PATIENCE_S = 240.0
+SYSTEMS: tuple[System, ...] = (Ours(), RayElastic())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """Where one measurement runs."""
+
+    workload: Workload
+    data: Path
+    margin_s: float
+    seed: int
+
+
+def main() -> None:
+    """Run the parts and print the result."""
+    extra = argparse.ArgumentParser(add_help=False)
+    extra.add_argument("--parts", default="stall,kill,churn")
+    extra.add_argument("--repeats", type=int, default=3)
+    options = read_options(__doc__ or "", extra=extra)
+    setting = Setting(workload=_workload(), data=_dataset(), margin_s=10.0 if options.quick else 60.0, seed=7)
+    repeats = 1 if options.quick else options.rest.repeats
+    result: dict[str, Any] = {
+        "benchmark": "elastic",
+        "workload": asdict(setting.workload),
+        "competitor": {"system": "Ray Train elastic + DeepSpeed universal checkpoint", **elastic_ray.environment()},
+        "snapshot_every_steps": setting.workload.snapshot_every_steps,
+    }
+    parts: dict[str, Callable[[Setting, int, Options], dict[str, Any]]] = {
+        "stall": _stall,
+        "kill": _kill,
+        "churn": _churn,
+    }
+    for part in options.rest.parts.split(","):
+        result |= parts[part](setting, repeats, options)
+    print_result(result, quick=options.quick)
+
+
+def _workload() -> Workload:
+    # 10.7 million parameters; 12 micro-batches, so that 2, 3, 4 and 6 workers all divide them.
+    return Workload(
+        args=MODEL,
+        min_workers=2,
+        max_workers=6,
+        global_batch_size=12,
+        micro_batch_size=1,
+        steps=100_000,
+        checkpoint_every_steps=25,
+        snapshot_every_steps=10,
+    )
+
+
+def _dataset() -> Path:
+    from jobs.data import ensure_dataset
+
+    home = Path(tempfile.gettempdir()) / "tide-benchmark-data"
+    home.mkdir(exist_ok=True)
+    return ensure_dataset("python-stdlib@latest", home)
+
+
+# -- stall ------------------------------------------------------------------------------------------------------
+
+
+def _stall(setting: Setting, repeats: int, options: Options) -> dict[str, Any]:
+    found: dict[str, list[dict[str, float]]] = {system.name: [] for system in SYSTEMS}
+    for repeat in range(repeats):
+        for system in SYSTEMS:
+            figures = _one_growth(system, setting)
+            say(f"stall {repeat + 1}/{repeats} {system.name}: {figures}")
+            found[system.name].append(figures)
+    ours = found["ours"]
+    return {
+        "stall_s": {name: median(f["stall_s"] for f in each) for name, each in found.items()},
+        "steps_missing": {name: median(f["steps_missing"] for f in each) for name, each in found.items()},
+        "planned_steps_lost": max(int(f["steps_lost"]) for f in ours),
+        # The ledger tells that a step's samples were not exactly its own, not in which direction.
+        "samples_repeated": max(int(f["wrong_samples"]) for f in ours),
+        "samples_skipped": max(int(f["wrong_samples"]) for f in ours),
+        "growth": found,
+    }
+
+
+def _one_growth(system: System, setting: Setting) -> dict[str, float]:
+    sizes = (NodeSize(num_cpus=0), NodeSize(num_cpus=2), NodeSize(num_cpus=2))
+    with watched(system, setting.workload, setting.data, sizes) as (watch, cluster, workdir):
+        watch.wait_steady(4)
+        watch.wait(lambda: watch.span_s(4) > setting.margin_s + 5, "the steady time is over")
+        announced_s = time.time()
+        cluster.add_node(NodeSize(num_cpus=2))
+        watch.wait(lambda: watch.span_s(6) > setting.margin_s, "6 workers have stepped long enough")
+        steps = watch.steps()
+        change = next(c for c in changes(steps) if c.to_size == 6)
+        return {
+            "stall_s": change.stall_s,
+            "announced_to_first_step_s": change.first_at_s - announced_s,
+            "steps_lost": float(change.steps_lost),
+            "steps_missing": steps_missing(steps, announced_s=announced_s, change=change, margin_s=setting.margin_s),
+            "wrong_samples": float(_wrong_samples(setting, workdir)) if system.name == "ours" else 0.0,
+            "step_s_at_4": step_time_s(steps, 4),
+            "step_s_at_6": step_time_s(steps, 6),
+        }
+
+
+def _wrong_samples(setting: Setting, workdir: Path) -> int:
+    from jobs.data import open_dataset
+    from jobs.models.task import load_task
+
+    workload = setting.workload
+    source = load_task(workload.task, workload.args).open_data(setting.data, "train")
+    return wrong_samples(
+        workdir / "home",
+        "bench",
+        num_samples=source.num_samples,
+        manifest_hash=open_dataset(setting.data).manifest.hash,
+        seed=workload.seed,
+        batch=workload.global_batch_size,
+    )
+
+
+# -- kill -------------------------------------------------------------------------------------------------------
+
+
+def _kill(setting: Setting, repeats: int, options: Options) -> dict[str, Any]:
+    kills = {system.name: _kills_of(system, setting, repeats) for system in SYSTEMS}
+    return {"kill_steps_lost": max(int(kill["steps_lost"]) for kill in kills["ours"]), "kills": kills}
+
+
+def _kills_of(system: System, setting: Setting, repeats: int) -> list[dict[str, float]]:
+    chance, found = random.Random(setting.seed), []
+    sizes = (NodeSize(num_cpus=0), NodeSize(num_cpus=2), NodeSize(num_cpus=2))
+    with watched(system, setting.workload, setting.data, sizes) as (watch, cluster, _):
+        for _ in range(repeats):
+            watch.wait_steady(4)
+            time.sleep(chance.uniform(5.0, 25.0))
+            before = len(changes(watch.steps()))
+            cluster.kill_node(chance.choice(cluster.nodes[1:]).node_id)
+            cluster.add_node(NodeSize(num_cpus=2))
+            watch.wait(lambda known=before: len(changes(watch.steps())) > known, "stepping again")
+            watch.wait_steady(4)
+            fresh = changes(watch.steps())[before:]
+            found.append(
+                {
+                    "steps_lost": float(sum(change.steps_lost for change in fresh)),
+                    "stall_s": sum(change.stall_s for change in fresh),
+                }
+            )
+            say(f"kill {system.name}: {found[-1]}")
+    return found
+
+
+# -- churn ------------------------------------------------------------------------------------------------------
+
+
+def _churn(setting: Setting, repeats: int, options: Options) -> dict[str, Any]:
+    seconds, speed = (180.0, 8.0) if options.quick else (900.0, 8.0)
+    recording = options.data / "preemption-events" / "aws-p3.csv"
+    events = node_events(recording, share=8, seconds=seconds * speed)
+    shares: dict[str, float] = {}
+    for system in SYSTEMS:
+        workload = replace(setting.workload, min_workers=1, max_workers=4)
+        sizes = (NodeSize(num_cpus=0),)
+        with watched(system, workload, setting.data, sizes) as (watch, cluster, _):
+            player = Player(cluster, NodeSize(num_cpus=1), speed=speed)
+            player.start(events)
+            watch.wait_steady(len(cluster.nodes) - 1)
+            began_s = time.time()
+            player.play(events, seconds)
+            steps = watch.steps()
+            shares[system.name] = goodput(steps, began_s=began_s, ended_s=began_s + seconds)
+            say(f"churn {system.name}: goodput {shares[system.name]:.3f}, {len(changes(steps))} changes")
+    return {"goodput": shares, "churn": {"seconds": seconds, "speed": speed, "events": len(events)}}
+
+
+# -- watching ---------------------------------------------------------------------------------------------------
+
+
+class Watch:
+    """One run of one system on one cluster, as seen from outside."""
+
+    def __init__(self, system: System, process: Any, workdir: Path) -> None:
+        self.system = system
+        self._process = process
+        self._workdir = workdir
+
+    def steps(self) -> Steps:
+        return self.system.steps(self._workdir)
+
+    def span_s(self, world_size: int) -> float:
+        """Seconds from the first to the newest step at this size."""
+        at_size = [line["at_s"] for line in self.steps() if line["world_size"] == world_size]
+        return at_size[-1] - at_size[0] if at_size else 0.0
+
+    def wait_steady(self, world_size: int) -> None:
+        """Until the newest steps were all made at this size."""
+        self.wait(
+            lambda: [line["world_size"] for line in self.steps()[-5:]] == [world_size] * 5, f"steps at {world_size}"
+        )
+
+    def wait(self, holds: Callable[[], bool], what: str) -> None:
+        """Raises: RuntimeError if the run ends first, TimeoutError if it takes too long."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not holds():
+            if self._process.poll() is not None:
+                output = (self._workdir / "output.txt").read_text()[-2000:]
+                raise RuntimeError(f"{self.system.name}: the run ended before {what}:\n{output}")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.system.name}: after {PATIENCE_S:.0f} s still not: {what}")
+            time.sleep(0.2)
+
+
+@contextmanager
+def watched(
+    system: System, workload: Workload, data: Path, sizes: tuple[NodeSize, ...]
+) -> Iterator[tuple[Watch, LocalCluster, Path]]:
+    """A fresh cluster with the system training on it."""
+    with tempfile.TemporaryDirectory(prefix="tide-elastic-", ignore_cleanup_errors=True) as folder:
+        workdir = Path(folder) / "work"
+        with LocalCluster(sizes) as cluster, running(system, workload, workdir, cluster.address, data) as process:
+            yield Watch(system, process, workdir), cluster, workdir
+
+
+if __name__ == "__main__":
+    main()
