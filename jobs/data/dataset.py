@@ -78,10 +78,8 @@ class PackedSplit:
         index = bisect.bisect_right(self._ends, start)
         while start < stop:
             begin, end = self._ends[index - 1] if index else 0, self._ends[index]
-            if start < end:
-                yield index, start - begin, min(stop, end) - begin
-                start = min(stop, end)
-            index += 1
+            yield index, start - begin, min(stop, end) - begin
+            start, index = end, index + 1
 
 
 class PackedDataset:

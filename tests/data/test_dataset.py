@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -118,6 +119,16 @@ def test_damage_is_an_error_that_names_the_shard(folder: Path, damage: Callable[
         read_all(folder)
     assert caught.value.where == str(shard)
     assert [found.shard for found in verify(folder)] == ["train[2]"]
+
+
+def test_content_changed_together_with_its_checksum_is_found(folder: Path) -> None:
+    reader = open_dataset(folder).split("train").readers[0]
+    content = bytearray(reader.path.read_bytes()[: reader.shard.num_bytes])
+    content[0] ^= 1
+    reader.path.chmod(0o644)
+    reader.path.write_bytes(bytes(content) + xxhash.xxh3_128(bytes(content)).digest())
+    with pytest.raises(UserError, match=r"train\[0\] is damaged: its block checksums"):
+        read_all(folder)
 
 
 def test_shards_that_change_places_are_found(folder: Path) -> None:
