@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from deepspeed.utils import groups as deepspeed_groups
 
 from jobs.train.config import StartRequest
 
@@ -42,6 +43,9 @@ def join_group(request: StartRequest, device: torch.device) -> Groups:
     dist.init_process_group(
         backend, store=store, rank=request.rank, world_size=request.world_size, timeout=timeout, device_id=_bind(device)
     )
+    # DeepSpeed would clone the world: another full mesh of connections, and without this timeout. Its reason, that
+    # `get_global_rank` fails on the world itself, went with torch 2.0.
+    deepspeed_groups._WORLD_GROUP = dist.group.WORLD
     # Gloo tags its operations, so the small sums need no group of their own beside it (a full mesh of connections
     # each); NCCL cannot carry CPU tensors.
     small = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
