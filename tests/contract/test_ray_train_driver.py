@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pytest
 
 from jobs.train.config import RestoreFrom
 from jobs.train.messages import Phase, Snapshot, Step, Stop, encode
-from orchestrator.adapters.ray_train.driver import Driver, DriverConfig, explain
+from orchestrator.adapters.ray_train.driver import Driver, DriverConfig, Surroundings
 from orchestrator.adapters.ray_train.events import (
     AttemptClosed,
     AttemptOpened,
     Cause,
     Event,
+    Noticed,
     Outcome,
     Part,
     Snapshotted,
@@ -22,6 +23,8 @@ from orchestrator.adapters.ray_train.events import (
     Status,
     StopAsked,
 )
+from orchestrator.adapters.ray_train.explain import explain
+from orchestrator.adapters.ray_train.governor import Change
 from orchestrator.adapters.ray_train.journal import OpenAttempt
 from orchestrator.adapters.ray_train.protocol import (
     Abort,
@@ -29,6 +32,7 @@ from orchestrator.adapters.ray_train.protocol import (
     GroupIdle,
     GroupPlaced,
     GroupStarting,
+    Held,
     Joined,
     Leaving,
     Left,
@@ -50,7 +54,7 @@ from tests.contract.ray_train_fakes import JOB, FakeHub, plan
 
 @dataclass
 class World:
-    """A driver and everything around it."""
+    """A driver and everything around it: cluster, agents, saved state, workers being warmed."""
 
     hub: FakeHub = field(default_factory=FakeHub)
     events: list[Event] = field(default_factory=list)
@@ -59,6 +63,16 @@ class World:
     stop: int = 0
     now_s: float = 100.0
     failures: int = 3
+    alive: frozenset[str] = frozenset({"n"})
+    draining: frozenset[str] = frozenset()
+    trouble: str = ""
+    warming_up: bool = False
+    wanted_change: Change | None = None
+    warmed: bool | None = None
+    secured: list[int] = field(default_factory=list)
+    told: list[frozenset[str]] = field(default_factory=list)
+    refusals: list[set[str]] = field(default_factory=list)
+    warm_requests: list[tuple[str, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.driver = Driver(
@@ -69,16 +83,58 @@ class World:
                 first_cause=Cause.START,
                 budget=RetryBudget(failures=self.failures, preemptions=None),
             ),
-            self.hub,  # type: ignore[arg-type]
-            self,
-            restore_point=lambda: self.restore,
+            Surroundings(hub=self.hub, sizing=self, agents=self, state=self, warming=self),
             emit=self.events.append,
             wants_stop=lambda: self.stop,
             now_s=lambda: self.now_s,
         )
 
-    def start_size(self, held: Mapping[str, int]) -> Size | str:
+    def look(self) -> frozenset[str]:
+        return self.alive
+
+    def staying(self) -> frozenset[str]:
+        return self.alive - self.draining
+
+    def notices(self, nodes: Collection[str], now_s: float) -> list[Noticed]:
+        return [Noticed(at_s=now_s, node_id=node, deadline_s=30.0) for node in sorted(self.draining)]
+
+    def refused(self, nodes: Collection[str], now_s: float) -> None:
+        self.refusals.append(set(nodes))
+
+    def start_size(self, held: Mapping[str, int], ready: Collection[str], now_s: float) -> Size | str:
         return self.size
+
+    def change(self, plan: AttemptPlan, held: object, ready: object, progress: object, now_s: float) -> Change | None:
+        return self.wanted_change
+
+    def keep_up(self, alive: Collection[str], wanted: Collection[str]) -> None:
+        pass
+
+    def ready(self) -> frozenset[str]:
+        return self.alive
+
+    def is_warming(self) -> bool:
+        return self.warming_up
+
+    def restore_point(self) -> RestoreFrom | None:
+        return self.restore
+
+    def begin(self, attempt: int | tuple[str, ...], world_size: int, leaving: object = ()) -> None:
+        if isinstance(attempt, tuple):
+            self.warm_requests.append(attempt)
+
+    def tell(self, leaving: Collection[str]) -> None:
+        self.told.append(frozenset(leaving))
+
+    def secure(self, step: int, give_up: Callable[[], bool]) -> bool:
+        self.secured.append(step)
+        return True
+
+    def news(self, step: int, at_s: float) -> Iterator[Event]:
+        return iter(())
+
+    def outcome(self) -> bool | None:
+        return self.warmed
 
     def start(self, attempt: int = 1, *, steps: int = 1) -> None:
         """Bring attempt `attempt` up to its first steps."""
@@ -299,3 +355,72 @@ def test_waits_double_up_to_a_minute() -> None:
         assert isinstance(verdict, Retry)
         delays.append(verdict.delay_s)
     assert delays == [0, 1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def grown(world: World, *nodes: str) -> Change:
+    return Change(cause=Cause.GROW, size=Size(world_size=len(nodes), nodes=nodes), detail="more room")
+
+
+def running_world(**kwargs: object) -> World:
+    world = World(**kwargs)  # type: ignore[arg-type]
+    world.idle()
+    world.start()
+    world.driver.read([Held(at_s=1.0, workers={"n": 2})])
+    return world
+
+
+def test_growth_touches_the_running_group_only_when_its_new_workers_are_up() -> None:
+    world = running_world()
+    world.wanted_change = grown(world, "n", "n", "m")
+    world.driver.tick()
+    world.driver.tick()
+    assert world.warm_requests == [("m",)]
+    assert not world.hub.orders
+    world.warmed = True
+    world.driver.tick()
+    assert world.hub.orders == [Tell(attempt=1, line=encode(Stop("grow")))]
+
+
+def test_room_that_was_not_there_leaves_the_group_alone() -> None:
+    world = running_world()
+    world.wanted_change, world.warmed = grown(world, "n", "n", "m"), False
+    world.driver.tick()
+    world.wanted_change = None
+    world.driver.tick()
+    assert not world.hub.orders
+    assert world.refusals == [{"m"}]
+    assert len(world.of(AttemptOpened)) == 1
+
+
+def test_a_notice_ends_waiting_for_growth() -> None:
+    world = running_world()
+    world.wanted_change = grown(world, "n", "n", "m")
+    world.driver.tick()
+    world.draining = frozenset({"n"})
+    world.wanted_change = Change(cause=Cause.NOTICE, size=Size(world_size=1, nodes=("m",)), detail="n leaves")
+    world.now_s += 10
+    world.driver.tick()
+    assert world.hub.orders == [Tell(attempt=1, line=encode(Stop("notice")))]
+    assert world.told == [frozenset({"n"})]
+
+
+def test_below_the_minimum_the_state_goes_to_storage_and_the_run_waits() -> None:
+    world = running_world()
+    world.wanted_change = Change(cause=Cause.NOTICE, size=None, detail="1 usable worker is below the minimum of 2")
+    world.driver.tick()
+    world.leave(Leaving.STOPPED, steps=1)
+    world.size = "there is room for 1 workers; 2 are needed"
+    world.idle(error="WorkerGroupError")
+    world.driver.tick()
+    assert world.secured == [0]
+    assert world.driver.status is Status.WAITING
+
+
+def test_nothing_starts_before_the_nodes_are_warm() -> None:
+    world = World(warming_up=True)
+    world.idle()
+    world.driver.tick()
+    assert not world.hub.offers
+    world.warming_up = False
+    world.driver.tick()
+    assert world.plan.attempt == 1

@@ -4,6 +4,6 @@ Knows Ray's processes, folders and authentication. Refuses to know what runs on 
 leases belong to the rooms beside it.
 """
 
-from orchestrator.adapters.ray_cluster.local import LocalCluster, LocalNode, NodeSize
+from orchestrator.adapters.ray_cluster.local import LocalCluster, LocalNode, NodeSize, num_local_gpus
 
-__all__ = ["LocalCluster", "LocalNode", "NodeSize"]
+__all__ = ["LocalCluster", "LocalNode", "NodeSize", "num_local_gpus"]

@@ -199,6 +199,13 @@ class LocalCluster:
         return GcsClient(address=self.address)
 
 
+def num_local_gpus() -> int:
+    """GPUs of this machine that Ray would manage."""
+    from ray._private.accelerators import get_accelerator_manager_for_resource
+
+    return int(get_accelerator_manager_for_resource("GPU").get_current_node_num_accelerators())
+
+
 def _loopback_address(index: int) -> str:
     """A loopback address for node number `index` (from 1). On Linux all of 127/8 is loopback and every node gets its
     own; not 127.0.0.1, which Ray replaces by the machine's outside address. Elsewhere Ray itself stays on 127.0.0.1."""

@@ -1,17 +1,15 @@
 """The driver's loop of one run: hears what happens, decides what comes next, offers it to the controller.
 
-Every decision is made here, in one thread, from values: retries by `retries.py`, sizes by the `Sizes` port. The
-controller executes; workers and ranks hear through the hub.
+Every decision is made here, in one thread, from values: retries by `retries.py`, sizes by the resize policy behind
+`governor.py`. The controller executes; workers and ranks hear through the hub.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
-
-import ray
+from typing import Protocol
 
 from jobs.train.config import RankJob, RestoreFrom
 from jobs.train.messages import Stop, encode
@@ -20,26 +18,86 @@ from orchestrator.adapters.ray_train.events import (
     AttemptOpened,
     Cause,
     Event,
+    Noticed,
     Outcome,
     Status,
     StatusChanged,
     StopAsked,
 )
+from orchestrator.adapters.ray_train.explain import explain
+from orchestrator.adapters.ray_train.governor import Change, Progress
 from orchestrator.adapters.ray_train.journal import Journal, Metrics, OpenAttempt
 from orchestrator.adapters.ray_train.protocol import Abort, AttemptPlan, GroupIdle, Held, Item, Order, RunOver, Tell
 from orchestrator.adapters.ray_train.retries import Failure, GiveUp, RetryBudget, RetryState, after_failure
-from orchestrator.adapters.ray_train.sizes import Size
+from orchestrator.adapters.ray_train.sizes import Size, missing_seats
+from orchestrator.adapters.ray_train.tempo import Tempo
 
-TICK_S = 0.5
+# The cluster is looked at this often; a notice is answered within one look and the stop.
+LOOK_EVERY_S = 1.0
 # An orderly stop needs at most two steps and a snapshot; a group that is longer at it is not going to stop.
 STOP_PATIENCE_S = 120.0
+ENDING = frozenset({Cause.INTERRUPT, Cause.PAUSE})
 
 
-class Sizes(Protocol):
-    """Decides how large the run may be. Called in the driver's loop: must not block."""
+class Hub(Protocol):
+    """The way to controller and workers: fire and forget."""
 
-    def start_size(self, held: Mapping[str, int]) -> Size | str:
-        """The size to start at, given the workers held on each node; a sentence when there is not enough room."""
+    def offer(self, offer: AttemptPlan | RunOver) -> None: ...
+
+    def order(self, order: Order) -> None: ...
+
+
+class Sizing(Protocol):
+    """Decides sizes; see `governor.Governor`."""
+
+    def look(self) -> frozenset[str]: ...
+
+    def staying(self) -> frozenset[str]: ...
+
+    def notices(self, nodes: Collection[str], now_s: float) -> list[Noticed]: ...
+
+    def refused(self, nodes: Collection[str], now_s: float) -> None: ...
+
+    def start_size(self, held: Mapping[str, int], ready: Collection[str], now_s: float) -> Size | str: ...
+
+    def change(
+        self, plan: AttemptPlan, held: Mapping[str, int], ready: Collection[str], progress: Progress, now_s: float
+    ) -> Change | None: ...
+
+
+class Agents(Protocol):
+    """The nodes' agents; see `fleet.Fleet`."""
+
+    trouble: str
+
+    def keep_up(self, alive: Collection[str], wanted: Collection[str]) -> None: ...
+
+    def ready(self) -> frozenset[str]: ...
+
+    def is_warming(self) -> bool: ...
+
+
+class State(Protocol):
+    """The run's saved state; see `run_state.RunState`."""
+
+    def restore_point(self) -> RestoreFrom | None: ...
+
+    def begin(self, attempt: int, world_size: int, leaving: Collection[str]) -> None: ...
+
+    def tell(self, leaving: Collection[str]) -> None: ...
+
+    def secure(self, step: int, give_up: Callable[[], bool]) -> bool: ...
+
+    def news(self, step: int, at_s: float) -> Iterator[Event]: ...
+
+
+class Warming(Protocol):
+    """Starts workers for a larger group while the present one trains; see `session.py`."""
+
+    def begin(self, nodes: tuple[str, ...], ranks_per_worker: int) -> None: ...
+
+    def outcome(self) -> bool | None:
+        """Whether they came up; None while that is open."""
         ...
 
 
@@ -54,42 +112,37 @@ class DriverConfig:
     budget: RetryBudget
 
 
-class HubHandle:
-    """The driver's side of the hub: fire and forget, except for the mailbox."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """Everything the driver acts on."""
 
-    def __init__(self, actor: Any) -> None:
-        self.actor = actor
-
-    def offer(self, offer: AttemptPlan | RunOver) -> None:
-        self.actor.offer.remote(offer)
-
-    def order(self, order: Order) -> None:
-        self.actor.order.remote(order)
+    hub: Hub
+    sizing: Sizing
+    agents: Agents
+    state: State
+    warming: Warming
 
 
 class Driver:
-    """One session of a run. `drive` blocks until the controller has ended; the outcome is in `status` and `detail`."""
+    """One session of a run. Feed it with `read` and `tick`; the outcome is in `status` and `detail`."""
 
     def __init__(
         self,
         config: DriverConfig,
-        hub: HubHandle,
-        sizes: Sizes,
+        around: Surroundings,
         *,
-        restore_point: Callable[[], RestoreFrom | None],
         emit: Callable[[Event], None],
         wants_stop: Callable[[], int],
         metrics: Metrics = lambda loss: {},
         now_s: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
-        self._hub = hub
-        self._sizes = sizes
-        self._restore_point = restore_point
+        self._around = around
         self._emit_event = emit
         self._wants_stop = wants_stop
         self._now_s = now_s
         self._journal = Journal(metrics)
+        self._tempo = Tempo(config.job.steps)
         self._retries = RetryState()
         self._next_attempt = config.first_attempt
         self._next_cause = config.first_cause
@@ -98,25 +151,12 @@ class Driver:
         self._is_over = False
         self._stopping: Cause | None = None
         self._stopping_since_s = 0.0
+        self._growing: Change | None = None
         self._waiting_for = ""
         self._held: Mapping[str, int] = {}
+        self._looked_at_s = float("-inf")
         self.status = Status.WAITING
         self.detail = ""
-
-    def drive(self, controller: Any, running: Any) -> None:
-        """The loop. Returns when the controller's run has ended, whatever the outcome."""
-        del controller
-        mail = self._hub.actor.items.remote(TICK_S)
-        while True:
-            done, _ = ray.wait([running, mail], num_returns=1, timeout=2 * TICK_S)
-            if mail in done:
-                self.read(ray.get(mail))
-                mail = self._hub.actor.items.remote(TICK_S)
-            self.tick()
-            if running in done:
-                self.read(ray.get(self._hub.actor.items.remote(0.0)))
-                self._finish(running)
-                return
 
     def read(self, items: Iterable[Item]) -> None:
         """Take in what happened."""
@@ -129,18 +169,69 @@ class Driver:
                 self._on_idle(item)
 
     def tick(self) -> None:
-        """Do what is due: stop when asked to, start when possible, give up on a stop that hangs."""
+        """Do what is due: look at the cluster, start, stop, resize, give up on a stop that hangs."""
         now_s = self._now_s()
-        wanted = self._wants_stop()
-        attempt = self._journal.attempt
+        self._look(now_s)
+        for event in self._around.state.news(self._tempo.steps_done, now_s):
+            self._emit(event)
+        attempt, wanted = self._journal.attempt, self._wants_stop()
         if self._is_idle and not self._is_over:
             self._over(RunOver()) if wanted else self._try_to_start(now_s)
-        elif attempt is not None and wanted and self._stopping is None:
-            self.ask_to_stop(Cause.INTERRUPT, "asked to stop")
-        if attempt is None or self._stopping is None:
+        elif attempt is None:
             return
-        if wanted > 1 or now_s - self._stopping_since_s > STOP_PATIENCE_S:
-            self._hub.order(Abort(attempt=attempt.plan.attempt, reason="the orderly stop took too long"))
+        elif self._stopping is not None:
+            if wanted > 1 or now_s - self._stopping_since_s > STOP_PATIENCE_S:
+                self._around.hub.order(Abort(attempt=attempt.plan.attempt, reason="the orderly stop took too long"))
+        elif wanted:
+            self.ask_to_stop(Cause.INTERRUPT, "asked to stop")
+        elif attempt.first_step_at_s is not None:
+            self._consider(attempt, now_s)
+
+    # -- while an attempt runs ----------------------------------------------------------------------------------
+
+    def _look(self, now_s: float) -> None:
+        if now_s - self._looked_at_s < LOOK_EVERY_S:
+            return
+        self._looked_at_s = now_s
+        sizing = self._around.sizing
+        alive = sizing.look()
+        self._around.agents.keep_up(alive, sizing.staying())
+        notices = sizing.notices(self._held, now_s)
+        for notice in notices:
+            self._emit(notice)
+        if notices and self._journal.attempt is not None:
+            self._around.state.tell(alive - sizing.staying())
+
+    def _consider(self, attempt: OpenAttempt, now_s: float) -> None:
+        """Resize when the policy says so; a larger group's workers must be up before the present one is touched."""
+        if self._growing is not None and self._is_growing(attempt, self._growing, now_s):
+            return
+        progress = self._tempo.progress()
+        ready = self._around.agents.ready()
+        change = self._around.sizing.change(attempt.plan, self._held, ready, progress, now_s)
+        if change is None:
+            return
+        missing = missing_seats(change.size, self._held) if change.size else ()
+        if change.cause is Cause.GROW and missing:
+            self._growing = change
+            self._around.warming.begin(missing, self._config.ranks_per_worker)
+        else:
+            self.ask_to_stop(change.cause, change.detail)
+
+    def _is_growing(self, attempt: OpenAttempt, change: Change, now_s: float) -> bool:
+        """Whether growing goes on, that is nothing else is to be decided now."""
+        if not set(attempt.plan.nodes) <= self._around.sizing.staying():
+            self._growing = None  # somebody must leave: what has been started rides along with that restart
+            return False
+        came = self._around.warming.outcome()
+        if came is None:
+            return True
+        self._growing = None
+        if came:
+            self.ask_to_stop(change.cause, change.detail)
+        elif change.size is not None:
+            self._around.sizing.refused(set(change.size.nodes) - set(attempt.plan.nodes), now_s)
+        return True
 
     def ask_to_stop(self, cause: Cause, detail: str) -> None:
         """Ask every rank to stop at one agreed step; once all workers have joined, for orders reach only them."""
@@ -150,7 +241,7 @@ class Driver:
             return
         number = attempt.plan.attempt
         self._stopping, self._stopping_since_s = cause, self._now_s()
-        self._hub.order(Tell(attempt=number, line=encode(Stop(cause.value))))
+        self._around.hub.order(Tell(attempt=number, line=encode(Stop(cause.value))))
         self._emit(StopAsked(at_s=self._stopping_since_s, attempt=number, cause=cause, detail=detail))
         self._say(Status.STOPPING, detail)
 
@@ -162,59 +253,70 @@ class Driver:
         if attempt is None:
             return
         if attempt.is_stopped:
-            self._close(idle, Outcome.PLANNED, self._stopping or Cause.NOTICE, "")
             self._next_cause = self._stopping or Cause.NOTICE
-            if self._stopping in (Cause.INTERRUPT, Cause.PAUSE):
+            self._close(idle, Outcome.PLANNED, self._next_cause, "")
+            if self._stopping in ENDING:
+                self._secure(attempt.last_step)
                 self._over(RunOver())
         else:
             self._on_failure(attempt, idle)
-        self._journal.attempt, self._stopping = None, None
+        self._journal.attempt, self._stopping, self._growing = None, None, None
+        self._looked_at_s = float("-inf")  # what is true of the cluster has just changed
 
     def _on_failure(self, attempt: OpenAttempt, idle: GroupIdle) -> None:
         cause, kind, detail = explain(attempt, idle)
         self._close(idle, Outcome.FAILED, cause, detail)
-        failure = Failure(cause=cause, kind=kind, start_step=attempt.plan.job.start_step, num_steps=self._num_steps())
+        num_steps = 0 if attempt.first_step_at_s is None else 1
+        failure = Failure(cause=cause, kind=kind, start_step=attempt.plan.job.start_step, num_steps=num_steps)
         verdict, self._retries = after_failure(self._config.budget, self._retries, failure)
         self._next_cause = cause
-        match verdict:
-            case GiveUp():
-                self._over(RunOver(error=f"{detail} ({verdict.reason})"))
-            case _ if self._stopping in (Cause.INTERRUPT, Cause.PAUSE):
-                self._over(RunOver())
-            case _:
-                self._not_before_s = self._now_s() + verdict.delay_s
+        if isinstance(verdict, GiveUp):
+            self._secure(0)
+            self._over(RunOver(error=f"{detail} ({verdict.reason})"))
+        elif self._stopping in ENDING:
+            self._secure(0)
+            self._over(RunOver())
+        else:
+            self._not_before_s = self._now_s() + verdict.delay_s
 
     def _close(self, idle: GroupIdle, outcome: Outcome, cause: Cause | None, detail: str) -> None:
         attempt = self._journal.attempt
         assert attempt is not None
         for event in self._journal.closing_parts(idle.at_s):
             self._emit(event)
-        step = max((left.step for left in attempt.left.values()), default=0)
-        self._emit(
-            AttemptClosed(
-                at_s=idle.at_s, attempt=attempt.plan.attempt, outcome=outcome, cause=cause, step=step, detail=detail
-            )
-        )
+        number, step = attempt.plan.attempt, attempt.last_step
+        closed = AttemptClosed(at_s=idle.at_s, attempt=number, outcome=outcome, cause=cause, step=step, detail=detail)
+        self._emit(closed)
 
-    def _num_steps(self) -> int:
-        attempt = self._journal.attempt
-        return 0 if attempt is None or attempt.first_step_at_s is None else 1
+    def _secure(self, step: int) -> None:
+        """The keepers end with this session: what they hold goes to storage, unless somebody cannot wait."""
+        self._around.state.secure(step, lambda: self._wants_stop() > 1)
 
     def _over(self, over: RunOver) -> None:
         self._is_over = True
         self.detail = over.error
-        self._hub.offer(over)
+        self._around.hub.offer(over)
 
     def _try_to_start(self, now_s: float) -> None:
         if now_s < self._not_before_s:
             return
-        size = self._sizes.start_size(self._held)
-        if isinstance(size, str):
-            self._wait(size)
+        agents = self._around.agents
+        is_first = self._next_attempt == self._config.first_attempt
+        if is_first and agents.is_warming():
+            self._wait("warming up the nodes")
             return
-        restore = self._restore_point()
+        size = self._around.sizing.start_size(self._held, agents.ready(), now_s)
+        if isinstance(size, str):
+            self._wait_for_room(agents.trouble or size)
+            return
+        self._start(size, now_s)
+
+    def _start(self, size: Size, now_s: float) -> None:
+        restore = self._around.state.restore_point()
         start_step = restore.step if restore else 0
         number, self._next_attempt = self._next_attempt, self._next_attempt + 1
+        sizing = self._around.sizing
+        self._around.state.begin(number, size.world_size, sizing.look() - sizing.staying())
         plan = AttemptPlan(
             attempt=number,
             world_size=size.world_size,
@@ -235,7 +337,13 @@ class Driver:
             )
         )
         self._say(Status.STARTING, f"starting {size.world_size} workers at step {start_step}")
-        self._hub.offer(plan)
+        self._around.hub.offer(plan)
+
+    def _wait_for_room(self, why: str) -> None:
+        """Too few workers are left: the state goes to storage before more nodes go."""
+        if not self._waiting_for and self._tempo.steps_done:
+            self._secure(0)
+        self._wait(why)
 
     def _wait(self, why: str) -> None:
         if why != self._waiting_for:
@@ -244,17 +352,16 @@ class Driver:
 
     # -- the end ------------------------------------------------------------------------------------------------
 
-    def _finish(self, running: Any) -> None:
+    def finish(self, error: str) -> None:
+        """The controller has ended, with `error` if it failed by itself: close what is open and say how it went."""
         attempt = self._journal.attempt
         idle = GroupIdle(at_s=self._now_s())
         if attempt is not None and attempt.is_finished:
             self._close(idle, Outcome.FINISHED, None, "")
+            self._secure(attempt.last_step)
             self._say(Status.SUCCEEDED, "")
             return
-        try:
-            ray.get(running)
-        except ray.exceptions.RayError as error:
-            self.detail = self.detail or f"Ray Train's controller ended: {error}"
+        self.detail = self.detail or error
         if attempt is not None:
             cause, _, detail = explain(attempt, idle)
             self._close(idle, Outcome.FAILED, cause, detail)
@@ -262,24 +369,12 @@ class Driver:
         self._say(Status.FAILED if self.detail else Status.PAUSED, self.detail)
 
     def _emit(self, event: Event) -> None:
+        self._tempo.observe(event)
         self._emit_event(event)
-        if self.status is Status.STARTING and self._num_steps():
+        attempt = self._journal.attempt
+        if self.status is Status.STARTING and attempt is not None and attempt.first_step_at_s is not None:
             self._say(Status.RUNNING, "")
 
     def _say(self, status: Status, detail: str) -> None:
         self.status = status
         self._emit_event(StatusChanged(at_s=self._now_s(), status=status, detail=detail))
-
-
-def explain(attempt: OpenAttempt, idle: GroupIdle) -> tuple[Cause, str, str]:
-    """Cause, kind and sentence of an attempt's failure: a lost node explains what its peers complain of."""
-    failure = attempt.root_failure()
-    if idle.lost_nodes:
-        detail = f"lost node{'s' * (len(idle.lost_nodes) > 1)} {', '.join(node[:12] for node in idle.lost_nodes)}"
-        return Cause.NODE_LOSS, "node_loss", detail
-    if failure is not None:
-        cause = Cause.HANG if failure.kind == "hang" else Cause.WORKER_FAILURE
-        return cause, failure.kind, failure.detail or failure.kind
-    if not attempt.joined:
-        return Cause.START_FAILURE, "start", idle.detail or "the workers did not start"
-    return Cause.WORKER_FAILURE, "internal", idle.detail or "the worker group ended without a word"

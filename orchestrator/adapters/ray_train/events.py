@@ -117,6 +117,17 @@ class Snapshotted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotSafe:
+    """Every part of this snapshot is on two nodes. `lag_steps`: the most steps that training has been ahead of the
+    mirrors so far; None where it was not measured."""
+
+    at_s: float
+    attempt: int
+    step: int
+    lag_steps: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointSaved:
     """The state after `step` steps is committed in storage."""
 
@@ -181,6 +192,7 @@ Event = (
     | StallPart
     | StepDone
     | Snapshotted
+    | SnapshotSafe
     | CheckpointSaved
     | StopAsked
     | AttemptClosed
@@ -196,6 +208,7 @@ KINDS: dict[str, type[Event]] = {
         StallPart,
         StepDone,
         Snapshotted,
+        SnapshotSafe,
         CheckpointSaved,
         StopAsked,
         AttemptClosed,

@@ -15,7 +15,9 @@ from jobs.train.messages import (
     Failed,
     Finished,
     Message,
+    NotSaved,
     Phase,
+    Restored,
     RolledBack,
     Saved,
     Skipped,
@@ -78,6 +80,11 @@ class OpenAttempt:
         """Every worker finished the job."""
         return len(self.left) == self.plan.num_workers and all(x.how is Leaving.FINISHED for x in self.left.values())
 
+    @property
+    def last_step(self) -> int:
+        """The step at which the workers left; 0 where none says so."""
+        return max((left.step for left in self.left.values()), default=0)
+
     def root_failure(self) -> Left | None:
         """The failure that explains the attempt's end best; None if no worker failed by itself."""
         failures = [left for left in self.left.values() if left.how is Leaving.FAILED]
@@ -139,6 +146,10 @@ class Journal:
             case RolledBack():
                 detail = f"step {message.step}: loss or gradient was not finite, back to the state of {message.to_step}"
                 yield Remark(at_s=item.at_s, attempt=number, detail=detail)
+            case NotSaved():
+                yield Remark(at_s=item.at_s, attempt=number, detail=f"step {message.step}: not saved: {message.detail}")
+            case Restored() if message.detail and item.rank == 0:
+                yield Remark(at_s=item.at_s, attempt=number, detail=f"restored step {message.step}: {message.detail}")
             case Stopped() | Finished() | Failed() | _:
                 return  # the worker's `Left` says it for all its ranks
 

@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from jobs.train.forkserver import ForkServer, ForkServerStarter
 from jobs.train.plain_starter import PlainStarter
 from jobs.train.starters import RankStarter
+from orchestrator.adapters.ray_train.keeper_host import KeeperFacts, KeeperHost
 from orchestrator.adapters.ray_train.names import NAMESPACE, agent_name, short_id
 
 # Importing torch and DeepSpeed takes 7 s on a quiet core; several nodes of one busy machine share it.
@@ -33,7 +34,12 @@ class AgentFacts:
 
     node_id: str
     fork_socket: str
-    keeper_socket: str
+    keeper: KeeperFacts | None
+
+    @property
+    def keeper_socket(self) -> str:
+        """Where this node's ranks reach its keeper."""
+        return self.keeper.socket_path if self.keeper else ""
 
     def starter(self) -> RankStarter:
         """How ranks start on this node: forked from the warm stem, else by a plain new interpreter."""
@@ -47,6 +53,9 @@ class AgentConfig:
     session: str
     log_dir: str
     fork: bool
+    keep: bool
+    keeper_token: bytes
+    keeper_limit_bytes: int | None
     preload: tuple[str, ...]
     environment: dict[str, str]
 
@@ -59,9 +68,9 @@ class NodeAgent:
         self._node_id: str = ray.get_runtime_context().get_node_id()
         self._stack = contextlib.ExitStack()
         self._folder = self._make_folder()
+        self._keeper = self._start_keeper() if config.keep else None
         self._fork_server: ForkServer | None = None
         self._fork_socket = self._start_fork_server() if config.fork else ""
-        self._keeper_socket = ""
 
     def _make_folder(self) -> Path:
         """A folder of this node's own, with a short path and access for its owner alone, removed on closing."""
@@ -70,6 +79,13 @@ class NodeAgent:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._stack.callback(shutil.rmtree, root, ignore_errors=True)
         return root
+
+    def _start_keeper(self) -> KeeperHost:
+        name = short_id(self._config.session + self._node_id)
+        host = ray.util.get_node_ip_address()
+        keeper = KeeperHost(self._node_id, name, host, self._config.keeper_token, self._config.keeper_limit_bytes)
+        self._stack.callback(keeper.close)
+        return keeper
 
     def _start_fork_server(self) -> str:
         """Warm a stem; its socket's path."""
@@ -87,7 +103,12 @@ class NodeAgent:
         """Where this node's services listen. A stem that has died is started again first."""
         if self._fork_server is not None and self._fork_server.ensure():
             self._fork_server.wait_ready(STEM_TIMEOUT_S)
-        return AgentFacts(node_id=self._node_id, fork_socket=self._fork_socket, keeper_socket=self._keeper_socket)
+        keeper = self._keeper.facts() if self._keeper else None
+        return AgentFacts(node_id=self._node_id, fork_socket=self._fork_socket, keeper=keeper)
+
+    def keeper_call(self, method: str, *args: Any) -> Any:
+        """Call a method of this node's `KeeperHost`; None where there is no keeper."""
+        return getattr(self._keeper, method)(*args) if self._keeper else None
 
     def ping(self) -> str:
         """The node's id: the node is alive and its services run."""
@@ -107,7 +128,7 @@ def start_agent(config: AgentConfig, node_id: str) -> Any:
             namespace=NAMESPACE,
             get_if_exists=True,
             num_cpus=0,
-            max_concurrency=4,
+            max_concurrency=8,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
         )
         .remote(config)

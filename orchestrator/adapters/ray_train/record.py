@@ -22,6 +22,7 @@ from orchestrator.adapters.ray_train.events import (
     Outcome,
     Part,
     Remark,
+    SnapshotSafe,
     Snapshotted,
     StallPart,
     Status,
@@ -83,6 +84,8 @@ class RunRecord:
         self.lost_steps: dict[Cause, int] = defaultdict(int)
         self.notices = 0
         self.snapshot_step: int | None = None
+        self.safe_step: int | None = None
+        self.mirror_lag_steps: int | None = None
         self.checkpoint: CheckpointSaved | None = None
         self.first_at_s: float | None = None
         self.last_at_s: float = 0.0
@@ -122,6 +125,8 @@ class RunRecord:
                 self._close(event)
             case Snapshotted():
                 self.snapshot_step = event.step
+            case SnapshotSafe():
+                self.safe_step, self.mirror_lag_steps = event.step, event.lag_steps
             case CheckpointSaved():
                 self.checkpoint = event
             case Noticed():
@@ -228,6 +233,8 @@ class RunRecord:
             "planned_steps_lost": sum(n for cause, n in self.lost_steps.items() if cause in PLANNED),
             "notices": self.notices,
             "snapshot_step": self.snapshot_step,
+            "safe_step": self.safe_step,
+            "mirror_lag_steps": self.mirror_lag_steps,
             "checkpoint": {"step": self.checkpoint.step, "path": self.checkpoint.path} if self.checkpoint else None,
             "attempts": [_attempt_json(attempt) for attempt in self.attempts],
             "losses": [[step, self.steps[step].loss] for step in sorted(self.steps)],

@@ -1,0 +1,190 @@
+"""The agents of a run's session: one on every node, started before it is needed, forgotten when the node is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import ray
+import structlog
+
+from jobs.train.keeper.judge import Choice, Source
+from jobs.train.keeper.keeper import RunStatus
+from jobs.train.keeper.topology import choose_mirrors
+from jobs.train.keeper.values import AttemptPlan as KeeperPlan
+from orchestrator.adapters.ray_train.node_agent import AgentConfig, AgentFacts, start_agent
+
+log = structlog.get_logger(__name__)
+
+# Agents answer in milliseconds; a node that is dying does not, and must not hold up the others' restart.
+ANSWER_S = 3.0
+CLOSE_S = 10.0
+# A node whose agent failed (a stem that cannot warm up, say) is left alone for this long.
+BLAME_S = 60.0
+
+
+class Fleet:
+    """Starts agents, knows which are warm, and speaks to their keepers. Used from the driver's thread only."""
+
+    def __init__(self, config: AgentConfig, *, run: str, mirrors: int) -> None:
+        self._config = config
+        self._run = run
+        self._mirrors = mirrors
+        self._agents: dict[str, Any] = {}
+        self._warming: dict[Any, str] = {}
+        self._facts: dict[str, AgentFacts] = {}
+        self._blamed_until_s: dict[str, float] = {}
+        self._lead = ""
+        self.trouble = ""
+
+    def keep_up(self, alive: Collection[str], wanted: Collection[str]) -> None:
+        """Start agents on wanted nodes, take note of those that are warm, forget nodes that are gone. Never blocks."""
+        for node in set(self._agents) - set(alive):
+            self._forget(node)
+        now_s = time.monotonic()
+        for node in sorted(set(wanted) - set(self._agents)):
+            if self._blamed_until_s.get(node, 0.0) <= now_s:
+                agent = start_agent(self._config, node)
+                self._agents[node] = agent
+                self._warming[agent.facts.remote()] = node
+        if self._warming:
+            done, _ = ray.wait(list(self._warming), num_returns=len(self._warming), timeout=0)
+            for ref in done:
+                self._take_facts(ref)
+
+    def _take_facts(self, ref: Any) -> None:
+        node = self._warming.pop(ref)
+        try:
+            self._facts[node] = ray.get(ref)
+        except ray.exceptions.RayError as error:
+            self.trouble = f"node {node[:12]}: {_root_message(error)}"
+            log.warning("a node's agent did not start", node=node, error=self.trouble)
+            self._blamed_until_s[node] = time.monotonic() + BLAME_S
+            self._forget(node)
+
+    def _forget(self, node: str) -> None:
+        self._facts.pop(node, None)
+        agent = self._agents.pop(node, None)
+        self._warming = {ref: name for ref, name in self._warming.items() if name != node}
+        if agent is not None:
+            _kill(agent)
+
+    def ready(self) -> frozenset[str]:
+        """Nodes on which ranks can start at once."""
+        return frozenset(self._facts)
+
+    def is_warming(self) -> bool:
+        """Whether some agent is still starting."""
+        return bool(self._warming)
+
+    def has_keepers(self) -> bool:
+        """Whether any node keeps snapshots."""
+        return bool(self._addresses())
+
+    def newest(self, storage_step: int | None) -> Choice | None:
+        """The newest whole state that keepers or storage have; None without keepers."""
+        addresses = self._addresses()
+        for node in sorted(addresses):
+            with contextlib.suppress(ray.exceptions.RayError):
+                call = self._call(node, "newest", self._run, addresses, storage_step)
+                choice: Choice = ray.get(call, timeout=ANSWER_S)
+                return choice
+        return None
+
+    def begin_attempt(
+        self,
+        attempt: int,
+        world_size: int,
+        *,
+        leaving: Iterable[str] = (),
+        choice: Choice | None,
+        storage_url: str,
+        checkpoint_every_s: float,
+        first_checkpoint_in_s: float,
+        committed_step: int | None,
+        keep_checkpoints: int,
+        domains: Mapping[str, str],
+    ) -> None:
+        """Tell every keeper what begins; one that does not answer is left out."""
+        addresses = self._addresses()
+        if not addresses:
+            return
+        gone = set(leaving) & set(addresses)
+        staying = sorted(set(addresses) - gone) or sorted(addresses)
+        self._lead = self._lead if self._lead in staying else staying[0]
+        kept = () if choice is None or choice.source is not Source.KEEPERS else (choice.key, *choice.older)
+        plan = KeeperPlan(
+            run=self._run,
+            attempt=attempt,
+            world_size=world_size,
+            nodes=tuple(sorted(addresses)),
+            lead=self._lead,
+            mirrors=_mirrors(staying, gone, domains, self._mirrors),
+            leaving=tuple(sorted(gone)),
+            kept=tuple(key for key in kept if key is not None),
+            storage_url=storage_url,
+            checkpoint_every_s=checkpoint_every_s,
+            first_checkpoint_in_s=first_checkpoint_in_s,
+            committed_step=-1 if committed_step is None else committed_step,
+            keep_checkpoints=keep_checkpoints,
+        )
+        calls = [self._call(node, "begin_attempt", plan, addresses) for node in plan.nodes]
+        ready, _ = ray.wait(calls, num_returns=len(calls), timeout=ANSWER_S)
+        for ref in ready:
+            with contextlib.suppress(ray.exceptions.RayActorError):
+                ray.get(ref)
+
+    def note_step(self, step: int) -> None:
+        """Tell the keepers how far training is; nobody waits for it."""
+        for node in self._addresses():
+            self._call(node, "note_step", self._run, step)
+
+    def ask_status(self) -> Any:
+        """A reference to the lead keeper's `RunStatus`, None without keepers."""
+        return self._call(self._lead, "status", self._run) if self._lead in self._agents else None
+
+    def flush(self, step: int, timeout_s: float) -> Any:
+        """A reference to whether the newest complete snapshot, of `step` or later, came to storage; None without
+        keepers."""
+        return self._call(self._lead, "flush", self._run, step, timeout_s) if self._lead in self._agents else None
+
+    def close(self) -> None:
+        """End all agents and what they started."""
+        closing = [agent.close.remote() for agent in self._agents.values()]
+        if closing:
+            ray.wait(closing, num_returns=len(closing), timeout=CLOSE_S)
+        for node in list(self._agents):
+            self._forget(node)
+
+    def _addresses(self) -> dict[str, str]:
+        return {node: facts.keeper.address for node, facts in self._facts.items() if facts.keeper}
+
+    def _call(self, node: str, method: str, *args: Any) -> Any:
+        return self._agents[node].keeper_call.remote(method, *args)
+
+
+def _mirrors(
+    staying: list[str], leaving: set[str], domains: Mapping[str, str], count: int
+) -> dict[str, tuple[str, ...]]:
+    """Who mirrors to whom: nodes that stay among themselves, leaving ones to those that stay."""
+    peers = dict(choose_mirrors(staying, domains, count).peers)
+    for at, node in enumerate(sorted(leaving)):
+        if node not in peers:
+            peers[node] = tuple(staying[(at + n) % len(staying)] for n in range(min(count, len(staying))))
+    return peers
+
+
+def _root_message(error: BaseException) -> str:
+    cause = getattr(error, "cause", None)
+    lines = str(cause or error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
+
+
+def _kill(actor: Any) -> None:
+    with contextlib.suppress(ray.exceptions.RayError, ValueError):
+        ray.kill(actor)
+
+
+__all__ = ["Fleet", "RunStatus"]

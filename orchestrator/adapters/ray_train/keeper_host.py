@@ -1,0 +1,108 @@
+"""A node's keeper inside its agent: memory limit, peers by address, storage opened only when a flush needs it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.train.keeper.flushing import CheckpointStorage
+from jobs.train.keeper.folder import default_folder
+from jobs.train.keeper.judge import Choice
+from jobs.train.keeper.keeper import Keeper, KeeperConfig, RunStatus
+from jobs.train.keeper.memory import space
+from jobs.train.keeper.mirror import Retry
+from jobs.train.keeper.restore import newest_complete
+from jobs.train.keeper.socket_transport import PeerServer, SocketTransport
+from jobs.train.keeper.values import AttemptPlan
+
+# Shared memory also holds Ray's object store and the user's own; snapshots never take more than this part of it.
+LIMIT_SHARE = 0.8
+PEER_TIMEOUT_S = 10.0
+FLUSH_TIMEOUT_S = 600.0
+FLUSH_RETRY_S = 5.0
+RETRY = Retry(first_s=0.2, most_s=5.0)
+STREAMS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeeperFacts:
+    """Where ranks of this node and keepers of other nodes reach this one."""
+
+    socket_path: str
+    address: str
+
+
+class KeeperHost:
+    """Starts one keeper and its peer server; `close` removes everything it held."""
+
+    def __init__(self, node: str, name: str, host: str, token: bytes, limit_bytes: int | None) -> None:
+        folder = default_folder(name)
+        self._node = node
+        self._token = token
+        self._stack = contextlib.ExitStack()
+        self._transport = SocketTransport(token, {}, timeout_s=PEER_TIMEOUT_S)
+        self._stack.callback(self._transport.close)
+        config = KeeperConfig(
+            node=node,
+            folder=folder,
+            limit_bytes=_limit(folder.parent, limit_bytes),
+            mirror_streams=STREAMS,
+            mirror_max_bytes_per_s=0.0,
+            retry=RETRY,
+            flush_timeout_s=FLUSH_TIMEOUT_S,
+            flush_retry_s=FLUSH_RETRY_S,
+        )
+        self._keeper = Keeper(config, self._transport, _open_storage)
+        self._stack.callback(self._keeper.close, remove=True)
+        self._keeper.start()
+        self._server = PeerServer(self._keeper.peer_service, token, f"tcp:{host}:0", timeout_s=PEER_TIMEOUT_S)
+        self._server.start()
+        self._stack.callback(self._server.close)
+
+    def facts(self) -> KeeperFacts:
+        """Addresses; constant for the keeper's life."""
+        return KeeperFacts(socket_path=self._keeper.socket_path, address=self._server.address)
+
+    def begin_attempt(self, plan: AttemptPlan, addresses: Mapping[str, str]) -> None:
+        """Learn who the peers are and what the next attempt is; also for a change of peers in its middle."""
+        self._transport.set_addresses(addresses)
+        self._keeper.let_ranks_read_peers(dict(addresses), self._token)
+        self._keeper.begin_attempt(plan)
+
+    def newest(self, run: str, addresses: Mapping[str, str], storage_step: int | None) -> Choice:
+        """The newest state that keepers at these addresses, or storage, have whole."""
+        self._transport.set_addresses(addresses)
+        return newest_complete(self._transport, sorted(addresses), run, storage_step)
+
+    def note_step(self, run: str, step: int) -> None:
+        """Training has completed this many steps."""
+        self._keeper.note_step(run, step)
+
+    def status(self, run: str) -> RunStatus | None:
+        """How the run stands as this keeper knows it; None if it does not know it."""
+        try:
+            return self._keeper.status(run)
+        except KeyError:
+            return None
+
+    def flush(self, run: str, step: int, timeout_s: float) -> bool:
+        """On the lead: write the newest complete snapshot to storage now; whether `step` is there in time."""
+        self._keeper.flush_now(run)
+        return self._keeper.wait_flushed(run, step, timeout_s)
+
+    def close(self) -> None:
+        """Stop and remove what is held."""
+        self._stack.close()
+
+
+def _limit(shared_memory: Path, limit_bytes: int | None) -> int:
+    share = int(space(shared_memory).total_bytes * LIMIT_SHARE)
+    return share if limit_bytes is None else min(limit_bytes, share)
+
+
+def _open_storage(url: str) -> CheckpointStorage:
+    from jobs.train.keeper.state_storage import StateStorage  # brings torch, which an agent that never flushes spares
+
+    return StateStorage.open(url)

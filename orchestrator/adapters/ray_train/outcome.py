@@ -1,0 +1,29 @@
+"""What a finished run leaves: a model directory, and how good the model is on data it was not trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+
+from jobs.models.evaluate import evaluate
+from jobs.models.load import load_model
+from orchestrator.adapters.ray_train.prepare import Prepared
+from orchestrator.spec.errors import UserError
+
+log = structlog.get_logger(__name__)
+
+# Enough for three digits of a mean loss, few enough for a driver without a device.
+EVALUATION_SAMPLES = 256
+
+
+def validation_metrics(prepared: Prepared, model_dir: Path) -> dict[str, float]:
+    """The task's metrics of the exported model on the validation split, the same samples every time; empty where the
+    data set has no such split."""
+    try:
+        source = prepared.task.open_data(prepared.dataset_dir, "validation")
+    except (UserError, ValueError, KeyError, FileNotFoundError) as error:
+        log.warning("no evaluation: the data set has no validation split", reason=str(error))
+        return {}
+    model, _ = load_model(model_dir)
+    return dict(evaluate(model, prepared.task, source, max_samples=EVALUATION_SAMPLES).metrics)

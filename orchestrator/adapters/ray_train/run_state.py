@@ -1,0 +1,126 @@
+"""Where a run's state is and where the next attempt takes it from: keepers, storage, and the driver's news of both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import ray
+import structlog
+
+from jobs.train.config import RestoreFrom
+from jobs.train.keeper.judge import Choice, Source
+from jobs.train.keeper.keeper import RunStatus
+from jobs.train.state.checkpoints import latest, manifest_file
+from jobs.train.state.open_storage import open_storage
+from orchestrator.adapters.ray_train.events import CheckpointSaved, Event, SnapshotSafe
+from orchestrator.adapters.ray_train.fleet import Fleet
+
+log = structlog.get_logger(__name__)
+
+ASK_EVERY_S = 1.0
+FLUSH_S = 300.0
+
+
+class RunState:
+    """One session's view of its run's state. Blocks only between attempts, when nothing trains."""
+
+    def __init__(self, run: str, fleet: Fleet, *, storage_url: str, every_s: float, keep: int) -> None:
+        self._run = run
+        self._fleet = fleet
+        self._storage_url = storage_url
+        self._every_s = every_s
+        self._keep = keep
+        self._choice: Choice | None = None
+        self._committed: int | None = None
+        self._committed_at_s = time.monotonic()
+        self._safe = -1
+        self._asked_at_s = 0.0
+        self._status: Any = None
+        self._attempt = 0
+        self._world_size = 0
+
+    def restore_point(self) -> RestoreFrom | None:
+        """The newest whole state there is; None when the run has none yet."""
+        newest = latest(open_storage(self._storage_url), self._run)
+        self._committed = newest.step if newest else None
+        self._choice = self._fleet.newest(self._committed)
+        if self._choice is not None:
+            log.info("restore point", detail=self._choice.detail)
+            if self._choice.source is Source.NOTHING:
+                return None
+            return RestoreFrom(step=self._choice.step, keepers=self._choice.source is Source.KEEPERS)
+        return RestoreFrom(step=newest.step, keepers=False) if newest else None
+
+    def begin(self, attempt: int, world_size: int, leaving: Collection[str]) -> None:
+        """Tell the keepers what begins; call after `restore_point`."""
+        self._attempt, self._world_size = attempt, world_size
+        self.tell(leaving)
+
+    def tell(self, leaving: Collection[str]) -> None:
+        """Tell the keepers again, when nodes come or are about to go in the middle of an attempt."""
+        since_s = time.monotonic() - self._committed_at_s
+        self._fleet.begin_attempt(
+            self._attempt,
+            self._world_size,
+            leaving=leaving,
+            choice=self._choice,
+            storage_url=self._storage_url,
+            checkpoint_every_s=self._every_s,
+            first_checkpoint_in_s=max(0.0, self._every_s - since_s),
+            committed_step=self._committed,
+            keep_checkpoints=self._keep,
+            domains={},
+        )
+
+    def secure(self, step: int, give_up: Callable[[], bool]) -> bool:
+        """Bring the newest whole state, of `step` or later, to storage before the session's keepers may end; whether
+        it is there. Blocks until then, or until `give_up`."""
+        flushing = self._fleet.flush(step, FLUSH_S)
+        if flushing is None:
+            return True
+        while not ray.wait([flushing], timeout=0.2)[0]:
+            if give_up():
+                return False
+        try:
+            return bool(ray.get(flushing))
+        except ray.exceptions.RayError as error:
+            log.warning("the keepers could not write the state to storage", error=str(error))
+            return False
+
+    def news(self, step: int, at_s: float) -> Iterator[Event]:
+        """Tell the keepers how far training is, and what they have achieved since. Never blocks."""
+        if self._status is None and time.monotonic() - self._asked_at_s >= ASK_EVERY_S:
+            self._asked_at_s = time.monotonic()
+            self._fleet.note_step(step)
+            self._status = self._fleet.ask_status()
+        if self._status is None:
+            return
+        done, _ = ray.wait([self._status], timeout=0)
+        if not done:
+            return
+        ref, self._status = self._status, None
+        try:
+            status: RunStatus | None = ray.get(ref)
+        except ray.exceptions.RayError:
+            return
+        if status is not None:
+            yield from self._compare(status, at_s)
+
+    def final_news(self, at_s: float) -> Iterator[Event]:
+        """What storage has in the end."""
+        newest = latest(open_storage(self._storage_url), self._run)
+        if newest is not None and newest.step != self._committed:
+            yield self._saved(newest.step, at_s)
+
+    def _compare(self, status: RunStatus, at_s: float) -> Iterator[Event]:
+        if status.safe > self._safe:
+            self._safe = status.safe
+            yield SnapshotSafe(at_s=at_s, attempt=self._attempt, step=status.safe, lag_steps=status.lag.most_steps)
+        if status.committed > (self._committed if self._committed is not None else -1):
+            yield self._saved(status.committed, at_s)
+
+    def _saved(self, step: int, at_s: float) -> CheckpointSaved:
+        self._committed, self._committed_at_s = step, time.monotonic()
+        return CheckpointSaved(at_s=at_s, attempt=self._attempt, step=step, path=manifest_file(self._run, step))

@@ -1,0 +1,219 @@
+"""One session of a run on Ray: the actors it starts, the wiring between them, and the loop that feeds the driver."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from orchestrator.adapters.ray_train import capacity, train_fn
+from orchestrator.adapters.ray_train.driver import Driver, DriverConfig, Surroundings
+from orchestrator.adapters.ray_train.events import Cause, Event, Status
+from orchestrator.adapters.ray_train.fleet import Fleet
+from orchestrator.adapters.ray_train.governor import Bounds, Governor, Habits
+from orchestrator.adapters.ray_train.hub import MAX_CONCURRENCY, Hub
+from orchestrator.adapters.ray_train.lease import FileLease
+from orchestrator.adapters.ray_train.names import NAMESPACE, hub_name, short_id
+from orchestrator.adapters.ray_train.node_agent import AgentConfig
+from orchestrator.adapters.ray_train.prepare import Prepared
+from orchestrator.adapters.ray_train.protocol import AttemptPlan, Item, Order, RunOver
+from orchestrator.adapters.ray_train.record import RunRecord
+from orchestrator.adapters.ray_train.retries import RetryBudget
+from orchestrator.adapters.ray_train.run_state import RunState
+from orchestrator.adapters.ray_train.seam import OfferedTrainer, RunEnded
+from orchestrator.policy.batch_plan import BatchPlan
+from orchestrator.spec import TrainJob
+
+TICK_S = 0.25
+# Workers for a larger group come up in seconds; nobody waits for them but the growth itself.
+WARM_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionConfig:
+    """How one session runs a job; see `run.RunOptions`."""
+
+    ranks_per_worker: int
+    fork: bool
+    keep: bool
+    habits: Habits
+    wants_stop: Callable[[], int]
+
+
+class HubHandle:
+    """The hub's actor as the driver sees it."""
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+
+    def offer(self, offer: AttemptPlan | RunOver) -> None:
+        """Say what comes next."""
+        self.actor.offer.remote(offer)
+
+    def order(self, order: Order) -> None:
+        """Give an order to all workers."""
+        self.actor.order.remote(order)
+
+    def items(self, wait_s: float) -> Any:
+        """A reference to what has happened since."""
+        return self.actor.items.remote(wait_s)
+
+
+class ControllerWarming:
+    """The driver's `Warming`: the controller starts workers beside the running group."""
+
+    def __init__(self) -> None:
+        self.controller: Any = None
+        self._ref: Any = None
+
+    def begin(self, nodes: tuple[str, ...], ranks_per_worker: int) -> None:
+        """Start what is missing for these workers."""
+        self._ref = self.controller.warm.remote(nodes, ranks_per_worker, WARM_S)
+
+    def outcome(self) -> bool | None:
+        """Whether they came up; None while that is open. Never blocks."""
+        done, _ = ray.wait([self._ref], timeout=0)
+        if not done:
+            return None
+        try:
+            return bool(ray.get(self._ref))
+        except ray.exceptions.RayError:
+            return False
+
+
+class Session:
+    """Use as a context manager; leaving it ends every actor it started."""
+
+    def __init__(self, job: TrainJob, prepared: Prepared, run_dir: Path, config: SessionConfig) -> None:
+        self._job = job
+        self._prepared = prepared
+        self._run_dir = run_dir
+        self._config = config
+        self._id = f"{short_id(job.metadata.name)}-{secrets.token_hex(3)}"
+        self._log_dir = run_dir / "logs"
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Session:
+        self._log_dir.mkdir(parents=True, exist_ok=True)
+        actor = ray.remote(Hub).options(
+            name=hub_name(self._id), namespace=NAMESPACE, num_cpus=0, max_concurrency=MAX_CONCURRENCY
+        )
+        self._hub = HubHandle(actor.remote())
+        self._stack.callback(_kill, self._hub.actor)
+        checkpoint = self._job.spec.checkpoint
+        self._fleet = Fleet(self._agent_config(), run=self._prepared.job.run_id, mirrors=checkpoint.mirrors)
+        self._stack.callback(self._fleet.close)
+        self._warming = ControllerWarming()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def run(self, record: RunRecord, emit: Callable[[Event], None]) -> tuple[Status, str]:
+        """Train until the run is over; how it ended. Raises: RayError when Ray itself is lost."""
+        driver = self._driver(record, emit)
+        trainer = OfferedTrainer(
+            train_fn.train,
+            config={
+                "session": self._id,
+                "log_dir": str(self._log_dir),
+                "cwd": self._prepared.cwd,
+                "environment": self._prepared.environment,
+            },
+            hub=self._hub.actor,
+            resources_per_rank=self._job.spec.workers.resources.as_ray(),
+            storage=str(self._run_dir / "ray"),
+            name=self._id,
+            drive=lambda controller, running: self._drive(driver, controller, running),
+        )
+        self._stack.callback(shutil.rmtree, self._run_dir / "ray", ignore_errors=True)
+        with contextlib.suppress(RunEnded):
+            trainer.fit()
+        return driver.status, driver.detail
+
+    def _drive(self, driver: Driver, controller: Any, running: Any) -> None:
+        """Feed the driver until the controller has ended, whatever the outcome."""
+        self._warming.controller = controller
+        self._stack.callback(_kill, controller)
+        mail = self._hub.items(TICK_S)
+        while True:
+            done, _ = ray.wait([running, mail], num_returns=1, timeout=2 * TICK_S)
+            if mail in done:
+                driver.read(_items(mail))
+                mail = self._hub.items(TICK_S)
+            if running in done:
+                driver.read(_items(mail))
+                driver.finish(_error(running))
+                return
+            driver.tick()
+
+    def _driver(self, record: RunRecord, emit: Callable[[Event], None]) -> Driver:
+        spec, config = self._job.spec, self._config
+        bounds = Bounds(
+            min_workers=spec.workers.min,
+            max_workers=spec.workers.max,
+            per_rank=spec.workers.resources.as_ray(),
+            ranks_per_worker=config.ranks_per_worker,
+            batch=BatchPlan(spec.batch.global_batch_size, spec.batch.micro_batch_size),
+        )
+        state = RunState(
+            self._prepared.job.run_id,
+            self._fleet,
+            storage_url=self._prepared.storage_url,
+            every_s=spec.checkpoint.every,
+            keep=spec.checkpoint.keep,
+        )
+        around = Surroundings(
+            hub=self._hub,
+            sizing=Governor(bounds, config.habits, FileLease(self._run_dir).read, capacity.read_nodes),
+            agents=self._fleet,
+            state=state,
+            warming=self._warming,
+        )
+        attempts = record.attempts
+        driver_config = DriverConfig(
+            job=self._prepared.job,
+            ranks_per_worker=config.ranks_per_worker,
+            first_attempt=attempts[-1].attempt + 1 if attempts else 1,
+            first_cause=Cause.RESUME if attempts else Cause.START,
+            budget=RetryBudget(failures=spec.retries.failures, preemptions=spec.retries.preemptions),
+        )
+        return Driver(
+            driver_config, around, emit=emit, wants_stop=config.wants_stop, metrics=self._prepared.task.metrics
+        )
+
+    def _agent_config(self) -> AgentConfig:
+        return AgentConfig(
+            session=self._id,
+            log_dir=str(self._log_dir),
+            fork=self._config.fork,
+            keep=self._config.keep,
+            keeper_token=secrets.token_bytes(32),
+            keeper_limit_bytes=self._job.spec.checkpoint.keeper_memory,
+            preload=self._prepared.preload,
+            environment=self._prepared.environment,
+        )
+
+
+def _items(mail: Any) -> list[Item]:
+    items: list[Item] = ray.get(mail)
+    return items
+
+
+def _error(running: Any) -> str:
+    try:
+        ray.get(running)
+    except ray.exceptions.RayError as error:
+        return f"Ray Train's controller ended: {error}"
+    return ""
+
+
+def _kill(actor: Any) -> None:
+    with contextlib.suppress(ray.exceptions.RayError, ValueError):
+        ray.kill(actor)

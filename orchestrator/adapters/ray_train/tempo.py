@@ -1,0 +1,65 @@
+"""How fast a run goes and what its stalls cost, by its own events. A pure fold, like the record."""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+
+from orchestrator.adapters.ray_train.events import AttemptClosed, Event, Outcome, StepDone, StopAsked
+from orchestrator.adapters.ray_train.governor import Progress
+
+STEPS_FOR_SPEED = 20
+STALLS_KEPT = 5
+
+
+class Tempo:
+    """Observe events in order; ask for `progress` any time."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._recent_s: deque[float] = deque(maxlen=STEPS_FOR_SPEED)
+        self._stalls_s: deque[float] = deque(maxlen=STALLS_KEPT)
+        self._stops_s: deque[float] = deque(maxlen=STALLS_KEPT)
+        self._last: StepDone | None = None
+        self._asked_at_s: float | None = None
+        self._planned = False
+
+    @property
+    def steps_done(self) -> int:
+        """The newest step seen."""
+        return self._last.step if self._last else 0
+
+    def observe(self, event: Event) -> None:
+        """Take in one event."""
+        match event:
+            case StepDone():
+                self._step(event)
+            case StopAsked():
+                self._asked_at_s = event.at_s
+            case AttemptClosed():
+                self._planned = event.outcome is Outcome.PLANNED
+                if self._planned and self._asked_at_s is not None:
+                    self._stops_s.append(event.at_s - self._asked_at_s)
+                self._asked_at_s = None
+            case _:
+                pass
+
+    def _step(self, event: StepDone) -> None:
+        if self._last is None or event.attempt == self._last.attempt:
+            self._recent_s.append(event.step_s)
+        else:
+            self._recent_s.clear()
+            if self._planned:
+                self._stalls_s.append(event.at_s - event.step_s - self._last.at_s)
+        self._last = event
+
+    def progress(self) -> Progress:
+        """Seconds of training left at the present speed, and the median of the last planned stalls and stops."""
+        left_s = None
+        if self._recent_s:
+            left_s = max(0, self._steps - self.steps_done) * sum(self._recent_s) / len(self._recent_s)
+        return Progress(
+            remaining_s=left_s,
+            stall_s=median(self._stalls_s) if self._stalls_s else None,
+            stop_s=median(self._stops_s) if self._stops_s else None,
+        )

@@ -1,0 +1,224 @@
+"""`tide submit`: run a training job, follow it, register what it made."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.cli.home import home_dir
+from orchestrator.cli.observe import configure_logging
+from orchestrator.cli.output import Format, Output, emit, make_table
+from orchestrator.spec import TrainJob, load_one
+from orchestrator.spec.errors import ExitCode, UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from orchestrator.adapters.ray_train.run import RunResult
+    from orchestrator.registry import Version
+
+app = typer.Typer()
+
+# Keys that only a control plane can keep its word on; alone they would be silence.
+_NEEDS_SERVER = ("window", "deadline", "after", "schedule", "budget")
+_RUNTIME_NEEDS_SERVER = ("pip", "secrets")
+
+
+@app.command()
+def submit(
+    file: Annotated[Path, typer.Argument(help="A YAML file with one TrainJob.", show_default=False)],
+    wait: Annotated[bool, typer.Option("--wait", help="Run the job now and follow it to its end.")] = False,
+    in_process: Annotated[bool, typer.Option("--in-process", help="Run it in this process, without a server.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start again; the earlier run is put aside.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Run a training job on this machine; a run of the same name goes on from its newest checkpoint.
+
+    Exit codes: 0 done, 100 the job failed or its gate was not reached, 130 stopped by Ctrl-C with its state saved.
+    """
+    job = load_one(file, TrainJob)
+    _refuse_what_has_no_effect(job, file)
+    if not wait:
+        raise UserError(
+            "a job that runs on without this command needs a server, and there is none in this version",
+            code=ExitCode.USAGE,
+            next_step=f"Follow it here: tide submit {file} --wait --in-process",
+        )
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    home = home_dir()
+    configure_logging(home)
+    if not in_process:
+        console.print("no server answers: the job runs in this process", highlight=False)
+    if fresh and (kept := put_aside(home, job.metadata.name)):
+        console.print(f"the earlier run is kept as {kept}", highlight=False)
+    result = train(job, home, console)
+    version = finish(job, result, home, file)
+    emit("TrainResult", _document(result, version), output, table=_table(result, version))
+
+
+def train(job: TrainJob, home: Path, console: Console) -> RunResult:
+    """Run `job` on a local Ray of its own, with the live line on `console`; Ctrl-C stops it in order."""
+    from orchestrator.adapters.ray_cluster import LocalCluster
+    from orchestrator.adapters.ray_train.run import RunOptions, run_train_job
+    from orchestrator.adapters.ray_train.signals import StopSignals
+    from orchestrator.cli.live import LiveLine
+
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(StopSignals())
+        stack.enter_context(LocalCluster((local_node(job),)))
+        live = stack.enter_context(LiveLine(console, job.spec.steps))
+        return run_train_job(job, home, on_event=live, options=RunOptions(wants_stop=signals))
+
+
+def local_node(job: TrainJob) -> Any:
+    """A local node on which the job's largest size fits; CPUs are shared where there are fewer cores.
+
+    Raises: UserError (never) when the job needs devices that this machine does not have.
+    """
+    from orchestrator.adapters.ray_cluster import NodeSize, num_local_gpus
+
+    workers = job.spec.workers
+    has, needs = num_local_gpus(), workers.resources.GPU * workers.min
+    if needs > has:
+        raise UserError(
+            f"spec.workers.min: {workers.min} workers need {needs:g} GPUs, and this machine has {has}",
+            code=ExitCode.NEVER,
+            next_step="Lower workers.min or resources.GPU",
+        )
+    return NodeSize(
+        num_cpus=workers.resources.CPU * workers.max,
+        num_gpus=has,
+        resources={name: amount * workers.max for name, amount in workers.resources.custom.items()},
+    )
+
+
+def finish(job: TrainJob, result: RunResult, home: Path, file: Path) -> Version | None:
+    """Turn the end of a run into a registered version or an error with the right exit code.
+
+    Raises: UserError: job_failed for a failure or a gate that was not reached, detached after Ctrl-C.
+    """
+    from orchestrator.adapters.ray_train.events import Status
+
+    again = f"tide submit {file} --wait"
+    match result.status:
+        case Status.SUCCEEDED:
+            return register(job, result, home)
+        case Status.PAUSED:
+            raise UserError(
+                f"stopped; {_kept(result)}",
+                code=ExitCode.DETACHED,
+                where=result.run_id,
+                next_step=f"Go on with: {again}",
+            )
+        case _:
+            raise UserError(
+                f"the job failed: {result.detail}; {_kept(result)}",
+                code=ExitCode.JOB_FAILED,
+                where=result.run_id,
+                next_step=f"Output of its ranks: {result.run_dir / 'logs'}. Try again with: {again}",
+            )
+
+
+def _kept(result: RunResult) -> str:
+    if result.checkpoint_step is None:
+        return "no step was saved"
+    return f"the state after step {result.checkpoint_step} is kept"
+
+
+def register(job: TrainJob, result: RunResult, home: Path) -> Version | None:
+    """Make the model of a finished run the next version of the model that the job names, if it names one.
+
+    Raises: UserError (job_failed) when its gate is not reached; nothing is registered then.
+    """
+    from orchestrator.registry import Provenance, Registry
+
+    wanted = job.spec.register
+    if wanted is None or result.model_dir is None:
+        return None
+    if wanted.gate is not None:
+        _check_gate(job, result)
+    provenance = Provenance(
+        dataset=job.spec.data.dataset,
+        dataset_hash=result.dataset_hash,
+        code_version=f"tideline {importlib.metadata.version('tideline')}",
+        run=f"{result.run_id}/{result.steps}",
+        metrics=result.metrics,
+    )
+    return Registry(home / "models").register(wanted.model, result.model_dir, provenance)
+
+
+def _check_gate(job: TrainJob, result: RunResult) -> None:
+    assert job.spec.register is not None
+    gate = job.spec.register.gate
+    assert gate is not None
+    where, value = "spec.register.gate", result.metrics.get(gate.metric)
+    if value is None:
+        known = ", ".join(sorted(result.metrics)) or "none"
+        raise UserError(f"the task reports no {gate.metric}; it reports {known}", code=ExitCode.JOB_FAILED, where=where)
+    low, high = gate.min, gate.max
+    if (low is not None and value < low) or (high is not None and value > high):
+        bounds = " and ".join(
+            words for bound, words in ((low, f"at least {low}"), (high, f"at most {high}")) if bound is not None
+        )
+        raise UserError(
+            f"{gate.metric} is {value:.4g}, and the gate is {bounds}: the model is not registered",
+            code=ExitCode.JOB_FAILED,
+            where=where,
+            next_step=f"The model itself is in {result.model_dir}",
+        )
+
+
+def put_aside(home: Path, name: str) -> Path | None:
+    """Rename the folders of an earlier run of this name, its checkpoints included; the new place, None if there is
+    nothing to put aside. Checkpoints in a storage that the job names itself are left alone."""
+    run_dir, checkpoints = home / "runs" / name, home / "checkpoints" / name
+    if not run_dir.exists() and not checkpoints.exists():
+        return None
+    number = next(n for n in range(1, sys.maxsize) if not (home / "runs" / f"{name}~{n}").exists())
+    aside = home / "runs" / f"{name}~{number}"
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    if run_dir.exists():
+        run_dir.rename(aside)
+    aside.mkdir(exist_ok=True)
+    if checkpoints.exists():
+        checkpoints.rename(aside / "checkpoints")
+    return aside
+
+
+def _refuse_what_has_no_effect(job: TrainJob, file: Path) -> None:
+    spec = job.spec
+    named = [f"spec.{key}" for key in _NEEDS_SERVER if getattr(spec, key)]
+    named += [f"spec.runtime.{key}" for key in _RUNTIME_NEEDS_SERVER if getattr(spec.runtime, key)]
+    if named:
+        raise UserError(
+            f"{', '.join(named)}: a job run by this command alone cannot follow {'it' if len(named) == 1 else 'them'}",
+            where=str(file),
+            next_step="Remove the keys; they need a server, which this version does not have",
+        )
+
+
+def _document(result: RunResult, version: Version | None) -> dict[str, Any]:
+    return {
+        "run": result.run_id,
+        "status": result.status,
+        "steps": result.steps,
+        "loss": result.loss,
+        "metrics": result.metrics,
+        "model_dir": str(result.model_dir),
+        "registered": version.ref if version else None,
+        "record": str(result.run_dir / "record.json"),
+    }
+
+
+def _table(result: RunResult, version: Version | None) -> Any:
+    rows = [["steps", f"{result.steps:,}"], *([name, f"{value:.4f}"] for name, value in sorted(result.metrics.items()))]
+    rows += [["registered", version.ref]] if version else []
+    rows += [["model", str(result.model_dir)], ["record", str(result.run_dir / "record.json")]]
+    return make_table([result.run_id, ""], rows)
