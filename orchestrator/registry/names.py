@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 
 from orchestrator.registry.errors import RegistryError
+from orchestrator.spec.names import NAME_PATTERN, matches
 
 LATEST = "latest"
-_MODEL = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
 _ALIAS = re.compile(r"[a-z]([a-z0-9._-]{0,62}[a-z0-9])?")
 
 
@@ -38,10 +38,12 @@ def parse_ref(text: str) -> ModelRef:
 
 
 def check_model_name(name: str) -> None:
-    """Raises: RegistryError unless `name` is safe as a folder name and in a URL."""
-    if not _MODEL.fullmatch(name):
-        raise RegistryError(f"{name!r} cannot name a model; 1 to 64 of a-z 0-9 . _ -, beginning and ending with a "
-                            "letter or digit, would be right")  # fmt: skip
+    """Raises: RegistryError unless `name` is a name as specs have it: safe as a folder and in a URL."""
+    if not matches(NAME_PATTERN, name):
+        raise RegistryError(
+            f"{name!r} cannot name a model; 1 to 63 lower-case letters, digits and '-', with a letter or digit at "
+            "both ends, would be right"
+        )
 
 
 def check_alias(alias: str) -> None:

@@ -1,0 +1,30 @@
+"""Which parts of an Endpoint this version carries out; the others are errors, not silence."""
+
+from __future__ import annotations
+
+from orchestrator.spec import Endpoint
+from orchestrator.spec.errors import ExitCode, UserError
+
+
+def check_supported(endpoint: Endpoint) -> None:
+    """Raises: UserError that names every key which would have no effect."""
+    spec = endpoint.spec
+    unsupported = {
+        "keys": spec.keys is not None,
+        "listen.tls": spec.listen.tls is not None,
+        "placement: dedicated": spec.placement == "dedicated",
+        "replicas.min: 0": spec.replicas.min == 0,
+        "replicas.max above replicas.min": spec.replicas.max > spec.replicas.min > 0,
+        "variants": bool(spec.variants),
+        "canary": spec.canary is not None,
+        "engine.name: vllm": spec.engine.name == "vllm",
+        "engine.precision: int8": spec.engine.precision == "int8",
+    }
+    named = [key for key, present in unsupported.items() if present]
+    if named:
+        raise UserError(
+            f"this version does not carry out {', '.join(named)}",
+            where=f"Endpoint {endpoint.metadata.name}",
+            code=ExitCode.NEVER,
+            next_step="Leave it out to serve with what there is.",
+        )

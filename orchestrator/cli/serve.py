@@ -1,0 +1,78 @@
+"""`tide serve`: a registered model on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shlex
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.home import home_dir
+from orchestrator.cli.observe import configure_logging
+from orchestrator.cli.output import Format, Output, emit
+from orchestrator.registry import Registry
+from orchestrator.spec import Endpoint, load_one
+
+app = typer.Typer(help="Serve a registered model behind OpenAI-compatible routes.")
+_EXAMPLE_PROMPT = "def fibonacci(n):"
+
+
+@app.command()
+def serve(
+    file: Annotated[Path, typer.Argument(help="YAML of kind Endpoint.", show_default=False)],
+    output: Output = Format.TABLE,
+) -> None:
+    """Start a Ray cluster on this machine, deploy the endpoint, print its address, and serve until Ctrl-C."""
+    endpoint = load_one(file, Endpoint)
+    home = home_dir()
+    configure_logging(home)
+    registry = Registry(home / "models")
+    registry.get(endpoint.spec.model)  # an unknown model is said before seconds are spent on a cluster
+    from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize  # Ray takes a second to import
+    from orchestrator.adapters.ray_serve import check_supported, deploy
+
+    check_supported(endpoint)
+    _say(f"starting Ray and {endpoint.spec.replicas.min} replica(s) of {endpoint.spec.model} ...")
+    resources = endpoint.spec.replicas.resources
+    num_replicas = endpoint.spec.replicas.min
+    size = NodeSize(
+        num_cpus=resources.CPU * num_replicas,
+        num_gpus=math.ceil(resources.GPU * num_replicas),
+        resources={name: amount * num_replicas for name, amount in resources.custom.items()},
+    )
+    with LocalCluster((size,)), contextlib.ExitStack() as cleanup:
+        deployed = deploy(endpoint, registry)
+        cleanup.callback(deployed.close)
+        curl = _curl(deployed.url, deployed.model)
+        document = {"name": deployed.name, "url": deployed.url, "model": deployed.ref, "curl": curl}
+        emit("RunningEndpoint", document, output, table=f"{deployed.ref} answers at {deployed.url}\n{curl}")
+        sys.stdout.flush()
+        _say("without keys it answers this machine only; Ctrl-C stops it")
+        _wait_for_the_end()
+        _say(f"stopping; requests that are running get up to {endpoint.spec.replicas.drain:g} s ...")
+    _say("stopped; registered models are kept")
+
+
+def _curl(url: str, model: str) -> str:
+    body = f'{{"model": "{model}", "prompt": "{_EXAMPLE_PROMPT}", "max_tokens": 64}}'
+    return f"curl {url}/v1/completions -H 'content-type: application/json' -d {shlex.quote(body)}"
+
+
+def _wait_for_the_end() -> None:
+    """Return at Ctrl-C or SIGTERM; further ones are ignored, so that nobody cuts the cleanup short by accident."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts background programs with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)

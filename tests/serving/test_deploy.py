@@ -1,0 +1,114 @@
+"""Deploying, as far as it goes without a cluster: configuration, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from orchestrator.adapters.ray_serve import check_supported
+from orchestrator.adapters.ray_serve.deploy import _free_port
+from orchestrator.cli.main import main
+from orchestrator.registry import Provenance, Registry
+from orchestrator.spec import Endpoint, UserError, load_one, load_text
+from orchestrator.spec.errors import ExitCode
+from serving.app import ReplicaSpec, running_app
+from serving.config import policy_config, tier_limits
+from serving.http.service import ServedModel
+from serving.policy import Tier
+from tests.serving.http.server import openai_client, serve_app
+from tests.serving.worlds import tiny_model
+
+DEMO = Path(__file__).parents[2] / "cluster-configs/endpoints/demo.yaml"
+
+
+def endpoint(spec: str) -> Endpoint:
+    head = "apiVersion: tideline/v1\nkind: Endpoint\nmetadata: {name: e}\n"
+    (loaded,) = load_text(f"{head}spec: {{model: m@latest, {spec}}}")
+    assert isinstance(loaded, Endpoint)
+    return loaded
+
+
+def test_the_scheduler_gets_what_the_file_says() -> None:
+    config = policy_config(load_one(DEMO, Endpoint))
+    keystroke = config.targets[Tier.KEYSTROKE]
+    assert keystroke.deadline_s(10.0, 20) == pytest.approx(10.0 + 0.3 + 20 * 0.01)
+    assert (keystroke.step_cap_s, config.batch_share, config.supersede) == (0.012, 0.05, True)
+    assert tier_limits(load_one(DEMO, Endpoint))[Tier.KEYSTROKE].max_tokens == 64
+
+
+def test_a_tier_that_is_left_out_is_not_offered() -> None:
+    only = endpoint("tiers: {interactive: {slo: {latency: 1s}}}")
+    assert set(policy_config(only).targets) == set(tier_limits(only)) == {Tier.INTERACTIVE}
+    assert policy_config(only).batch_share == 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "named"),
+    [
+        ("replicas: {min: 1, max: 3}, tiers: {batch: {}}", "replicas.max above replicas.min"),
+        ("replicas: {min: 0}, tiers: {batch: {}}", "replicas.min: 0"),
+        ("engine: {name: vllm}, tiers: {batch: {}}", "engine.name: vllm"),
+        ("engine: {precision: int8}, tiers: {batch: {}}", "engine.precision: int8"),
+        ("canary: {model: m@2, weight: 0.1}, tiers: {batch: {}}", "canary"),
+    ],
+)
+def test_a_key_without_effect_is_an_error_that_names_it(spec: str, named: str) -> None:
+    with pytest.raises(UserError) as refused:
+        check_supported(endpoint(spec))
+    assert refused.value.code is ExitCode.NEVER
+    assert named in refused.value.problem
+
+
+def test_the_shipped_endpoint_is_supported() -> None:
+    check_supported(load_one(DEMO, Endpoint))
+
+
+def test_a_port_that_is_taken_is_a_conflict() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(UserError) as taken:
+            _free_port("127.0.0.1", other.getsockname()[1])
+    assert taken.value.code is ExitCode.CONFLICT
+
+
+def test_a_registered_version_answers_under_plain_uvicorn(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "models")
+    version = registry.register("m", tiny_model(tmp_path / "built"), Provenance())
+    model = ServedModel(id="m", ref=version.ref, created_s=0)
+    spec = ReplicaSpec(endpoint=endpoint("tiers: {interactive: {slo: {latency: 60s}}}"), model=model,
+                       folder=registry.folder(version))  # fmt: skip
+    with running_app(spec) as app, serve_app(app) as url, openai_client(url) as client:
+        done = client.completions.create(model="m", prompt="def f(", max_tokens=5)
+    assert done.usage is not None
+    assert done.usage.completion_tokens == 5
+
+
+def test_serving_an_unknown_model_exits_4_before_a_cluster_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TIDE_HOME", str(tmp_path))
+    with pytest.raises(SystemExit) as done:
+        main(["serve", str(DEMO)])
+    assert done.value.code == ExitCode.UNKNOWN
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "there is no model 'demo-gpt'" in err
+
+
+def test_the_openapi_document_lists_every_route() -> None:
+    """The OpenAPI document is part of the contract; a route that appears or vanishes is seen here."""
+    spec = ReplicaSpec(endpoint=endpoint("engine: {name: echo}, tiers: {batch: {}}"),
+                       model=ServedModel(id="m", ref="m@1", created_s=0), folder=Path())  # fmt: skip
+    with running_app(spec) as app:
+        assert sorted(app.openapi()["paths"]) == [
+            "/healthz",
+            "/metrics",
+            "/readyz",
+            "/v1/chat/completions",
+            "/v1/completions",
+            "/v1/models",
+            "/v1/models/{name}",
+        ]
