@@ -119,8 +119,13 @@ def load_latest_good(
     )
 
 
-def verify(manifest: Manifest, source: ShardSource) -> list[StateError]:
-    """Check every block of every part; the errors name the files. Reads everything."""
+def verify(
+    manifest: Manifest, source: ShardSource, on_bytes: Callable[[int], None] = lambda done: None
+) -> list[StateError]:
+    """Check every block of every part; the errors name the files. Reads everything and tells how much after each block.
+
+    Raises: StorageError.
+    """
     problems: list[StateError] = []
     for part in manifest.parts:
         try:
@@ -128,7 +133,8 @@ def verify(manifest: Manifest, source: ShardSource) -> list[StateError]:
                 start = block * BLOCK_BYTES
                 data = source.read(part.file, start, min(BLOCK_BYTES, part.nbytes - start))
                 verify_block(data, expected, part.file, block)
-        except StateError as error:
+                on_bytes(len(data))
+        except CorruptStateError as error:
             problems.append(error)
     return problems
 

@@ -67,12 +67,10 @@ def new_folder(out_dir: Path) -> Iterator[Path]:
 
 def _what_to_write(manifest: Manifest, dtype: torch.dtype) -> dict[str, tuple[str, torch.dtype]]:
     """Kind and type of every tensor; wide types first, as safetensors orders them, so that each is aligned."""
-    names = manifest.tensor_names
-    kept: dict[str, tuple[str, torch.dtype]] = {}
-    for group in (group for part in manifest.parts for group in part.groups):
-        for kind in set(group.kinds) & {FROZEN, BUFFER}:
-            kept.update((names[tensor], (kind, torch_dtype(group.dtype))) for tensor, _, _ in group.rows)
-    tensors = {name: kept.get(name, (FP32, dtype)) for name in names}
+    tensors: dict[str, tuple[str, torch.dtype]] = {}
+    for name, saved in manifest.contents().items():
+        kept = next((kind for kind in (FROZEN, BUFFER) if kind in saved), None)
+        tensors[name] = (kept, torch_dtype(saved[kept])) if kept else (FP32, dtype)
     return dict(sorted(tensors.items(), key=lambda item: -item[1][1].itemsize))
 
 

@@ -7,6 +7,7 @@ world size that will read it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -108,6 +109,21 @@ class Manifest:
         """The optimizer moments that were saved, sorted; empty before the first step."""
         kinds = {kind for part in self.parts for group in part.groups for kind in group.kinds}
         return tuple(sorted(kinds - set(KINDS_WITHOUT_MOMENTS)))
+
+    def contents(self) -> dict[str, dict[str, str]]:
+        """What was saved of each tensor, in the model's order: {name: {kind: element type}}."""
+        names = self.tensor_names
+        found: dict[str, dict[str, str]] = {name: {} for name in names}
+        for group in (group for part in self.parts for group in part.groups):
+            types = dict.fromkeys(group.kinds, group.dtype)
+            for tensor, _, _ in group.rows:
+                found[names[tensor]].update(types)
+        return found
+
+    @property
+    def num_parameters(self) -> int:
+        """Elements of all parameters."""
+        return sum(math.prod(shape) for shape in self.model.values())
 
     @property
     def nbytes(self) -> int:

@@ -37,6 +37,8 @@ from jobs.train.state import (
     write_part,
 )
 from jobs.train.state.deepspeed_shards import view_of
+from jobs.train.state.native import read_native
+from jobs.train.state.universal import export_universal
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 STEPS = 3
@@ -147,6 +149,7 @@ def save_all(folder: Path, case: Case, rank: int, world_size: int) -> None:
             view, run="run", step=STEPS, attempt=0, task=task, dataset_hash="d", replicated={}, parts=parts
         )
         commit(storage, manifest)
+        export_universal(manifest, storage, folder / "exported")
     if case.has_oracle:
         client = {"step": STEPS, "universal_checkpoint_info": {}}
         engine.save_checkpoint(str(folder / "theirs"), tag="native", client_state=client)
@@ -170,7 +173,22 @@ def load_ours(folder: Path, case: Case, rank: int, world_size: int) -> dict[str,
 def load_theirs(folder: Path, case: Case, rank: int, world_size: int) -> dict[str, dict]:
     engine = build_engine(case, world_size, universal=True)
     engine.load_checkpoint(str(folder / "theirs"), tag="universal", load_lr_scheduler_states=False)
-    return {"now": gathered(engine)}
+    return gathered(engine)
+
+
+def load_exported(folder: Path, case: Case, rank: int, world_size: int) -> dict[str, dict]:
+    """What DeepSpeed itself reads from our export to its universal format."""
+    engine = build_engine(case, world_size, universal=True)
+    engine.load_checkpoint(str(folder), tag="exported", load_lr_scheduler_states=False)
+    return gathered(engine)
+
+
+def load_native(folder: Path, case: Case, rank: int, world_size: int) -> dict[str, dict]:
+    """What we read from DeepSpeed's own files of another size."""
+    engine = build_engine(case, world_size)
+    manifest, source = read_native(folder / "theirs" / "native")
+    load_into(view_of(engine, moments=manifest.moments), manifest, source)
+    return gathered(engine)
 
 
 def compare(folder: Path, case: Case, rank: int, world_size: int) -> None:
@@ -183,15 +201,19 @@ def compare(folder: Path, case: Case, rank: int, world_size: int) -> None:
         "later": differing(ours["later"], truth["later"], tolerance=1e-5 if case.precision == "fp32" else 2e-2),
     }
     if case.has_oracle:
-        theirs = load_theirs(folder, case, rank, world_size)
-        # DeepSpeed's universal format has neither buffers that are no parameters nor frozen ones to compare.
-        trained = {key for key in theirs["now"] if key.split("/")[0] in ("fp32", *MOMENTS)}
-        report["oracle"] = differing({k: ours["now"][k] for k in trained}, {k: theirs["now"][k] for k in trained})
+        # DeepSpeed's universal loader takes neither buffers nor frozen parameters.
+        report["oracle"] = differing(trained(ours["now"]), trained(load_theirs(folder, case, rank, world_size)))
+        report["exported"] = differing(trained(load_exported(folder, case, rank, world_size)), trained(truth["now"]))
+        report["native"] = differing(load_native(folder, case, rank, world_size), truth["now"])
     everybody = [None] * world_size
     torch.distributed.all_gather_object(everybody, report)
     if rank == 0:
         joined = {key: sorted({name for one in everybody for name in one[key]}) for key in report}
         (folder / "report.json").write_text(json.dumps({**joined, "compared": len(truth["now"])}))
+
+
+def trained(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in state.items() if key.split("/")[0] in ("fp32", *MOMENTS)}
 
 
 def differing(found: dict, expected: dict, tolerance: float = 0.0) -> list[str]:

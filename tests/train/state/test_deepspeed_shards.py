@@ -2,7 +2,8 @@
 
 Every comparison is bit for bit: master weights, moments, the model's weights and buffers right after the load, against
 what was gathered before the save and against `ds_to_universal` + load. Two further steps then check what cannot be
-gathered (step counters).
+gathered (step counters). The same runs hold the export to the universal format (loaded by DeepSpeed) and the reading of
+DeepSpeed's own files (loaded by us).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def _expect_equal(reports, num_cases):
     assert len(reports) == num_cases
     for report in reports:
         assert report["compared"] >= 9
-        assert [report["now"], report["later"], report.get("oracle", [])] == [[], [], []], report
+        assert not any(report.get(key) for key in ("now", "later", "oracle", "exported", "native")), report
 
 
 @pytest.mark.cluster

@@ -1,0 +1,177 @@
+"""`tide checkpoint`: list a run's checkpoints, verify, export and prune them, wherever they lie."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from orchestrator.cli.home import home_dir
+from orchestrator.cli.output import Format, Output, emit, make_table
+from orchestrator.spec.errors import ExitCode, UserError
+
+if TYPE_CHECKING:
+    from jobs.train.state.manifest import Manifest
+    from jobs.train.state.storage import Storage
+
+app = typer.Typer(no_args_is_help=True)
+
+Job = Annotated[str, typer.Argument(help="Name of the job.", show_default=False)]
+StorageUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--storage", help="The job's checkpoint.storage; default Tideline's state folder.", show_default=False
+    ),
+]
+Step = Annotated[int | None, typer.Option("--step", help="Which checkpoint; default the newest.", show_default=False)]
+
+
+class Form(enum.StrEnum):
+    """What `export` writes."""
+
+    MODEL = "model"
+    UNIVERSAL = "universal"
+
+
+@app.command("ls")
+def list_checkpoints(job: Job, storage: StorageUrl = None, output: Output = Format.TABLE) -> None:
+    """List a job's checkpoints, newest last."""
+    from jobs.train.state.checkpoints import read_manifest, steps
+    from jobs.train.state.errors import CorruptStateError
+
+    place = _open(job, storage)
+    items: list[dict[str, Any]] = []
+    for step in steps(place, job):
+        try:
+            items.append(_described(read_manifest(place, job, step)))
+        except CorruptStateError as error:
+            items.append({"step": step, "problem": str(error)})
+    columns = ("STEP", "WORKERS", "ZERO", "PRECISION", "SIZE", "MODEL PARAMETERS", "PROBLEM")
+    table = make_table(columns, [_row(item) for item in items], right=columns[:6])
+    nothing = f"job {job} has no checkpoints in {place.url}"
+    emit(
+        "CheckpointList", {"job": job, "storage": place.url, "items": items}, output, table=table if items else nothing
+    )
+
+
+@app.command("verify")
+def verify_checkpoints(job: Job, step: Step = None, storage: StorageUrl = None, output: Output = Format.TABLE) -> int:
+    """Read and check every block of a job's checkpoints (one with --step); exit 3 if any is damaged."""
+    from jobs.train.state.checkpoints import read_manifest, steps, verify
+    from jobs.train.state.errors import CorruptStateError, StateError
+
+    place = _open(job, storage)
+    items: list[dict[str, Any]] = []
+    for one in [step] if step is not None else _some(steps(place, job), job, place):
+        try:
+            manifest = read_manifest(place, job, one)
+            with _progress(f"step {one}", manifest.nbytes) as on_bytes:
+                problems: list[StateError] = verify(manifest, place, on_bytes)
+        except CorruptStateError as error:
+            problems = [error]
+        items.append({"step": one, "sound": not problems, "problems": [str(problem) for problem in problems]})
+    rows = [(item["step"], "sound" if item["sound"] else "DAMAGED", "\n".join(item["problems"])) for item in items]
+    table = make_table(("STEP", "STATE", "PROBLEMS"), rows, right=("STEP",))
+    emit("CheckpointCheck", {"job": job, "storage": place.url, "items": items}, output, table=table)
+    return ExitCode.OK if all(item["sound"] for item in items) else ExitCode.INVALID
+
+
+@app.command("export")
+def export_checkpoint(
+    job: Job,
+    out_dir: Annotated[Path, typer.Argument(help="A new folder.", show_default=False)],
+    step: Step = None,
+    form: Annotated[Form, typer.Option("--format", help="model: safetensors; universal: DeepSpeed's.")] = Form.MODEL,
+    storage: StorageUrl = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Write a checkpoint as a plain model folder, or as a universal checkpoint that DeepSpeed itself loads."""
+    from jobs.train.state.checkpoints import read_manifest, steps
+    from jobs.train.state.export import export_model
+    from jobs.train.state.universal import export_universal
+
+    place = _open(job, storage)
+    manifest = read_manifest(place, job, step if step is not None else _some(steps(place, job), job, place)[-1])
+    export = export_model if form is Form.MODEL else export_universal
+    export(manifest, place, out_dir)
+    payload = {"job": job, "step": manifest.step, "format": form.value, "path": str(out_dir)}
+    emit("CheckpointExport", payload, output, table=f"step {manifest.step} of {job} as {form.value} in {out_dir}")
+
+
+@app.command("gc")
+def collect_garbage(
+    job: Job,
+    keep: Annotated[int, typer.Option("--keep", min=1, help="How many of the newest to keep.")],
+    storage: StorageUrl = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Delete a job's older checkpoints and the remains of saves that never finished."""
+    from jobs.train.state.checkpoints import prune, steps
+
+    place = _open(job, storage)
+    deleted = prune(place, job, keep)
+    kept = steps(place, job)
+    payload = {"job": job, "storage": place.url, "deleted": deleted, "kept": kept}
+    emit("CheckpointGc", payload, output, table=f"deleted {_listed(deleted)}; kept {_listed(kept)}")
+
+
+def _open(job: str, url: str | None) -> Storage:
+    from jobs.train.state.open_storage import open_storage
+
+    if "/" in job or job in ("", ".", ".."):
+        raise UserError(f"{job!r} is no job name", code=ExitCode.USAGE)
+    return open_storage(url or (home_dir() / "checkpoints" / job).as_uri())
+
+
+def _some(found: list[int], job: str, storage: Storage) -> list[int]:
+    if not found:
+        raise UserError(
+            f"job {job} has no checkpoints",
+            code=ExitCode.UNKNOWN,
+            where=storage.url,
+            next_step="Name the job's checkpoint.storage with --storage",
+        )
+    return found
+
+
+def _described(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "step": manifest.step,
+        "attempt": manifest.attempt,
+        "world_size": manifest.world_size,
+        "zero_stage": manifest.zero_stage,
+        "precision": manifest.precision,
+        "num_bytes": manifest.nbytes,
+        "num_parameters": manifest.num_parameters,
+        "dataset_hash": manifest.dataset_hash,
+        "task": manifest.task.get("task", ""),
+        "problem": None,
+    }
+
+
+def _row(item: dict[str, Any]) -> list[object]:
+    if item["problem"]:
+        return [item["step"], None, None, None, None, None, item["problem"]]
+    size = f"{item['num_bytes'] / 2**20:,.1f} MiB"
+    columns = ("step", "world_size", "zero_stage", "precision")
+    return [*(item[name] for name in columns), size, f"{item['num_parameters']:,}", None]
+
+
+def _listed(steps: list[int]) -> str:
+    return f"step {', '.join(map(str, steps))}" if steps else "nothing"
+
+
+@contextmanager
+def _progress(what: str, total_bytes: int) -> Iterator[Any]:
+    """A bar on a terminal, nothing elsewhere; yields a function that takes bytes done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total_bytes)
+        yield lambda done: bar.advance(task, done)
