@@ -8,6 +8,7 @@ Shapes: S saved intervals, W wanted ones, C copies.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.train.state.dtypes import itemsize
-from jobs.train.state.manifest import Manifest, Part
+from jobs.train.state.manifest import IntervalGroup, Manifest
 
 Int = NDArray[np.int64]
 
@@ -64,35 +65,45 @@ class Line:
 def saved_by_kind(manifest: Manifest) -> dict[str, Saved]:
     """Every kind's intervals over all parts."""
     line = Line(manifest.shapes)
-    pieces: dict[str, list[Saved]] = {}
-    for number, part in enumerate(manifest.parts):
-        for kind, saved in _saved_of(part, number, line):
-            pieces.setdefault(kind, []).append(saved)
-    return {kind: _sorted(found) for kind, found in pieces.items()}
+    groups = [(number, group) for number, part in enumerate(manifest.parts) for group in part.groups]
+    kinds = dict.fromkeys(kind for _, group in groups for kind in group.kinds)
+    return {kind: _saved([one for one in groups if kind in one[1].kinds], kind, line) for kind in kinds}
 
 
-def _saved_of(part: Part, number: int, line: Line) -> Iterable[tuple[str, Saved]]:
-    for group in part.groups:
-        rows = np.array(group.rows, dtype=np.int64).reshape(-1, 3)
-        lengths = rows[:, 2] - rows[:, 1]
-        base = line.base[rows[:, 0]]
-        size = itemsize(group.dtype)
-        within = (np.cumsum(lengths) - lengths) * size
-        whole = int(lengths.sum()) * size
-        for place, kind in enumerate(group.kinds):
-            constant = np.ones(len(rows), np.int64)
-            offset = within + group.offset + place * whole
-            dtype = np.full(len(rows), group.dtype)
-            yield kind, Saved(base + rows[:, 1], base + rows[:, 2], constant * number, offset, constant * size, dtype)
+def _saved(groups: list[tuple[int, IntervalGroup]], kind: str, line: Line) -> Saved:
+    """One kind's intervals: the groups' columns end to end, what holds for a whole group repeated for its ranges."""
+    counts = np.array([len(group.tensors) for _, group in groups])
+    base = line.base[_column(group.tensors for _, group in groups)]
+    start = _column(group.starts for _, group in groups)
+    stop = _column(group.stops for _, group in groups)
+    part = np.repeat(_per_group(number for number, _ in groups), counts)
+    size = np.repeat(_per_group(itemsize(group.dtype) for _, group in groups), counts)
+    dtype = np.repeat(np.array([group.dtype for _, group in groups]), counts)
+    before = np.concatenate([[0], np.cumsum(stop - start)])
+    heads = np.cumsum(counts) - counts
+    elements = before[heads + counts] - before[heads]  # of one kind, per group
+    place = _per_group(group.kinds.index(kind) for _, group in groups)
+    first = np.repeat(before[heads] - place * elements, counts)
+    offset = np.repeat(_per_group(group.offset for _, group in groups), counts) + (before[:-1] - first) * size
+    # Empty intervals cover nothing and would confuse the search.
+    kept = np.flatnonzero(stop > start)
+    order = kept[np.argsort((base + start)[kept], kind="stable")]
+    return Saved(
+        start=(base + start)[order],
+        stop=(base + stop)[order],
+        part=part[order],
+        file_offset=offset[order],
+        item_bytes=size[order],
+        dtype=dtype[order],
+    )
 
 
-def _sorted(found: list[Saved]) -> Saved:
-    fields = ("start", "stop", "part", "file_offset", "item_bytes", "dtype")
-    columns = [np.concatenate([getattr(one, name) for one in found]) for name in fields]
-    # Empty intervals cover nothing and would confuse the search; ties then cannot happen but for damaged manifests.
-    kept = np.flatnonzero(columns[1] > columns[0])
-    order = kept[np.lexsort((columns[2][kept], columns[0][kept]))]
-    return Saved(*(column[order] for column in columns))
+def _column(columns: Iterable[tuple[int, ...]]) -> Int:
+    return np.fromiter(itertools.chain.from_iterable(columns), dtype=np.int64)
+
+
+def _per_group(values: Iterable[int]) -> Int:
+    return np.fromiter(values, dtype=np.int64)
 
 
 def intersect(saved: Saved, want_start: Int, want_stop: Int) -> Copies:

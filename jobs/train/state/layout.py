@@ -10,7 +10,7 @@ import itertools
 import json
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jobs.train.state.dtypes import dtype_name
 from jobs.train.state.manifest import IntervalGroup
@@ -23,7 +23,7 @@ _ALIGN_BYTES = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartLayout:
-    """`header`: the file's first bytes; `runs`: the memory that follows, in order; `groups`: the manifest's rows."""
+    """`header`: the file's first bytes; `runs`: the memory that follows, in order; `groups`: the manifest's ranges."""
 
     header: bytes
     runs: tuple[Run, ...]
@@ -57,17 +57,22 @@ def _header(pieces: Sequence[Piece]) -> bytes:
 
 
 def _groups(view: ShardView, offset: int) -> list[IntervalGroup]:
-    """Kinds that follow one another with the same rows and type share a group."""
+    """Kinds that follow one another with the same ranges and type share a group."""
     index = {name: i for i, name in enumerate(view.shapes)}
     groups: list[IntervalGroup] = []
     for (kind, dtype), run in itertools.groupby(view.owned, key=lambda p: (p.kind, dtype_name(p.tensor.dtype))):
         pieces = list(run)
-        rows = tuple((index[p.name], p.start, p.stop) for p in pieces)
-        if groups and (groups[-1].rows, groups[-1].dtype) == (rows, dtype):
-            last = groups.pop()
-            kinds, start = (*last.kinds, kind), last.offset
+        group = IntervalGroup(
+            kinds=(kind,),
+            dtype=dtype,
+            offset=offset,
+            tensors=tuple(index[p.name] for p in pieces),
+            starts=tuple(p.start for p in pieces),
+            stops=tuple(p.stop for p in pieces),
+        )
+        if groups and replace(group, kinds=groups[-1].kinds, offset=groups[-1].offset) == groups[-1]:
+            groups[-1] = replace(groups[-1], kinds=(*groups[-1].kinds, kind))
         else:
-            kinds, start = (kind,), offset
-        groups.append(IntervalGroup(kinds=kinds, dtype=dtype, offset=start, rows=rows))
+            groups.append(group)
         offset += sum(p.tensor.nbytes for p in pieces)
     return groups

@@ -21,17 +21,19 @@ FORMAT = "tideline-state/1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntervalGroup:
-    """A stretch of a part file: for each kind in turn the elements of all rows, without gaps.
+    """A stretch of a part file: for each kind in turn the elements of all ranges, without gaps.
 
-    Optimizer moments cover the same rows as the fp32 parameters, so rows are written once for all of them. A row is
-    (tensor, start, stop): elements [start, stop) of the flattened tensor with that index in `Manifest.tensor_names`.
-    `offset` is the file position of the first row of the first kind; `dtype` is safetensors' name (F32, BF16, ...).
+    Optimizer moments cover the same ranges as the fp32 parameters, so ranges are written once for all of them, as
+    columns: elements [starts[i], stops[i]) of the flattened tensor with index `tensors[i]` in `Manifest.tensor_names`.
+    `offset` is the file position of the first range of the first kind; `dtype` is safetensors' name (F32, BF16, ...).
     """
 
     kinds: tuple[str, ...]
     dtype: str
     offset: int
-    rows: tuple[tuple[int, int, int], ...]
+    tensors: tuple[int, ...]
+    starts: tuple[int, ...]
+    stops: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,9 @@ class Part:
                 kinds=tuple(group["kinds"]),
                 dtype=str(group["dtype"]),
                 offset=int(group["offset"]),
-                rows=tuple((int(tensor), int(start), int(stop)) for tensor, start, stop in group["rows"]),
+                tensors=tuple(map(int, group["tensors"])),
+                starts=tuple(map(int, group["starts"])),
+                stops=tuple(map(int, group["stops"])),
             )
             for group in saved["groups"]
         )
@@ -96,7 +100,7 @@ class Manifest:
 
     @property
     def tensor_names(self) -> tuple[str, ...]:
-        """What the tensor index of a row counts."""
+        """What `IntervalGroup.tensors` counts."""
         return (*self.model, *self.buffers)
 
     @property
@@ -116,7 +120,7 @@ class Manifest:
         found: dict[str, dict[str, str]] = {name: {} for name in names}
         for group in (group for part in self.parts for group in part.groups):
             types = dict.fromkeys(group.kinds, group.dtype)
-            for tensor, _, _ in group.rows:
+            for tensor in group.tensors:
                 found[names[tensor]].update(types)
         return found
 
@@ -167,6 +171,8 @@ def _check(manifest: Manifest, where: str) -> None:
     if sorted(part.rank for part in manifest.parts) != list(range(manifest.world_size)):
         raise CorruptStateError(f"does not list one part for each of {manifest.world_size} ranks", where=where)
     for part in manifest.parts:
+        if any(not len(group.tensors) == len(group.starts) == len(group.stops) for group in part.groups):
+            raise CorruptStateError(f"{part.file}: columns of different lengths", where=where)
         # A part without blocks is allowed: foreign checkpoints carry no hashes.
         if part.blocks and len(part.blocks) != num_blocks(part.nbytes):
             raise CorruptStateError(f"{part.file}: {len(part.blocks)} hashes for {part.nbytes} bytes", where=where)

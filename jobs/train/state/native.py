@@ -52,7 +52,9 @@ class NativeSource:
                     kinds=(one.kind,),
                     dtype=dtype_name(one.tensor.dtype),
                     offset=at,
-                    rows=((index[one.name], one.start, stop),),
+                    tensors=(index[one.name],),
+                    starts=(one.start,),
+                    stops=(stop,),
                 )
             )
             data = memoryview(one.tensor.contiguous().view(torch.uint8).numpy())
