@@ -72,22 +72,36 @@ class Pressure(enum.IntEnum):
     FINAL = 2  # the attempt ends here: this snapshot must not be skipped
 
 
-def droppable(held: Collection[SnapshotKey], verdicts: Verdicts, pressure: Pressure) -> list[SnapshotKey]:
+def droppable(
+    held: Collection[SnapshotKey],
+    verdicts: Verdicts,
+    pressure: Pressure = Pressure.NONE,
+    room_for: SnapshotKey | None = None,
+    refused: Collection[SnapshotKey] = (),
+) -> list[SnapshotKey]:
     """Which of the snapshots held of one run may go, oldest first.
 
-    Kept always: the newest complete one, the newest safe one, and whatever is newer than the newest complete. Kept
-    without pressure: the two newest complete ones and the one being flushed.
+    Kept always: the newest complete one and the newest safe one. Kept without pressure: the two newest complete ones
+    and the one being flushed. What is newer than the newest complete one is kept, it may yet become complete, until a
+    snapshot that is newer still (`room_for`) finds no room a second time (`refused`: those that found none before):
+    then some rank has lost its part. Dropping it at once would be wrong: where snapshots come faster than verdicts,
+    none would ever be complete.
     """
     complete = sorted(verdicts.complete)
     num_kept = KEPT_COMPLETE if pressure is Pressure.NONE else 1
     kept = {*complete[-num_kept:], verdicts.safe}
     if pressure is not Pressure.FINAL:
         kept.add(verdicts.flush)
-    newest = complete[-1] if complete else None
     abandoned = set(verdicts.abandoned)
-    return sorted(
-        key for key in held if key not in kept and (key in abandoned or (newest is not None and key <= newest))
-    )
+
+    def is_past(key: SnapshotKey) -> bool:
+        if complete and key <= complete[-1]:
+            return True
+        if room_for is None or key >= room_for:
+            return False
+        return pressure is Pressure.FINAL or any(key < other < room_for for other in refused)
+
+    return sorted(key for key in held if key not in kept and (key in abandoned or is_past(key)))
 
 
 class Source(enum.StrEnum):

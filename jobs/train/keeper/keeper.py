@@ -29,7 +29,7 @@ from jobs.train.keeper.reporting import Announcer, PatientCaller, Reporter
 from jobs.train.keeper.restore import RestorePlan, plan_restore
 from jobs.train.keeper.runs import Lag, Runs
 from jobs.train.keeper.store import PartStore
-from jobs.train.keeper.transport import PeerTransport
+from jobs.train.keeper.transport import PeerTransport, WithOwnNode
 from jobs.train.keeper.values import AttemptPlan, Inventory, SnapshotKey
 from jobs.train.state.hashing import BLOCK_BYTES
 
@@ -88,7 +88,7 @@ class Keeper:
     ) -> None:
         """Raises: UserError if the folder is taken, or not this user's alone."""
         self.config = config
-        self._transport = transport
+        self._transport = transport = WithOwnNode(config.node, transport)
         self._folder = KeeperFolder(config.folder)
         self._addresses: dict[str, str] = {}
         self._token_path = ""
@@ -123,6 +123,7 @@ class Keeper:
         )
         landings = Landings(self.store, faults)
         self.peer_service = KeeperPeerService(self.store, landings, self.runs, self.reporter, self.news)
+        transport.bind(self.peer_service)
         self.rank_service = RankService(
             self.store, self.runs, plan_restore=self._plan_restore, peers=self._peers, news=self.news
         )

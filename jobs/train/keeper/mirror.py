@@ -139,10 +139,20 @@ class Mirror:
         return 0.0 if self._open_next() else self._next_retry_s()
 
     def _next_retry_s(self) -> float | None:
-        """Seconds until a peer that failed may be tried again; None if none has failed."""
+        """Seconds until a peer that failed may be tried again; None if none has failed.
+
+        A peer whose time has come without anything to send to it has nothing to make good any more.
+        """
+        now_s = self._clock()
         with self._lock:
-            times = [peer.retry_at_s for peer in self._state.peers.values() if peer.failures]
-        return max(0.0, min(times) - self._clock()) if times else None
+            for node in [node for node, peer in self._state.peers.items() if peer.retry_at_s <= now_s]:
+                self._recovered(node)
+            return min((peer.retry_at_s - now_s for peer in self._state.peers.values()), default=None)
+
+    def _recovered(self, node: str) -> None:
+        """The peer works, or is not needed. Call with the lock."""
+        self._state.peers.pop(node, None)
+        self._error = next((peer.error for peer in self._state.peers.values()), "")
 
     def _wanted(self, plans: Collection[AttemptPlan]) -> list[tuple[PartKey, str]]:
         """Copies to make, of all runs, peers that are being left alone for now not among them. Call with the lock."""
@@ -187,8 +197,7 @@ class Mirror:
             return True
         transfer = _Transfer(part, name[1], deque(reply.fields["missing"]))
         with self._lock:
-            self._state.peers.pop(name[1], None)
-            self._error = next((peer.error for peer in self._state.peers.values()), "")
+            self._recovered(name[1])
             if transfer.missing:
                 self._state.transfers.setdefault(name, transfer)
             else:

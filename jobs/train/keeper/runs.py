@@ -157,7 +157,8 @@ class Runs:
                 return set()
             failing = Pressure.MIRROR_FAILING if run.verdicts.mirror_failing else Pressure.NONE
             held = set(self._store.snapshots(key.run)) - {key}
-            return set(droppable(held, run.verdicts, max(pressure, failing)))
+            wanted = max(pressure, failing)
+            return set(droppable(held, run.verdicts, wanted, room_for=key, refused=run.skipped))
 
     def is_outdated(self, key: SnapshotKey) -> bool:
         """Whether a part of this snapshot would be dropped again as soon as it has come."""
@@ -167,7 +168,7 @@ class Runs:
                 return False
             if key.attempt < run.plan.attempt and key not in run.plan.kept:
                 return True
-            return key in droppable({key}, run.verdicts, Pressure.NONE)
+            return key in droppable({key}, run.verdicts)
 
     def skip(self, key: SnapshotKey) -> None:
         """A rank of this node could not take its part: the snapshot will never be complete."""
@@ -191,7 +192,7 @@ class Runs:
             newest = verdicts.complete[-1] if verdicts.complete else None
             run.skipped = {key for key in run.skipped if newest is None or key > newest}
             held = self._store.snapshots(verdicts.run)
-            self._store.drop_snapshots(set(droppable(held, verdicts, Pressure.NONE)))
+            self._store.drop_snapshots(set(droppable(held, verdicts)))
             run.flushed = {key for key in run.flushed if self._store.get(key)}
             self.changed.notify_all()
 

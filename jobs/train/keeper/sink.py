@@ -31,19 +31,28 @@ class KeeperSink:
         self._world_size = world_size
         self._final_wait_s = final_wait_s
         self._is_reserved = False
+        self._unsealed: PartKey | None = None
 
     def open(self, step: int, nbytes: int, *, final: bool) -> memoryview:
         """Shared memory for this rank's part.
 
         Raises: KeeperRefusedError (no room: the step is skipped by all ranks), KeeperUnavailableError.
         """
+        if self._unsealed is not None:
+            # Copying or sealing failed: say so, or others would keep their parts of a snapshot that cannot be.
+            self._client.abort(self._unsealed)
+            self._unsealed = None
         wait_s = self._final_wait_s if final else 0.0
-        return self._client.alloc(self._key(step), nbytes, final=final, wait_s=wait_s)
+        key = self._key(step)
+        buffer = self._client.alloc(key, nbytes, final=final, wait_s=wait_s)
+        self._unsealed = key
+        return buffer
 
     def seal(self, part: Part, manifest: Manifest) -> None:
         """The part is in its place. Raises: KeeperRefusedError, KeeperUnavailableError."""
         header = json.loads(replace(manifest, parts=()).to_bytes()) if self._rank == 0 else None
         self._client.seal(self._key(manifest.step), part.to_json(), header)
+        self._unsealed = None
         if not self._is_reserved:
             self._is_reserved = True
             self._reserve(manifest.step, part.nbytes)

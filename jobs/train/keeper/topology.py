@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mirrors:
-    """`peers`: for every node the nodes it mirrors to. `weak`: nodes whose peers do not all lie in other domains."""
+    """`peers`: for every node the nodes it mirrors to. `weak`: nodes without `r` peers in as many other domains."""
 
     peers: Mapping[str, tuple[str, ...]]
     weak: tuple[str, ...]
@@ -44,7 +44,5 @@ def choose_mirrors(nodes: Iterable[str], domains: Mapping[str, str], r: int = 1)
             best = min(free, key=lambda peer: (domain[peer] in taken, load[peer]))
             peers[name] = (*peers[name], best)
             load[best] += 1
-    weak = tuple(
-        name for name in ring if r and len({domain[name], *(domain[p] for p in peers[name])}) < min(r, len(ring)) + 1
-    )
+    weak = tuple(name for name in ring if len({domain[name], *(domain[peer] for peer in peers[name])}) <= r)
     return Mirrors(peers=peers, weak=weak)

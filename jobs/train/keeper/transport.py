@@ -86,3 +86,20 @@ class LocalNetwork:
             target = service.sink(op, fields, len(payload))
             target[:] = payload
         return service.handle(op, fields, target)
+
+
+class WithOwnNode:
+    """A transport that asks the own node's service directly, which may come later (`bind`), and others as before."""
+
+    def __init__(self, node: str, transport: PeerTransport) -> None:
+        self._node = node
+        self._transport = transport
+        self._own = LocalNetwork()
+
+    def bind(self, service: PeerService) -> None:
+        """Who answers for the own node."""
+        self._own.plug(self._node, service)
+
+    def call(self, node: str, op: str, fields: Fields, payload: memoryview = EMPTY) -> Reply:
+        network: PeerTransport = self._own if node == self._node else self._transport
+        return network.call(node, op, fields, payload)

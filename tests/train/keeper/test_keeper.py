@@ -154,6 +154,39 @@ def test_the_final_snapshot_takes_the_room_of_older_ones(worlds):
     assert world.keepers["a"].safe_step(RUN) == 61
 
 
+def test_the_newest_safe_snapshot_outlives_newer_ones_that_no_peer_has_yet(worlds):
+    world = worlds(nodes=2)
+    world.begin(world_size=2)
+    world.snapshot(world.key(20, world_size=2))
+    world.settle()
+    for name in "ab":
+        world.keepers[name].mirror.pump = lambda: None  # the network between them is slow
+    for step in (40, 60):
+        world.snapshot(world.key(step, world_size=2))
+        world.settle()
+    assert world.keepers["a"].status(RUN).complete == 60
+    world.kill_node("b")
+    assert plan_restore(world.network, "ab", RUN).step == 20
+
+
+def test_a_snapshot_that_lost_a_part_with_its_keeper_does_not_stop_later_ones(worlds):
+    world = worlds(limit_bytes=3 * 2 * 256)
+    world.begin()
+    for step in (20, 40):
+        world.snapshot(world.key(step))
+        world.settle()
+    world.snapshot(world.key(60), range(2))  # rank 2's keeper died in the middle of it
+    world.settle()
+    with pytest.raises(RefusedError):
+        world.snapshot(world.key(80))  # there is no room beside the one that may still become complete
+    world.settle()
+    world.snapshot(world.key(100))
+    world.settle()
+    world.now_s += 1  # a peer that had no room is asked again
+    world.settle()
+    assert world.keepers["a"].safe_step(RUN) == 100
+
+
 def test_mirror_lag_is_counted_in_steps_that_training_made_meanwhile(worlds):
     world = worlds()
     world.begin()

@@ -12,7 +12,7 @@ from jobs.train.keeper.index import block_hash
 from jobs.train.keeper.keeper import Keeper, KeeperConfig
 from jobs.train.keeper.mirror import Retry
 from jobs.train.keeper.topology import choose_mirrors
-from jobs.train.keeper.transport import LocalNetwork
+from jobs.train.keeper.transport import LocalNetwork, PeerGoneError, PeerService
 from jobs.train.keeper.values import AttemptPlan, PartKey, SnapshotKey
 from orchestrator.spec.errors import UserError
 
@@ -27,7 +27,7 @@ class Crash(BaseException):
 
 
 class CrashAt:
-    """A fault that kills at the `nth` passing of a point; `until` then it only counts."""
+    """A fault that kills at the `nth` passing of a point; before and after, nothing happens."""
 
     def __init__(self, point: Point, nth: int = 1) -> None:
         self.point = point
@@ -38,6 +38,28 @@ class CrashAt:
             self.left -= 1
             if self.left == 0:
                 raise Crash(point)
+
+
+class Mortal:
+    """A node as others see it: when its keeper crashes while answering, it is gone."""
+
+    def __init__(self, world: World, name: str, service: PeerService) -> None:
+        self._world = world
+        self._name = name
+        self._service = service
+
+    def sink(self, op, fields, nbytes):
+        return self._or_gone(lambda: self._service.sink(op, fields, nbytes))
+
+    def handle(self, op, fields, payload):
+        return self._or_gone(lambda: self._service.handle(op, fields, payload))
+
+    def _or_gone(self, answer):
+        try:
+            return answer()
+        except Crash as crash:
+            self._world.kill_keeper(self._name)
+            raise PeerGoneError(self._name, f"crashed at {crash}") from None
 
 
 @dataclass
@@ -105,13 +127,15 @@ class World:
         keeper = Keeper(config, self.network, lambda url: self.storage, clock=lambda: self.now_s, faults=faults)
         keeper.adopt()
         self.keepers[name] = keeper
-        self.network.plug(name, keeper.peer_service)
+        self.network.plug(name, Mortal(self, name, keeper.peer_service))
         return keeper
 
     def kill_keeper(self, name: str) -> None:
         """kill -9 of the keeper's process: the kernel closes what it had open, nothing else happens."""
         self.network.unplug(name)
-        self.keepers.pop(name).close()
+        keeper = self.keepers.pop(name, None)
+        if keeper is not None:
+            keeper.close()
 
     def kill_node(self, name: str) -> None:
         """The machine is gone, with its memory."""
@@ -136,9 +160,16 @@ class World:
                 **changes,
             }
         )
-        for keeper in self.keepers.values():
-            keeper.begin_attempt(plan)
+        for name in self.names:
+            self.tell(name, plan)
         return plan
+
+    def tell(self, name: str, plan: AttemptPlan) -> None:
+        """Begin an attempt on one node."""
+        try:
+            self.keepers[name].begin_attempt(plan)
+        except Crash:
+            self.kill_keeper(name)
 
     def key(self, step: int, attempt: int = 0, world_size: int = 3) -> SnapshotKey:
         return SnapshotKey(run=RUN, step=step, attempt=attempt, world_size=world_size)
@@ -165,12 +196,21 @@ class World:
 
     def settle(self) -> None:
         """Background work until nothing changes any more."""
-        for _ in range(10_000):
+        for _ in range(1_000):
             before = self._state()
-            worked = [keeper.pump_once() for keeper in list(self.keepers.values())]
+            worked = [self.pump(name) for name in sorted(self.keepers)]
             if not any(worked) and self._state() == before:
                 return
         raise AssertionError("does not settle")
+
+    def pump(self, name: str) -> bool:
+        """One turn of a node's background work; a crash in it ends the keeper."""
+        keeper = self.keepers.get(name)
+        try:
+            return keeper is not None and keeper.pump_once()
+        except Crash:
+            self.kill_keeper(name)
+            return True
 
     def _state(self) -> object:
         return [
