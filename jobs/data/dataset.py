@@ -60,7 +60,14 @@ class PackedSplit:
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def windows(self, starts: NDArray[np.int64], length: int) -> Bytes:
-        """Bytes [starts[i], starts[i] + length) as row i of an array (len(starts), length)."""
+        """Bytes [starts[i], starts[i] + length) as row i of an array (len(starts), length).
+
+        Raises: ValueError if a window leaves the split; UserError if one touches a damaged block.
+        """
+        if len(starts) and not 0 <= starts.min() <= starts.max() <= len(self) - length:
+            raise ValueError(
+                f"windows of {length} bytes must start within 0..{len(self) - length} of split {self.name}"
+            )
         rows = np.empty((len(starts), length), dtype=np.uint8)
         for row, start in enumerate(starts.tolist()):
             rows[row] = self.read(start, start + length)

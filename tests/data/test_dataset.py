@@ -53,6 +53,14 @@ def test_windows_cross_shards(folder: Path) -> None:
     np.testing.assert_array_equal(rows, np.stack([np.asarray(split)[border - 3 : border + 4], np.asarray(split)[:7]]))
 
 
+@pytest.mark.parametrize("start", [-1, 1])
+def test_windows_that_leave_the_split_are_refused(folder: Path, start: int) -> None:
+    split = open_dataset(folder).split("train")
+    assert split.windows(np.array([0]), len(split)).shape == (1, len(split))
+    with pytest.raises(ValueError, match="must start within"):
+        split.windows(np.array([start]), len(split))
+
+
 def test_content_is_mapped_and_not_copied(folder: Path) -> None:
     view = open_dataset(folder).split("train").read(0, 50)
     assert not view.flags.owndata

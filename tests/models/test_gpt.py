@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from jobs.data import open_dataset
+from jobs.data import open_dataset, pack
+from jobs.models.byte_windows import ByteWindows
 from jobs.models.gpt import GPT, GPTTask, task
 from jobs.models.transformer import rotate, rotation
 
@@ -127,6 +128,17 @@ def test_windows_predict_every_byte_but_the_first_once(packed: Path, tiny: GPTTa
     np.testing.assert_array_equal(rows[:, 1:].flatten(), text[1 : 1 + 16 * source.num_samples])
     np.testing.assert_array_equal(rows[:, 0], text[: 16 * source.num_samples : 16])
     assert len(text) - 1 - 16 * source.num_samples < 16
+
+
+@pytest.mark.parametrize("num_bytes", range(1, 12))
+def test_the_last_window_fits_whatever_the_length(num_bytes: int, tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "book").write_bytes(b"x" * 20 * num_bytes)
+    split = open_dataset(pack(tmp_path / "text", name="book", home=tmp_path).folder).split("validation")
+    assert len(split) == num_bytes + 1
+    source = ByteWindows(split, seq_len=4)
+    assert source.num_samples == num_bytes // 4
+    assert source.batch(np.arange(source.num_samples))["bytes_BT"].shape == (num_bytes // 4, 5)
 
 
 def test_row_i_is_sample_ids_i(packed: Path, tiny: GPTTask) -> None:
