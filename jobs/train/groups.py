@@ -74,6 +74,17 @@ def all_succeed(mine: bool, group: Any) -> bool:
     return PendingSum((0.0 if mine else 1.0,), group).wait()[0] == 0.0
 
 
+def share_text(text: str, rank: int, group: Any) -> str:
+    """What rank 0 passed, on every rank; collective."""
+    data = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) if rank == 0 else torch.empty(0)
+    size = torch.tensor([data.numel()], dtype=torch.int64)
+    dist.broadcast(size, src=0, group=group)
+    if rank != 0:
+        data = torch.empty(int(size), dtype=torch.uint8)
+    dist.broadcast(data, src=0, group=group)
+    return bytes(data.numpy()).decode()
+
+
 def barrier(group: Any) -> None:
     """Wait until every rank is here."""
     PendingSum((0.0,), group).wait()
