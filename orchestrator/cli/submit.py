@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -78,7 +79,7 @@ def train(job: TrainJob, home: Path, console: Console) -> RunResult:
 
 
 def local_node(job: TrainJob) -> Any:
-    """A local node on which the job's largest size fits; CPUs are shared where there are fewer cores.
+    """A local node with this machine's cores, and room for the job's smallest size even where there are fewer.
 
     Raises: UserError (never) when the job needs devices that this machine does not have.
     """
@@ -92,8 +93,9 @@ def local_node(job: TrainJob) -> Any:
             code=ExitCode.NEVER,
             next_step="Lower workers.min or resources.GPU",
         )
+    cores = float(os.cpu_count() or 1)
     return NodeSize(
-        num_cpus=workers.resources.CPU * workers.max,
+        num_cpus=max(workers.resources.CPU * workers.min, min(workers.resources.CPU * workers.max, cores)),
         num_gpus=has,
         resources={name: amount * workers.max for name, amount in workers.resources.custom.items()},
     )

@@ -107,8 +107,14 @@ class World:
     def change(self, plan: AttemptPlan, held: object, ready: object, progress: object, now_s: float) -> Change | None:
         return self.wanted_change
 
-    def keep_up(self, alive: Collection[str], wanted: Collection[str]) -> None:
+    def hosts(self) -> frozenset[str]:
+        return self.alive
+
+    def keep_up(self, alive: Collection[str], wanted: Collection[str], hosts: Collection[str]) -> None:
         pass
+
+    def unreachable(self, nodes: Collection[str]) -> frozenset[str]:
+        return frozenset(nodes) - self.alive
 
     def ready(self) -> frozenset[str]:
         return self.alive
@@ -314,7 +320,7 @@ def test_the_root_cause_explains_what_its_peers_complain_of(
     attempt = OpenAttempt(plan=plan(), opened_at_s=0.0)
     attempt.left = {worker: lost(kind, worker) for worker, kind in enumerate(kinds)}
     attempt.joined = set(attempt.left)
-    found = explain(attempt, GroupIdle(at_s=1.0, lost_nodes=lost_nodes))
+    found = explain(attempt, GroupIdle(at_s=1.0), lost_nodes)
     assert (found[0], found[2]) == (cause, detail)
 
 
@@ -424,3 +430,13 @@ def test_nothing_starts_before_the_nodes_are_warm() -> None:
     world.warming_up = False
     world.driver.tick()
     assert world.plan.attempt == 1
+
+
+def test_a_node_that_does_not_answer_is_lost_whatever_the_cluster_still_thinks() -> None:
+    world = running_world(failures=0)
+    world.leave(Leaving.FAILED, kind="lost_peer", workers=1)
+    world.idle(error="WorkerGroupError", silent_nodes=("gone",))
+    (closed,) = world.of(AttemptClosed)
+    assert closed.cause is Cause.NODE_LOSS  # type: ignore[union-attr]
+    world.driver.tick()
+    assert world.plan.attempt == 2

@@ -12,7 +12,6 @@ import asyncio
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -28,11 +27,12 @@ ANSWER_S = 5.0
 LEAVE_S = 3.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NoRoom(Exception):  # noqa: N818 - not an error: the driver looks again
-    """Workers did not come up on these nodes in time; `nodes` counts them."""
+    """Workers did not come up in time; `nodes` counts how many on each node."""
 
-    nodes: Mapping[str, int]
+    def __init__(self, nodes: Mapping[str, int]) -> None:
+        super().__init__(dict(nodes))
+        self.nodes = dict(nodes)
 
     def __str__(self) -> str:
         return "no worker came up on " + ", ".join(f"{node[:12]} ({n})" for node, n in sorted(self.nodes.items()))
@@ -90,7 +90,7 @@ class Bench:
                 _end(worker.actor)
             if unexpected:
                 raise unexpected[0]
-            raise NoRoom(nodes=failed)
+            raise NoRoom(failed)
         for worker in workers:
             self._seats[worker.metadata.node_id].append(worker)
         self._changed(self.held())

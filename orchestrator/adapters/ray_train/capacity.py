@@ -17,11 +17,12 @@ from ray._private.state import state as ray_state
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeView:
-    """One node as the cluster reports it: `free` is what nobody holds; `drain_deadline_s` is a Unix time, 0 for a drain
-    without one, None when the node is not draining."""
+    """One node as the cluster reports it: `free` is what nobody holds of `total`; `drain_deadline_s` is a Unix time, 0
+    for a drain without one, None when the node is not draining."""
 
     node_id: str
     free: Mapping[str, float]
+    total: Mapping[str, float]
     drain_deadline_s: float | None = None
 
 
@@ -33,6 +34,7 @@ def read_nodes() -> tuple[NodeView, ...]:
         NodeView(
             node_id=node["NodeID"],
             free=free.get(node["NodeID"], {}),
+            total=node["Resources"],
             drain_deadline_s=draining[node["NodeID"]] / 1000 if node["NodeID"] in draining else None,
         )
         for node in sorted(ray.nodes(), key=lambda n: n["NodeID"])

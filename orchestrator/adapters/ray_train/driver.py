@@ -54,6 +54,8 @@ class Sizing(Protocol):
 
     def staying(self) -> frozenset[str]: ...
 
+    def hosts(self) -> frozenset[str]: ...
+
     def notices(self, nodes: Collection[str], now_s: float) -> list[Noticed]: ...
 
     def refused(self, nodes: Collection[str], now_s: float) -> None: ...
@@ -70,7 +72,9 @@ class Agents(Protocol):
 
     trouble: str
 
-    def keep_up(self, alive: Collection[str], wanted: Collection[str]) -> None: ...
+    def keep_up(self, alive: Collection[str], wanted: Collection[str], hosts: Collection[str]) -> None: ...
+
+    def unreachable(self, nodes: Collection[str]) -> frozenset[str]: ...
 
     def ready(self) -> frozenset[str]: ...
 
@@ -195,7 +199,7 @@ class Driver:
         self._looked_at_s = now_s
         sizing = self._around.sizing
         alive = sizing.look()
-        self._around.agents.keep_up(alive, sizing.staying())
+        self._around.agents.keep_up(alive, sizing.staying(), sizing.hosts())
         notices = sizing.notices(self._held, now_s)
         for notice in notices:
             self._emit(notice)
@@ -264,7 +268,8 @@ class Driver:
         self._looked_at_s = float("-inf")  # what is true of the cluster has just changed
 
     def _on_failure(self, attempt: OpenAttempt, idle: GroupIdle) -> None:
-        cause, kind, detail = explain(attempt, idle)
+        lost_nodes = self._around.agents.unreachable(idle.silent_nodes)
+        cause, kind, detail = explain(attempt, idle, lost_nodes)
         self._close(idle, Outcome.FAILED, cause, detail)
         num_steps = 0 if attempt.first_step_at_s is None else 1
         failure = Failure(cause=cause, kind=kind, start_step=attempt.plan.job.start_step, num_steps=num_steps)
@@ -303,13 +308,22 @@ class Driver:
         agents = self._around.agents
         is_first = self._next_attempt == self._config.first_attempt
         if is_first and agents.is_warming():
-            self._wait("warming up the nodes")
+            self._warm_up(now_s)
             return
         size = self._around.sizing.start_size(self._held, agents.ready(), now_s)
         if isinstance(size, str):
             self._wait_for_room(agents.trouble or size)
             return
         self._start(size, now_s)
+
+    def _warm_up(self, now_s: float) -> None:
+        """While the nodes' agents warm up, so do the workers of the group that will then start."""
+        if self._waiting_for:
+            return
+        self._wait("warming up the nodes")
+        size = self._around.sizing.start_size(self._held, self._around.sizing.staying(), now_s)
+        if isinstance(size, Size):
+            self._around.warming.begin(size.nodes, self._config.ranks_per_worker)
 
     def _start(self, size: Size, now_s: float) -> None:
         restore = self._around.state.restore_point()
@@ -363,7 +377,7 @@ class Driver:
             return
         self.detail = self.detail or error
         if attempt is not None:
-            cause, _, detail = explain(attempt, idle)
+            cause, _, detail = explain(attempt, idle, ())
             self._close(idle, Outcome.FAILED, cause, detail)
             self.detail = self.detail or detail
         self._say(Status.FAILED if self.detail else Status.PAUSED, self.detail)

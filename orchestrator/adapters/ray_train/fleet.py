@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -39,14 +40,18 @@ class Fleet:
         self._lead = ""
         self.trouble = ""
 
-    def keep_up(self, alive: Collection[str], wanted: Collection[str]) -> None:
-        """Start agents on wanted nodes, take note of those that are warm, forget nodes that are gone. Never blocks."""
+    def keep_up(self, alive: Collection[str], wanted: Collection[str], hosts: Collection[str]) -> None:
+        """Start agents on wanted nodes, take note of those that are warm, forget nodes that are gone. Never blocks.
+
+        Only `hosts` can hold ranks and warm a fork server; other nodes hold copies of snapshots, no more.
+        """
         for node in set(self._agents) - set(alive):
             self._forget(node)
         now_s = time.monotonic()
         for node in sorted(set(wanted) - set(self._agents)):
-            if self._blamed_until_s.get(node, 0.0) <= now_s:
-                agent = start_agent(self._config, node)
+            is_host = node in hosts
+            if self._blamed_until_s.get(node, 0.0) <= now_s and (is_host or self._config.keep):
+                agent = start_agent(replace(self._config, fork=self._config.fork and is_host), node)
                 self._agents[node] = agent
                 self._warming[agent.facts.remote()] = node
         if self._warming:
@@ -63,6 +68,18 @@ class Fleet:
             log.warning("a node's agent did not start", node=node, error=self.trouble)
             self._blamed_until_s[node] = time.monotonic() + BLAME_S
             self._forget(node)
+
+    def unreachable(self, nodes: Collection[str]) -> frozenset[str]:
+        """Those of `nodes` whose agent does not answer: dead, whatever the cluster still thinks. Blocks a moment."""
+        calls = {self._agents[node].ping.remote(): node for node in nodes if node in self._agents}
+        if not calls:
+            return frozenset(nodes) - set(self._agents)
+        done, silent = ray.wait(list(calls), num_returns=len(calls), timeout=ANSWER_S)
+        dead = {calls[ref] for ref in silent} | {calls[ref] for ref in done if not _answers(ref)}
+        for node in dead:
+            self._blamed_until_s[node] = time.monotonic() + BLAME_S
+            self._forget(node)
+        return frozenset(dead) | (frozenset(nodes) - set(self._agents))
 
     def _forget(self, node: str) -> None:
         self._facts.pop(node, None)
@@ -180,6 +197,14 @@ def _root_message(error: BaseException) -> str:
     cause = getattr(error, "cause", None)
     lines = str(cause or error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__
+
+
+def _answers(ref: Any) -> bool:
+    try:
+        ray.get(ref)
+    except ray.exceptions.RayError:
+        return False
+    return True
 
 
 def _kill(actor: Any) -> None:

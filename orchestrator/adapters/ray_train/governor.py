@@ -8,7 +8,7 @@ a stall costs by measurement.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.adapters.ray_train.capacity import NodeView, room
 from orchestrator.adapters.ray_train.events import Cause, Noticed
@@ -100,6 +100,11 @@ class Governor:
     def staying(self) -> frozenset[str]:
         """Nodes that are alive and not draining."""
         return frozenset(node.node_id for node in self._nodes if node.drain_deadline_s is None)
+
+    def hosts(self) -> frozenset[str]:
+        """Nodes that could hold a worker of this job if nobody else held anything there."""
+        empty = tuple(replace(node, free=node.total, drain_deadline_s=None) for node in self._nodes)
+        return frozenset(room(empty, self._bounds.per_rank, {}, self._bounds.ranks_per_worker))
 
     def notices(self, nodes: Collection[str], now_s: float) -> list[Noticed]:
         """Departures of these nodes that were not announced before."""

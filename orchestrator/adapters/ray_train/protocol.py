@@ -97,12 +97,12 @@ class Left:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupIdle:
     """The controller has no running group and asks what next. `error` names the exception that ended the last one;
-    `lost_nodes` are nodes of its workers that the cluster has lost."""
+    on `silent_nodes` workers have died or do not answer."""
 
     at_s: float
     error: str = ""
     detail: str = ""
-    lost_nodes: tuple[str, ...] = ()
+    silent_nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -157,13 +157,12 @@ class OfferedController(TrainController):  # type: ignore[misc]
         """End the last group and look which of its workers are still there."""
         if self._worker_group is not None:
             self._shutdown_worker_group()
-        lost = await self._bench.dismiss_unfit()
-        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        silent = await self._bench.dismiss_unfit()
         return GroupIdle(
             at_s=time.time(),
             error=type(error).__name__ if error else "",
             detail=_sentence(error),
-            lost_nodes=tuple(sorted(lost - alive)),
+            silent_nodes=tuple(sorted(silent)),
         )
 
     async def _start_group(self) -> None:
