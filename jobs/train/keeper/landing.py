@@ -38,6 +38,7 @@ class Landings:
         self._store = store
         self._faults = faults
         self._lock = threading.Lock()
+        self._opening = threading.Lock()
         self._landings: dict[PartKey, _Landing] = {}
 
     def offer(self, meta: PartMeta, make_room: Callable[[], Collection[SnapshotKey]]) -> list[int]:
@@ -47,9 +48,10 @@ class Landings:
         """
         if self._store.get(meta.key):
             return []
-        landing = self._find(meta.key)
-        if landing is None or landing.meta != meta:
-            landing = self._open(meta, make_room)
+        with self._opening:  # of two offers of one part at once, the second finds the landing of the first
+            landing = self._find(meta.key)
+            if landing is None or landing.meta != meta:
+                landing = self._open(meta, make_room)
         return landing.missing()
 
     def sink(self, key: PartKey, index: int, nbytes: int) -> memoryview:

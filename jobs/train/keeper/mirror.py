@@ -83,6 +83,7 @@ class _State:
     copies: dict[PartKey, set[str]] = field(default_factory=dict)
     transfers: dict[tuple[PartKey, str], _Transfer] = field(default_factory=dict)
     peers: dict[str, _Peer] = field(default_factory=dict)
+    opening: set[tuple[PartKey, str]] = field(default_factory=set)
 
 
 class Mirror:
@@ -183,26 +184,35 @@ class Mirror:
             return None
 
     def _open_next(self) -> bool:
-        """Offer the next part to its peer."""
+        """Offer the next part to its peer; False if there is none that nobody is offering already."""
         plans = self._plans()
         with self._lock:
-            name = next((name for name in self._wanted(plans) if name not in self._state.transfers), None)
-        part = self._store.get(name[0]) if name else None
-        if name is None or part is None:
-            return False
+            known = self._state.transfers.keys() | self._state.opening
+            name = next((name for name in self._wanted(plans) if name not in known), None)
+            part = self._store.get(name[0]) if name else None
+            if name is None or part is None:
+                return False
+            self._state.opening.add(name)
+        try:
+            self._offer(name, part)
+        finally:
+            with self._lock:
+                self._state.opening.discard(name)
+        return True
+
+    def _offer(self, name: tuple[PartKey, str], part: SealedPart) -> None:
         try:
             reply = self._transport.call(name[1], "offer", {"part": wire.dump(part.meta).decode()})
         except (PeerGoneError, PeerRefusedError) as error:
             self._failed(name, error)
-            return True
+            return
         transfer = _Transfer(part, name[1], deque(reply.fields["missing"]))
         with self._lock:
             self._recovered(name[1])
             if transfer.missing:
-                self._state.transfers.setdefault(name, transfer)
+                self._state.transfers[name] = transfer
             else:
                 self._done(name)
-        return True
 
     def _send(self, transfer: _Transfer, index: int) -> int:
         """Send one block; returns its size."""

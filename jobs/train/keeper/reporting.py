@@ -81,6 +81,7 @@ class Reporter:
             lead = run.plan.lead
         if lead == self._runs.node:
             self.receive(inventory)
+            self._acted()  # it may have been the last word that a commit was waiting for
         else:
             fields = self._caller.tell(lead, "report", wire.dump(inventory).decode())
             if fields is None:
