@@ -136,6 +136,9 @@ class World:
         self.secured.append(step)
         return True
 
+    def committed(self, at_s: float) -> Iterator[Event]:
+        return iter(())
+
     def news(self, step: int, at_s: float) -> Iterator[Event]:
         return iter(())
 

@@ -92,6 +92,8 @@ class State(Protocol):
 
     def secure(self, step: int, give_up: Callable[[], bool]) -> bool: ...
 
+    def committed(self, at_s: float) -> Iterator[Event]: ...
+
     def news(self, step: int, at_s: float) -> Iterator[Event]: ...
 
 
@@ -296,6 +298,8 @@ class Driver:
     def _secure(self, step: int) -> None:
         """The keepers end with this session: what they hold goes to storage, unless somebody cannot wait."""
         self._around.state.secure(step, lambda: self._wants_stop() > 1)
+        for event in self._around.state.committed(self._now_s()):
+            self._emit(event)
 
     def _over(self, over: RunOver) -> None:
         self._is_over = True

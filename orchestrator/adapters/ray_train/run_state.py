@@ -108,8 +108,8 @@ class RunState:
         if status is not None:
             yield from self._compare(status, at_s)
 
-    def final_news(self, at_s: float) -> Iterator[Event]:
-        """What storage has in the end."""
+    def committed(self, at_s: float) -> Iterator[Event]:
+        """The newest checkpoint in storage, if it has not been told yet."""
         newest = latest(open_storage(self._storage_url), self._run)
         if newest is not None and newest.step != self._committed:
             yield self._saved(newest.step, at_s)

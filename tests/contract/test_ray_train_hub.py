@@ -1,0 +1,127 @@
+"""The run's switchboard: nobody leaves a stop early, the first failure reaches everybody, offers go out once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from jobs.train.messages import Stop, encode
+from orchestrator.adapters.ray_train.hub import Hub
+from orchestrator.adapters.ray_train.protocol import Abort, GroupIdle, Joined, Leaving, Left, RunOver, Tell
+from tests.contract.ray_train_fakes import plan
+
+SOON_S = 5.0
+
+
+def left(worker: int, how: Leaving, attempt: int = 1) -> Left:
+    return Left(attempt=attempt, worker=worker, node_id="n", at_s=0.0, how=how, detail="why")
+
+
+async def started(workers: int = 2) -> Hub:
+    """A hub whose attempt 1 has been taken and joined by all workers."""
+    hub = Hub()
+    await hub.offer(plan(1, world_size=workers))
+    await hub.take(None, SOON_S)
+    await asyncio.gather(*(hub.join(worker, "n", "host", 7) for worker in range(workers)))
+    await hub.items(0)
+    return hub
+
+
+def run(story: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(story, 30))
+
+
+def test_an_offer_is_taken_once_and_nobody_spins_for_it() -> None:
+    async def story() -> None:
+        hub = Hub()
+        taking = asyncio.create_task(hub.take(GroupIdle(at_s=1.0), SOON_S))
+        assert await hub.items(SOON_S) == [GroupIdle(at_s=1.0)]
+        assert not taking.done()
+        await hub.offer(plan(1))
+        assert await taking == plan(1)
+        assert await hub.take(None, 0) is None
+
+    run(story())
+
+
+def test_workers_wait_for_worker_0_and_meet_at_its_address() -> None:
+    async def story() -> None:
+        hub = Hub()
+        await hub.offer(plan(1, world_size=2))
+        await hub.take(None, SOON_S)
+        second = asyncio.create_task(hub.join(1, "n1", "host1", 1))
+        await hub.items(SOON_S)
+        assert not second.done()
+        first = await hub.join(0, "n0", "host0", 42)
+        assert (first.master_addr, first.master_port) == ("host0", 42)
+        assert await second == first
+        (joined,) = await hub.items(0)
+        assert isinstance(joined, Joined)
+        assert joined.worker == 0
+
+    run(story())
+
+
+def test_an_orderly_stop_ends_when_the_last_worker_has_left() -> None:
+    async def story() -> None:
+        hub = await started()
+        first = asyncio.create_task(hub.leave(left(0, Leaving.STOPPED)))
+        await hub.items(SOON_S)
+        assert not first.done()
+        assert not await hub.over(1, 0)
+        await hub.leave(left(1, Leaving.STOPPED))
+        await first
+        assert await hub.over(1, 0)
+
+    run(story())
+
+
+def test_the_first_failure_reaches_all_others_and_the_controller() -> None:
+    async def story() -> None:
+        hub = await started()
+        waiting = asyncio.create_task(hub.orders(1, 0, SOON_S))
+        await hub.leave(left(0, Leaving.FAILED))
+        await hub.leave(left(1, Leaving.FAILED))
+        assert await waiting == [Abort(attempt=1, reason="why")]
+        assert await hub.orders(1, 1, 0) == []
+        assert await hub.over(1, 0)
+
+    run(story())
+
+
+def test_orders_are_kept_for_workers_that_ask_late_and_end_with_the_attempt() -> None:
+    async def story() -> None:
+        hub = await started()
+        stop = Tell(attempt=1, line=encode(Stop("grow")))
+        await hub.order(stop)
+        await hub.order(Tell(attempt=9, line=b""))
+        assert await hub.orders(1, 0, 0) == [stop]
+        await hub.offer(plan(2))
+        await hub.take(None, 0)
+        (abort,) = await hub.orders(1, 1, 0)
+        assert isinstance(abort, Abort)
+        assert await hub.orders(2, 0, 0) == []
+
+    run(story())
+
+
+def test_a_worker_of_an_old_attempt_may_leave_at_any_time() -> None:
+    async def story() -> None:
+        hub = await started()
+        await hub.offer(plan(2))
+        await hub.take(None, 0)
+        await hub.leave(left(0, Leaving.STOPPED, attempt=1))
+        assert not await hub.over(2, 0)
+        assert await hub.items(0) == []
+
+    run(story())
+
+
+def test_the_end_of_the_run_is_an_offer_like_any_other() -> None:
+    async def story() -> None:
+        hub = Hub()
+        await hub.offer(RunOver(error="no"))
+        assert await hub.take(None, 0) == RunOver(error="no")
+
+    run(story())
