@@ -108,13 +108,9 @@ class Watch:
     def attempts(self) -> list[AttemptOpened]:
         return [event for event in self.events if isinstance(event, AttemptOpened)]
 
-    def made(self, steps: int, *, at_size: int = 0) -> bool:
-        """Whether the newest attempt, of this size, has made so many steps."""
-        if not self.steps or not self.attempts:
-            return False
-        newest = self.attempts[-1]
-        mine = [step for step in self.steps if step.attempt == newest.attempt]
-        return len(mine) >= steps and newest.world_size == (at_size or newest.world_size)
+    def made(self, steps: int, *, attempt: int = 1) -> bool:
+        """Whether this attempt has made so many steps."""
+        return sum(step.attempt == attempt for step in self.steps) >= steps
 
 
 def run(job: TrainJob, home: Path, watch: Watch, **options: object) -> RunResult:
@@ -200,10 +196,10 @@ def test_growth_notice_and_kills_change_nothing_but_the_size(
 
     watch = Watch(
         plan=[
-            (lambda w: w.made(1, at_size=2), add_nodes),
-            (lambda w: w.made(8, at_size=4), kill_a_rank),
-            (lambda w: w.made(8, at_size=4), lambda: cluster.drain_node(added[0], deadline_s=30)),
-            (lambda w: w.made(8, at_size=3), lambda: cluster.kill_node(added[1])),
+            (lambda w: w.made(1, attempt=1), add_nodes),
+            (lambda w: w.made(8, attempt=2), kill_a_rank),
+            (lambda w: w.made(8, attempt=3), lambda: cluster.drain_node(added[0], deadline_s=30)),
+            (lambda w: w.made(8, attempt=4), lambda: cluster.kill_node(added[1])),
         ]
     )
     result = run(make_job("elastic", low=2, high=4, steps=STEPS, pause_s=0.05, zero_stage=3), home, watch)

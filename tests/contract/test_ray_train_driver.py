@@ -9,7 +9,8 @@ import pytest
 
 from jobs.train.config import RestoreFrom
 from jobs.train.messages import Phase, Snapshot, Step, Stop, encode
-from orchestrator.adapters.ray_train.driver import Driver, DriverConfig, Surroundings
+from orchestrator.adapters.ray_train.driver import Driver
+from orchestrator.adapters.ray_train.driver_ports import DriverConfig, Surroundings
 from orchestrator.adapters.ray_train.events import (
     AttemptClosed,
     AttemptOpened,

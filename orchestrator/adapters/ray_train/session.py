@@ -13,7 +13,8 @@ from typing import Any
 import ray
 
 from orchestrator.adapters.ray_train import capacity, train_fn
-from orchestrator.adapters.ray_train.driver import Driver, DriverConfig, Surroundings
+from orchestrator.adapters.ray_train.driver import Driver
+from orchestrator.adapters.ray_train.driver_ports import DriverConfig, Surroundings
 from orchestrator.adapters.ray_train.events import Cause, Event, Status
 from orchestrator.adapters.ray_train.fleet import Fleet
 from orchestrator.adapters.ray_train.governor import Bounds, Governor, Habits
