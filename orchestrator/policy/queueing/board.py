@@ -1,0 +1,172 @@
+"""The working board of one decision: what is charged now, what will be once drains are over, and what was decided.
+
+Built from a snapshot, changed while the decision is made, thrown away after it. `now` is what binds starts: draining
+devices are still charged (quota that moves before the devices do lost work elsewhere, kueue#13646). `later` is the
+same without drains and victims, and with everybody who has a claim: what preemption reasons about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from orchestrator.policy.queueing.decisions import Placement, Seats
+from orchestrator.policy.queueing.ground import Ground, Taken
+from orchestrator.policy.queueing.money import plus
+from orchestrator.policy.queueing.parties import Purse, Queue
+from orchestrator.policy.queueing.places import OpenHours, Pool
+from orchestrator.policy.queueing.quota import Account, Quotas
+from orchestrator.policy.queueing.shares import Shares
+from orchestrator.policy.queueing.topology import reach_depths
+from orchestrator.policy.queueing.values import Coupling, Job, Lease, LeaseState, Running, Snapshot
+
+
+@dataclass(slots=True)
+class Books:
+    """Quota and shares, charged together."""
+
+    quotas: Quotas
+    shares: Shares
+
+    def charge(self, queue: str | None, tenant: str | None, pool: Pool, devices: int) -> None:
+        """Charge devices of a pool to a queue and a tenant; a negative number gives back."""
+        self.quotas.charge(queue, pool.name, devices)
+        self.shares.charge(tenant, pool.resource, pool.name, devices)
+
+
+@dataclass(slots=True)
+class Sitting:
+    """A running job in this decision: where it sits, in devices per (pool, node index), and what became of it."""
+
+    running: Running
+    seats: dict[str, dict[int, int]]
+    before: dict[str, dict[int, int]]
+    changed: bool = False
+
+    @property
+    def job(self) -> Job:
+        """What it runs."""
+        return self.running.job
+
+    @property
+    def devices(self) -> int:
+        """Devices it sits on."""
+        return sum(devices for nodes in self.seats.values() for devices in nodes.values())
+
+    @property
+    def workers(self) -> int:
+        """Workers it has."""
+        return self.devices // self.job.devices_per_worker
+
+    def in_pool(self, pool: str) -> int:
+        """Devices it sits on in a pool."""
+        return sum(self.seats.get(pool, {}).values())
+
+
+@dataclass(slots=True)
+class Board:
+    """Everything a decision works with, by name."""
+
+    snapshot: Snapshot
+    grounds: dict[str, Ground]
+    queues: dict[str, Queue]
+    windows: dict[str, OpenHours]
+    now: Books
+    later: Books
+    depths: dict[Coupling, int]
+    sittings: dict[str, Sitting]
+    purses: dict[str, Purse]
+    reserved: dict[str, Purse]
+    started: list[tuple[Job, float, str, Taken]] = field(default_factory=list)
+    _pools: dict[tuple[str, str, str | None], tuple[str, ...]] = field(default_factory=dict)
+
+    def account(self, queue: str, pool: str) -> Account:
+        """What binds a queue's starts in a pool."""
+        return self.now.quotas.accounts[queue, pool]
+
+    def candidates(self, job: Job) -> tuple[str, ...]:
+        """Pools a job may use: its queue's, of its resource, that its window opens; cheapest first."""
+        key = (job.queue, job.resource, job.window)
+        if key not in self._pools:
+            self._pools[key] = self._find_pools(*key)
+        return self._pools[key]
+
+    def _find_pools(self, queue: str, resource: str, window: str | None) -> tuple[str, ...]:
+        opened = self.windows[window].pools if window is not None else frozenset()
+        named = (self.grounds[quota.pool].pool for quota in self.queues[queue].quotas if quota.pool in self.grounds)
+        fitting = [pool for pool in named if pool.resource == resource and (not opened or pool.name in opened)]
+        fitting.sort(key=lambda pool: (pool.micro_usd_per_device_hour, pool.name))
+        return tuple(pool.name for pool in fitting)
+
+    def charge_both(self, job: Job, pool: str, devices: int) -> None:
+        """Charge a job's queue and tenant, now and later."""
+        for books in (self.now, self.later):
+            books.charge(job.queue, job.tenant, self.grounds[pool].pool, devices)
+
+    def set_aside(self, tenant: str, amount: Purse) -> None:
+        """Reserve an amount in a tenant's purse."""
+        self.reserved[tenant] = plus(self.reserved.get(tenant, Purse()), amount)
+
+    def placement(self, job: Job, seats: dict[str, dict[int, int]]) -> Placement:
+        """Seats of a job by name, in order of position."""
+        return tuple(
+            Seats(pool, self.grounds[pool].names[at], devices // job.devices_per_worker)
+            for pool in sorted(seats)
+            for at, devices in sorted(seats[pool].items())
+            if devices
+        )
+
+
+def set_up(snapshot: Snapshot) -> Board:
+    """Charge every lease of a snapshot to its nodes, its queue and its tenant."""
+    grounds = {pool.name: Ground.of(pool) for pool in snapshot.pools}
+    resource_of = {pool.name: pool.resource for pool in snapshot.pools}
+    now, later = (Books(Quotas.of(snapshot.queues), Shares.of(snapshot.tenants, resource_of)) for _ in range(2))
+    sittings = {one.job.id: Sitting(one, {}, {}) for one in snapshot.running}
+    for lease in snapshot.leases:
+        ground = grounds.get(lease.pool)
+        if ground is not None:
+            _charge(lease, ground, now, later, sittings.get(lease.holder), snapshot.now_s)
+    for ground in grounds.values():
+        ground.settle()
+    return Board(
+        snapshot=snapshot,
+        grounds=grounds,
+        queues={queue.name: queue for queue in snapshot.queues},
+        windows={hours.window.name: hours for hours in snapshot.windows},
+        now=now,
+        later=later,
+        depths=reach_depths(snapshot.levels, snapshot.rules),
+        sittings=sittings,
+        purses={tenant.name: tenant.purse for tenant in snapshot.tenants if tenant.purse is not None},
+        reserved=_reserved(snapshot.running),
+    )
+
+
+def _charge(lease: Lease, ground: Ground, now: Books, later: Books, sitting: Sitting | None, now_s: float) -> None:
+    ground.charge(lease.nodes)
+    devices = lease.devices
+    now.charge(lease.queue, lease.tenant, ground.pool, devices)
+    if lease.state is LeaseState.DRAINING:
+        until_s = now_s if lease.until_s is None else max(lease.until_s, now_s)
+        for name, count in lease.nodes:
+            at = ground.index.get(name)
+            if at is not None:
+                ground.drain(at, count, until_s)
+        return
+    later.charge(lease.queue, lease.tenant, ground.pool, devices)
+    if sitting is not None:
+        seats = sitting.seats.setdefault(lease.pool, {})
+        for name, count in lease.nodes:
+            at = ground.index.get(name)
+            if at is not None:
+                seats[at] = seats.get(at, 0) + count
+        sitting.before[lease.pool] = dict(seats)
+
+
+def _reserved(running: Iterable[Running]) -> dict[str, Purse]:
+    """What is set aside in each tenant's purse."""
+    reserved: dict[str, Purse] = {}
+    for one in running:
+        reserved[one.job.tenant] = plus(reserved.get(one.job.tenant, Purse()), one.reserved)
+    return reserved

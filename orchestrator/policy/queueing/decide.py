@@ -1,0 +1,193 @@
+"""The decision of the queues: one pure function from a snapshot to what starts, changes, stops and waits, and why.
+
+In order: what cannot stay is moved or stopped, jobs pass their gates, devices are given out turn by turn, growth that
+does not repay its stall is taken back, and everything is written down. Same snapshot, same decisions, in whatever
+order its tuples come (tests/policy/queueing/test_decide.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from orchestrator.policy.queueing.board import Board, Sitting, set_up
+from orchestrator.policy.queueing.claims import Claim
+from orchestrator.policy.queueing.decisions import (
+    Admit,
+    Change,
+    ChangeCause,
+    Decisions,
+    Evict,
+    Explanation,
+    Reject,
+    Resize,
+    Verdict,
+    Wait,
+)
+from orchestrator.policy.queueing.fill import Filling, Start
+from orchestrator.policy.queueing.forced import Forced, force
+from orchestrator.policy.queueing.gates import NEVER, Gatekeeper, closes_at_s, next_opening_s
+from orchestrator.policy.queueing.growth import pays, workers_before
+from orchestrator.policy.queueing.values import Job, Snapshot
+from orchestrator.policy.resize import ResizeState
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """One complete attempt at a decision."""
+
+    board: Board
+    forced: Forced
+    filling: Filling
+    gated: dict[str, Explanation]
+
+
+def decide_queues(snapshot: Snapshot) -> Decisions:
+    """Decide for every waiting and running job of a snapshot.
+
+    Holds: one verdict per waiting job; devices given out never exceed those that are free; draining ones stay charged.
+    """
+    refused: frozenset[str] = frozenset()
+    while True:
+        outcome = _attempt(snapshot, refused)
+        states, futile = _ask_resize(outcome, refused)
+        if not futile:
+            return _write_down(outcome, states)
+        # What growth does not repay is for those who wait: everything again without it.
+        refused |= futile
+
+
+def _attempt(snapshot: Snapshot, refused: frozenset[str]) -> _Outcome:
+    board = set_up(snapshot)
+    forced = force(board)
+    gates = Gatekeeper(board)
+    gated: dict[str, Explanation] = {}
+    passed: list[Job] = []
+    for job in snapshot.waiting:
+        why = gates.stops(job)
+        if why is None:
+            passed.append(job)
+        else:
+            gated[job.id] = why
+    filling = Filling(board)
+    filling.run(passed, _growing(board, forced, refused))
+    return _Outcome(board, forced, filling, gated)
+
+
+def _growing(board: Board, forced: Forced, refused: frozenset[str]) -> list[Job]:
+    """Running jobs that could use more devices and are there to be given some."""
+    if all(ground.total_free <= 0 for ground in board.grounds.values()):
+        return []
+    return [
+        one.job
+        for one in board.sittings.values()
+        if one.job.queue in board.queues
+        and (not one.changed or one.job.id in forced.moves)
+        and one.workers < one.job.sizes[-1]
+        and one.job.id not in refused
+        and one.job.active
+    ]
+
+
+def _ask_resize(outcome: _Outcome, refused: frozenset[str]) -> tuple[dict[str, ResizeState], frozenset[str]]:
+    """What resizing says to every growth, and the jobs for which it says no."""
+    states: dict[str, ResizeState] = {}
+    futile: set[str] = set()
+    for sitting in outcome.board.sittings.values():
+        job_id, now_s = sitting.job.id, outcome.board.snapshot.now_s
+        if sitting.running.tempo is None or job_id in outcome.forced.evictions or job_id in outcome.forced.moves:
+            continue
+        before = workers_before(sitting)
+        chosen, state = pays(sitting, max(sitting.workers, before), now_s)
+        if chosen < sitting.workers and sitting.workers > before:
+            futile.add(job_id)
+        if state is not None and job_id not in refused:
+            states[job_id] = state
+    return states, frozenset(futile)
+
+
+def _write_down(outcome: _Outcome, states: dict[str, ResizeState]) -> Decisions:
+    verdicts = [*_starts(outcome), *_waits(outcome)]
+    changes = [*outcome.forced.evictions.values(), *_changes(outcome)]
+    return Decisions(
+        verdicts=tuple(sorted(verdicts, key=lambda one: one.job)),
+        changes=tuple(sorted(changes, key=lambda one: one.job)),
+        resize_states=tuple(sorted(states.items())),
+        wake_at_s=_wake_at_s(outcome, changes),
+    )
+
+
+def _starts(outcome: _Outcome) -> Iterable[Admit]:
+    for start in outcome.filling.starts.values():
+        job = start.sitting.job
+        yield Admit(
+            job=job.id,
+            placement=outcome.board.placement(job, start.sitting.seats),
+            reason=start.reason,
+            detail=_start_detail(start),
+            reserve=start.reserve,
+            until_s=closes_at_s(outcome.board, job),
+        )
+
+
+def _start_detail(start: Start) -> str:
+    job, pools = start.sitting.job, ", ".join(sorted(start.sitting.seats))
+    return f"{start.sitting.workers} workers of {job.sizes[0]}..{job.sizes[-1]} in {pools}"
+
+
+def _waits(outcome: _Outcome) -> Iterable[Verdict]:
+    for waits in (outcome.gated, outcome.filling.waits):
+        for job_id, why in waits.items():
+            yield Reject(job_id, why) if why.reason in NEVER else Wait(job_id, why)
+
+
+def _changes(outcome: _Outcome) -> Iterable[Change]:
+    told: set[str] = set()
+    for claim in outcome.filling.claims:
+        for victim in {id(one.victim): one.victim for one in claim.demands}.values():
+            told.add(victim.job.id)
+            yield _asked_back(outcome.board, claim, victim)
+    now_s = outcome.board.snapshot.now_s
+    for sitting in outcome.board.sittings.values():
+        job = sitting.job
+        cause, until_s = outcome.forced.moves.get(job.id, (ChangeCause.GROWS, now_s))
+        moved = job.id in outcome.forced.moves or (sitting.changed and sitting.workers > workers_before(sitting))
+        if moved and job.id not in told and job.id not in outcome.forced.evictions:
+            detail = f"{workers_before(sitting)} -> {sitting.workers} workers"
+            placement = outcome.board.placement(job, sitting.seats)
+            yield Resize(job=job.id, placement=placement, cause=cause, detail=detail, drain_until_s=until_s)
+
+
+def _asked_back(board: Board, claim: Claim, victim: Sitting) -> Change:
+    demands = [one for one in claim.demands if one.victim is victim]
+    until_s = board.snapshot.now_s + claim.grace_s
+    detail = f"{claim.job.id} starts on its devices"
+    job = victim.job.id
+    if any(one.stop for one in demands):
+        cause = next(one.cause for one in demands if one.stop)
+        return Evict(job=job, cause=cause, detail=detail, drain_until_s=until_s, for_job=claim.job.id)
+    placement = board.placement(victim.job, victim.seats)
+    return Resize(
+        job=job,
+        placement=placement,
+        cause=demands[0].cause,
+        detail=detail,
+        drain_until_s=until_s,
+        for_job=claim.job.id,
+    )
+
+
+def _wake_at_s(outcome: _Outcome, changes: Iterable[Change]) -> float | None:
+    """When something changes by itself: a window, a drain, an end of a minimum run time, a promised start."""
+    board, now_s = outcome.board, outcome.board.snapshot.now_s
+    instants = [until_s for ground in board.grounds.values() for until_s, _, _ in ground.drains]
+    instants += [one.drain_until_s for one in changes if isinstance(one, Evict) or one.cause is not ChangeCause.GROWS]
+    instants += [why.eta_s for why in outcome.filling.waits.values() if why.eta_s is not None]
+    instants += [
+        one.running.started_s + board.queues[one.job.queue].min_run_s
+        for one in board.sittings.values()
+        if one.job.queue in board.queues
+    ]
+    opening_s = next_opening_s(board)
+    instants += [] if opening_s is None else [opening_s]
+    return min((instant for instant in instants if instant > now_s), default=None)

@@ -1,0 +1,212 @@
+"""Does a job fit now, at which size and where; and if not, what is in its way?
+
+In every pool the same questions are asked in the same order: sight, largest quota, quota, devices, promises, purse,
+places. A job's reason is the question at which the pool that came furthest said no.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from orchestrator.policy.queueing.board import Board
+from orchestrator.policy.queueing.decisions import Explanation, WaitReason
+from orchestrator.policy.queueing.ground import Ground, Taken
+from orchestrator.policy.queueing.money import expected_bill, less, reserve_from
+from orchestrator.policy.queueing.parties import Purse
+from orchestrator.policy.queueing.promises import Allowance, Promise, allowance, expected_end_s
+from orchestrator.policy.queueing.seating import seat
+from orchestrator.policy.queueing.values import Coupling, Job
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Seats for a start: devices per node in every pool that is used, and what is set aside in the tenant's purse."""
+
+    seats: tuple[tuple[str, Taken], ...]
+    workers: int
+    reserve: Purse
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a pool does not do; the higher the stage, the nearer it came."""
+
+    stage: int
+    why: Explanation
+
+
+@dataclass(slots=True)
+class Fitter:
+    """Fits jobs onto a board under the promises made so far, by pool."""
+
+    board: Board
+    promises: dict[str, list[Promise]] = field(default_factory=dict)
+
+    def fit(self, job: Job, most_workers: int, pools: tuple[str, ...] | None = None) -> Fit | Explanation:
+        """The largest useful size up to `most_workers` (never below the minimum) that fits now, in the cheapest pool
+        that takes the job; a job that may spread does so only if no pool takes it whole."""
+        pools = self.board.candidates(job) if pools is None else pools
+        if not pools:
+            return Explanation(WaitReason.NO_MATCHING_POOL, f"no pool of queue {job.queue!r} has {job.resource} for it")
+        furthest: Refusal | None = None
+        for pool in pools:
+            found = self._in_pool(job, pool, most_workers)
+            if isinstance(found, Fit):
+                return found
+            if furthest is None or found.stage > furthest.stage:
+                furthest = found
+        assert furthest is not None, "there was a pool to ask"
+        if job.coupling is Coupling.TIGHT or len(pools) == 1:
+            return furthest.why
+        return self._spread(job, pools) or self._unspread(job, pools, furthest)
+
+    def _in_pool(self, job: Job, pool: str, most_workers: int) -> Fit | Refusal:
+        refusal = self._bounds(job, pool)
+        if refusal is not None:
+            return refusal
+        ground, board = self.board.grounds[pool], self.board
+        reserve = self._reserve(job, ground)
+        if isinstance(reserve, Explanation):
+            return Refusal(6, reserve)
+        limit = min(self._quota(job, pool), ground.total_free)
+        # The longest stay first: what it may take, every size may take. A quick large start may fit where it may not.
+        for least in dict.fromkeys((job.sizes[0], min(job.sizes[-1], most_workers))):
+            end_s = expected_end_s(job, least, board.snapshot.now_s, board.snapshot.rules.unknown_run_s)
+            allowed = allowance(self.promises.get(pool, []), board, job, pool, end_s)
+            found = self._seats(job, ground, min(limit, allowed.devices), allowed, range(least, most_workers + 1))
+            if found is not None:
+                workers = sum(devices for _, devices in found) // job.devices_per_worker
+                return Fit(seats=((pool, found),), workers=workers, reserve=reserve, end_s=end_s)
+        return self._no_seats(job, ground)
+
+    def _seats(self, job: Job, ground: Ground, devices: int, allowed: Allowance, sizes: range) -> Taken | None:
+        free_N = ground.free if allowed.limit is None else np.minimum(ground.free, allowed.limit)
+        for size in reversed(job.sizes):
+            if size in sizes and size * job.devices_per_worker <= devices:
+                taken = seat(self.board, job, ground, free_N, size)
+                if taken is not None:
+                    return taken
+        return None
+
+    def _quota(self, job: Job, pool: str) -> int:
+        return max(self.board.account(job.queue, pool).available, self.board.now.shares.own_available(job.tenant, pool))
+
+    def _most_ever(self, job: Job, pool: str) -> int:
+        owned = self.board.now.shares.owned.get((job.tenant, pool))
+        return max(self.board.account(job.queue, pool).most_ever, owned.contributed if owned else 0)
+
+    def _bounds(self, job: Job, pool: str) -> Refusal | None:
+        """What can be said by counting alone."""
+        need, ground = job.min_devices, self.board.grounds[pool]
+        if not ground.pool.in_sight:
+            return Refusal(2, Explanation(WaitReason.PENDING_EVALUATION, f"pool {pool!r} is out of sight"))
+        most_ever = self._most_ever(job, pool)
+        if need > most_ever:
+            detail = f"needs {need} devices; queue {job.queue!r} can have {most_ever} of pool {pool!r} at most"
+            return Refusal(1, Explanation(WaitReason.EXCEEDS_MAX_QUOTA, detail))
+        quota = self._quota(job, pool)
+        if need > quota:
+            detail = f"needs {need} devices of pool {pool!r}; {quota} are left in the quota of queue {job.queue!r}"
+            return Refusal(3, Explanation(WaitReason.WAITING_FOR_QUOTA, detail))
+        return self._devices(need, ground) if need > ground.total_free else None
+
+    def _devices(self, need: int, ground: Ground) -> Refusal:
+        free, pool = ground.total_free, ground.pool
+        if need <= free + pool.headroom:
+            detail = f"{need} devices of pool {pool.name!r} are free, but {pool.headroom} are kept for endpoints"
+            return Refusal(5, Explanation(WaitReason.SERVE_HEADROOM, detail))
+        held_back = int(ground.held_back.sum())
+        if held_back and need <= free + held_back:
+            detail = f"{held_back} devices of pool {pool.name!r} stand on nodes that are held back"
+            return Refusal(5, Explanation(WaitReason.NODE_HEALTH_HOLD, detail))
+        detail = f"needs {need} devices of pool {pool.name!r} together; {max(free, 0)} are free"
+        return Refusal(4, Explanation(WaitReason.GANG_INCOMPLETE, detail))
+
+    def _no_seats(self, job: Job, ground: Ground) -> Refusal:
+        """There are enough devices by number: who or what keeps the job off them?"""
+        pool = ground.pool.name
+        if seat(self.board, job, ground, ground.free, job.sizes[0]) is not None:
+            first = min(self.promises[pool], key=lambda one: (one.at_s, one.job))
+            detail = f"would delay {first.job}, which is promised a start in {first.at_s - self._now_s:.0f} s"
+            return Refusal(8, Explanation(WaitReason.BACKFILL_RESERVATION, detail))
+        whole_N = ground.free + ground.held_back
+        if seat(self.board, job, ground, whole_N, job.sizes[0]) is not None:
+            detail = f"would sit close enough in pool {pool!r} only on nodes that are held back"
+            return Refusal(7, Explanation(WaitReason.NODE_HEALTH_HOLD, detail))
+        detail = (
+            f"{ground.total_free} devices of pool {pool!r} are free, but not {job.min_devices} close enough together"
+        )
+        return Refusal(7, Explanation(WaitReason.TOPOLOGY_PLACEMENT_FAILED, detail))
+
+    @property
+    def _now_s(self) -> float:
+        return self.board.snapshot.now_s
+
+    def _reserve(self, job: Job, ground: Ground) -> Purse | Explanation:
+        """What the job's tenant sets aside for it; nothing where the house pays."""
+        purse = self.board.purses.get(job.tenant)
+        if purse is None:
+            return Purse()
+        rules, price = self.board.snapshot.rules, ground.pool.micro_usd_per_device_hour
+        cost = expected_bill(job, job.sizes[0], rules.unknown_run_s, price)
+        free = less(purse, self.board.reserved.get(job.tenant, Purse()))
+        reserve = reserve_from(free, job, cost)
+        if reserve is not None:
+            return reserve
+        dollars = f"{cost.micro_usd / 1e6:.2f} dollars"
+        if reserve_from(purse, job, cost) is not None:
+            detail = f"the {dollars} it needs are set aside for other jobs of tenant {job.tenant!r}"
+            return Explanation(WaitReason.BUDGET_RESERVED, detail)
+        return Explanation(WaitReason.BUDGET_EXHAUSTED, f"tenant {job.tenant!r} cannot pay the {dollars} it needs")
+
+    def _spread(self, job: Job, pools: tuple[str, ...]) -> Fit | None:
+        """The minimum over several pools of one kind of device, cheapest first."""
+        for group in self._groups(job, pools):
+            seats, missing, end_s = self._gather(job, group)
+            if missing == 0:
+                reserve = self._reserve(job, self.board.grounds[group[-1]])
+                if isinstance(reserve, Purse):
+                    return Fit(seats=seats, workers=job.sizes[0], reserve=reserve, end_s=end_s)
+        return None
+
+    def _unspread(self, job: Job, pools: tuple[str, ...], furthest: Refusal) -> Explanation:
+        """A job that no pool could ever take whole is only too large if several pools could not, either."""
+        most = [sum(self._most_ever(job, pool) for pool in group) for group in self._groups(job, pools)]
+        if furthest.stage > 1 or max(most, default=0) < job.min_devices:
+            return furthest.why
+        detail = f"needs {job.min_devices} devices over several pools; not as many can be had together now"
+        return Explanation(WaitReason.GANG_INCOMPLETE, detail)
+
+    def _groups(self, job: Job, pools: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """Pools over which the coupling lets a job spread: same device, and near enough to each other."""
+        groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+        shared = self.board.depths[job.coupling]
+        for name in pools:
+            ground = self.board.grounds[name]
+            if ground.paths and ground.pool.in_sight:
+                groups.setdefault((ground.pool.device, ground.paths[0][:-1][:shared]), []).append(name)
+        return [tuple(group) for group in groups.values() if len(group) > 1]
+
+    def _gather(self, job: Job, group: tuple[str, ...]) -> tuple[tuple[tuple[str, Taken], ...], int, float]:
+        board, missing = self.board, job.sizes[0]
+        end_s = expected_end_s(job, missing, self._now_s, board.snapshot.rules.unknown_run_s)
+        least = board.snapshot.rules.island_min_workers if job.coupling is Coupling.MODULAR else 1
+        seats: list[tuple[str, Taken]] = []
+        for pool in group:
+            ground = board.grounds[pool]
+            allowed = allowance(self.promises.get(pool, []), board, job, pool, end_s)
+            limit = min(self._quota(job, pool), ground.total_free, allowed.devices) // job.devices_per_worker
+            free_N = ground.free if allowed.limit is None else np.minimum(ground.free, allowed.limit)
+            room = int((free_N // job.devices_per_worker).sum())
+            for workers in range(min(limit, missing, room), max(1, min(least, missing)) - 1, -1):
+                taken = seat(board, job, ground, free_N, workers)
+                if taken is not None:
+                    seats.append((pool, taken))
+                    missing -= workers
+                    break
+            if not missing:
+                break
+        return tuple(seats), missing, end_s

@@ -1,0 +1,111 @@
+"""One pool in a decision in the making: what is free on every node, and in which places those nodes stand.
+
+Shapes: N nodes of the pool, sorted by place and name, so that every place is one contiguous slice of nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.policy.queueing.places import NodeState, Pool
+
+Devices = NDArray[np.int64]
+Taken = tuple[tuple[int, int], ...]
+"""(node index, amount) pairs, ascending."""
+
+
+@dataclass(slots=True)
+class Ground:
+    """`free`: devices nobody is charged for on nodes that take new work; `held_back`: the same on held nodes.
+
+    `draining`: devices on their way back that nobody has a claim to yet; `claimed`: those that somebody has one to.
+    `total_free` is what may be given out: free devices less the endpoints' headroom.
+    """
+
+    pool: Pool
+    names: tuple[str, ...]
+    index: dict[str, int]
+    paths: tuple[tuple[str, ...], ...]
+    starts: tuple[NDArray[np.int64], ...]
+    ok: NDArray[np.bool_]
+    free: Devices
+    held_back: Devices
+    draining: Devices
+    claimed: Devices
+    total_free: int = 0
+    drains: list[tuple[float, int, int]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, pool: Pool) -> Ground:
+        """The pool with nothing charged yet; nodes that leave take nothing new."""
+        nodes = sorted(pool.nodes, key=lambda node: (*node.place, node.name))
+        paths = tuple((*node.place, node.name) for node in nodes)
+        devices = np.array([node.devices for node in nodes], dtype=np.int64)
+        ok = np.array([node.state is NodeState.OK for node in nodes], dtype=bool)
+        held = np.array([node.state is NodeState.HELD for node in nodes], dtype=bool)
+        names = tuple(node.name for node in nodes)
+        return cls(
+            pool=pool,
+            names=names,
+            index={name: at for at, name in enumerate(names)},
+            paths=paths,
+            starts=_starts(paths),
+            ok=ok,
+            free=np.where(ok, devices, 0),
+            held_back=np.where(held, devices, 0),
+            draining=np.zeros(len(nodes), dtype=np.int64),
+            claimed=np.zeros(len(nodes), dtype=np.int64),
+        )
+
+    def charge(self, nodes: Iterable[tuple[str, int]]) -> None:
+        """Somebody holds devices on these nodes; what stood on a vanished node holds nothing."""
+        for name, devices in nodes:
+            at = self.index.get(name)
+            if at is not None:
+                self.free[at] -= devices
+                self.held_back[at] -= devices
+
+    def settle(self) -> None:
+        """Close the books of what is charged: count what is free, once, for the fast checks that follow."""
+        np.maximum(self.free, 0, out=self.free)
+        np.maximum(self.held_back, 0, out=self.held_back)
+        self.total_free = int(self.free.sum()) - self.pool.headroom
+
+    def take(self, taken: Taken) -> None:
+        """Give free devices out."""
+        for at, devices in taken:
+            self.free[at] -= devices
+            self.total_free -= devices
+            assert self.free[at] >= 0, "no node gives out more than it has"
+
+    def give(self, taken: Taken) -> None:
+        """Take devices back that were given out in this decision."""
+        for at, devices in taken:
+            self.free[at] += devices
+            self.total_free += devices
+
+    def drain(self, at: int, devices: int, until_s: float) -> None:
+        """Expect devices back; those of nodes that take nothing new are of no use."""
+        if self.ok[at]:
+            self.draining[at] += devices
+            self.drains.append((until_s, at, devices))
+
+    @property
+    def depth(self) -> int:
+        """Levels of places here, nodes included."""
+        return len(self.starts) - 1
+
+
+def _starts(paths: Sequence[tuple[str, ...]]) -> tuple[NDArray[np.int64], ...]:
+    """For every depth, the first node of every place at that depth; depth 0 is everything, the last one each node."""
+    deepest = max((len(path) for path in paths), default=1)
+    levels = []
+    for depth in range(deepest):
+        prefixes = [path[:depth] for path in paths]
+        first = [at for at, prefix in enumerate(prefixes) if at == 0 or prefix != prefixes[at - 1]]
+        levels.append(np.array(first, dtype=np.int64))
+    return (*levels, np.arange(len(paths), dtype=np.int64))

@@ -1,0 +1,113 @@
+"""Whose turn it is: queues by what they borrow, then priority, then tenants by standing, then first come.
+
+Jobs are sorted once; after that a turn costs a heap operation. Jobs that are found to wait for the same thing as an
+earlier one are passed over without a turn: waiting changes nobody's standing.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from orchestrator.policy.queueing.board import Board
+from orchestrator.policy.queueing.deadlines import urgent
+from orchestrator.policy.queueing.values import Job
+
+
+@dataclass(slots=True)
+class Line:
+    """Jobs of one queue, class and tenant, in order; `at` is the next one."""
+
+    tenant: str
+    resource: str
+    jobs: list[Job] = field(default_factory=list)
+    at: int = 0
+
+    @property
+    def head(self) -> Job | None:
+        """The next job."""
+        return self.jobs[self.at] if self.at < len(self.jobs) else None
+
+
+@dataclass(slots=True)
+class QueueLine:
+    """All lines of one queue: classes from the highest down, and in each a heap of tenants by standing."""
+
+    name: str
+    classes: list[list[Line]]
+    board: Board
+    heap: list[tuple[float, str, str, Line]] = field(default_factory=list)
+
+    def next_line(self) -> Line | None:
+        """The line whose turn it is: of the highest class that has jobs, the tenant that stands lowest.
+
+        Standings only rise while a decision is made, so an entry that has risen is put back where it belongs now.
+        """
+        while True:
+            while self.heap:
+                standing, _, _, line = self.heap[0]
+                if line.head is None:
+                    heapq.heappop(self.heap)
+                elif (now := self._standing(line)) > standing:
+                    heapq.heapreplace(self.heap, self._entry(line, now))
+                else:
+                    return line
+            if not self.classes:
+                return None
+            self.heap = [self._entry(line, self._standing(line)) for line in self.classes.pop(0)]
+            heapq.heapify(self.heap)
+
+    def rival_standing(self, line: Line) -> float:
+        """The standing of the next tenant of the class; infinite if there is none."""
+        others = (self._standing(entry[-1]) for entry in self.heap if entry[-1] is not line and entry[-1].head)
+        return min(others, default=float("inf"))
+
+    def key(self, pool_hint: tuple[str, ...], job: Job) -> tuple[bool, float, float, str]:
+        """The queue's place among queues: within nominal before borrowing, little for its weight before much.
+
+        Measured in the pools its next job could use, as if they were one.
+        """
+        accounts = [self.board.account(self.name, pool) for pool in pool_hint]
+        used, nominal = (sum(getattr(one, key) for one in accounts) for key in ("used", "nominal"))
+        weight = self.board.queues[self.name].weight
+        borrowed = sum(one.borrowed for one in accounts)
+        filled = used / nominal if nominal else float(used)
+        return used + job.min_devices > nominal, borrowed / weight, filled, self.name
+
+    def _standing(self, line: Line) -> float:
+        return self.board.now.shares.member(line.tenant, line.resource).standing
+
+    def _entry(self, line: Line, standing: float) -> tuple[float, str, str, Line]:
+        return standing, line.tenant, line.resource, line
+
+
+def line_up(board: Board, jobs: Iterable[Job]) -> list[QueueLine]:
+    """Sort jobs into lines, by name of queue.
+
+    Within a tenant and class, jobs whose latest start for their deadline is near go first, then first come, first
+    served; equal times end on the id, which moves nothing between tenants.
+    """
+    now_s, urgent_s = board.snapshot.now_s, board.snapshot.rules.urgent_s
+    ordered = sorted(
+        jobs,
+        key=lambda job: (
+            -job.priority,
+            job.deadline_s is None or not urgent(job, now_s=now_s, urgent_s=urgent_s),
+            job.submitted_s,
+            job.id,
+        ),
+    )
+    lines: dict[tuple[str, int, str, str], Line] = {}
+    queues: dict[str, dict[int, list[Line]]] = {}
+    for job in ordered:
+        key = (job.queue, job.priority, job.tenant, job.resource)
+        line = lines.get(key)
+        if line is None:
+            line = lines[key] = Line(job.tenant, job.resource)
+            queues.setdefault(job.queue, {}).setdefault(job.priority, []).append(line)
+        line.jobs.append(job)
+    return [
+        QueueLine(name, [classes[priority] for priority in sorted(classes, reverse=True)], board)
+        for name, classes in sorted(queues.items())
+    ]

@@ -1,0 +1,141 @@
+"""Values for what happens: jobs that wait, jobs that run, leases, and the snapshot of everything at one instant."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from orchestrator.policy.queueing.parties import NOTHING, Purse, Queue, Rules, Tenant
+from orchestrator.policy.queueing.places import Level, OpenHours, Pool
+from orchestrator.policy.resize import Outlook, ResizeState, RunPlan
+
+
+class Coupling(enum.StrEnum):
+    """How far apart workers may sit: one fast network, islands of it, or anywhere."""
+
+    TIGHT = "tight"
+    MODULAR = "modular"
+    LOOSE = "loose"
+
+
+class LeaseState(enum.StrEnum):
+    """DRAINING devices are on their way back and stay charged until their holder's exit is confirmed."""
+
+    HELD = "held"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """Devices of one pool in somebody's hands, node by node; `queue` and `tenant` are charged, None = nobody's quota.
+
+    `until_s`: when a draining lease must be over; None for held ones that have no end.
+    """
+
+    holder: str
+    pool: str
+    nodes: tuple[tuple[str, int], ...]
+    since_s: float
+    state: LeaseState = LeaseState.HELD
+    until_s: float | None = None
+    queue: str | None = None
+    tenant: str | None = None
+
+    @property
+    def devices(self) -> int:
+        """Devices on all its nodes."""
+        return sum(devices for _, devices in self.nodes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spending:
+    """What a job may still spend of its own budget; None = no limit of its own. Integers as in `Purse`."""
+
+    micro_usd: int | None = None
+    device_ms: int | None = None
+
+
+UNLIMITED = Spending()
+"""A job without a budget of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One training run as the queues see it.
+
+    `sizes`: worker counts that are worth holding, ascending; the first is its minimum (`BatchPlan.useful_sizes`).
+    `work_s`: worker-seconds still to do, None = not known. `steps_left`: optimizer steps still to do. `min_slice_s`:
+    shortest stay that gets anything done. `unmet`: jobs it waits for. `resource`: what one worker asks for, counted
+    in whole devices (a part of a device is charged as one: truncating lost jobs elsewhere). `active` is False while
+    its owner has paused it.
+    """
+
+    id: str
+    queue: str
+    tenant: str
+    priority: int
+    submitted_s: float
+    sizes: tuple[int, ...]
+    resource: str = "GPU"
+    devices_per_worker: int = 1
+    coupling: Coupling = Coupling.TIGHT
+    window: str | None = None
+    deadline_s: float | None = None
+    work_s: float | None = None
+    steps_left: int | None = None
+    min_slice_s: float = 0.0
+    spending: Spending = UNLIMITED
+    unmet: tuple[str, ...] = ()
+    data_staged: bool = True
+    active: bool = True
+
+    @property
+    def min_devices(self) -> int:
+        """Devices below which it cannot run."""
+        return self.sizes[0] * self.devices_per_worker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tempo:
+    """What a running job knows of its resizes: whether growing pays is answered by `policy.resize` with it."""
+
+    plan: RunPlan
+    state: ResizeState
+    outlook: tuple[Outlook, ...]
+    stall_s: float
+    stop_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A job that holds devices: its held leases are where its workers sit.
+
+    `lost_work_s`: worker-seconds that stopping it now would waste (unsaved work and stall). `checkpoint_age_s`: since
+    its state was last safe. `reserved`: what was set aside for it in its tenant's purse.
+    """
+
+    job: Job
+    started_s: float
+    lost_work_s: float = 0.0
+    checkpoint_age_s: float = 0.0
+    reserved: Purse = NOTHING
+    tempo: Tempo | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Everything that decides, at `now_s` (UTC seconds). Tuples may come in any order; the answer is the same.
+
+    Raises: ValueError where a name is used twice or a running job holds nothing that is leased.
+    """
+
+    now_s: float
+    rules: Rules
+    pools: tuple[Pool, ...]
+    queues: tuple[Queue, ...]
+    tenants: tuple[Tenant, ...]
+    windows: tuple[OpenHours, ...] = ()
+    levels: tuple[Level, ...] = ()
+    waiting: tuple[Job, ...] = ()
+    running: tuple[Running, ...] = ()
+    leases: tuple[Lease, ...] = ()
