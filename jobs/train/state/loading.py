@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from jobs.train.state.blocks import VerifiedBlocks, needed_blocks
 from jobs.train.state.dtypes import dtype_name, torch_dtype
 from jobs.train.state.errors import CorruptStateError
-from jobs.train.state.hashing import BLOCK_BYTES, verify_block
+from jobs.train.state.hashing import BLOCK_BYTES
 from jobs.train.state.intervals import Copies, Line, Saved, intersect, num_filled, overlap, saved_by_kind
 from jobs.train.state.manifest import Manifest, Part
 from jobs.train.state.memory import copy_in, join
@@ -162,29 +163,17 @@ def _run_moves(moves: _Moves, targets: list[torch.Tensor], manifest: Manifest, s
 
 def _read_part(part: Part, moves: _Moves, mine: Int, targets: list[torch.Tensor], source: ShardSource) -> int:
     """Walk the part's needed blocks upwards; each is read and verified once, then copied from while it is hot."""
-    read_bytes = 0
-    block, data = -1, memoryview(b"")
+    blocks = VerifiedBlocks(part, needed_blocks(moves.file_offset[mine], moves.nbytes[mine]), source)
     for move in mine.tolist():
         at, left = int(moves.file_offset[move]), int(moves.nbytes[move])
         target, place = targets[int(moves.run[move])], int(moves.target[move])
         while left:
-            if at // BLOCK_BYTES != block:
-                block = at // BLOCK_BYTES
-                data = _read_block(part, block, source)
-                read_bytes += len(data)
-            within = at - block * BLOCK_BYTES
+            data = blocks.at(at)
+            within = at % BLOCK_BYTES
             taken = min(left, len(data) - within)
             copy_in(target[place : place + taken], data[within : within + taken])
             at, place, left = at + taken, place + taken, left - taken
-    return read_bytes
-
-
-def _read_block(part: Part, block: int, source: ShardSource) -> memoryview:
-    start = block * BLOCK_BYTES
-    data = source.read(part.file, start, min(BLOCK_BYTES, part.nbytes - start))
-    if part.blocks:
-        verify_block(data, part.blocks[block], part.file, block)
-    return data
+    return blocks.read_bytes
 
 
 def _copy_converted(pieces: list[Piece], copies: Copies, manifest: Manifest, source: ShardSource) -> int:

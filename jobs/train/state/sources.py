@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jobs.train.state.errors import CorruptStateError
 
@@ -16,6 +16,15 @@ class ShardSource(Protocol):
 
         Raises: CorruptStateError if the part is missing or too short.
         """
+        ...
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """A source that can begin to fetch bytes before they are asked for."""
+
+    def will_need(self, file: str, offset: int, nbytes: int) -> None:
+        """Bytes [offset, offset + nbytes) will be read soon; never fails."""
         ...
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from jobs.train.state.errors import CorruptStateError, StorageError
+from jobs.train.state.errors import CorruptStateError, StateError, StorageError
 
 _TEMPORARY = ".tmp"
 
@@ -87,6 +87,13 @@ class FileStorage:
                 f"has {len(mapped)} bytes; {offset + nbytes} were expected", where=self._where(file)
             )
         return mapped[offset : offset + nbytes]
+
+    def will_need(self, file: str, offset: int, nbytes: int) -> None:
+        """Ask the kernel to read ahead; a missing or short file shows when it is read."""
+        with contextlib.suppress(StateError, ValueError, OSError):
+            mapped = self._mapped(file).obj
+            if isinstance(mapped, mmap.mmap):  # an empty file has nothing to map
+                mapped.madvise(mmap.MADV_WILLNEED, offset, nbytes)
 
     def size(self, name: str) -> int | None:
         with self._failures(name):

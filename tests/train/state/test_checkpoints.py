@@ -110,7 +110,9 @@ def test_a_missing_part_is_not_committed(storage):
     assert steps(storage, "run") == [5]
 
 
-@pytest.mark.parametrize("damage", [_flip(-3), _flip(0), _cut], ids=["data bit", "header bit", "truncated"])
+@pytest.mark.parametrize(
+    "damage", [_flip(-3), _flip(0), _cut, bytearray.clear], ids=["data bit", "header bit", "truncated", "emptied"]
+)
 def test_a_damaged_part_is_named_and_the_previous_checkpoint_used(storage, damage):
     _save(storage, 5, WHOLE)
     bad = _save(storage, 10, OTHER)
