@@ -25,6 +25,7 @@ from ray._private.parameter import RayParams
 from ray._private.services import wait_for_node
 
 from orchestrator.adapters.ray_cluster.environment import loopback_environment, require_token
+from orchestrator.adapters.ray_cluster.messages import messages_to_log
 from orchestrator.adapters.ray_cluster.processes import end_processes, node_processes
 from orchestrator.spec.errors import ExitCode, UserError
 
@@ -109,6 +110,7 @@ class LocalCluster:
 
     def _start(self) -> None:
         self._stack.enter_context(loopback_environment())
+        self._stack.enter_context(messages_to_log())
         require_token()
         # Ray's socket paths must stay under 107 characters, so the root is short whatever TMPDIR says.
         self._root = Path(tempfile.mkdtemp(prefix="tide-", dir="/tmp"))

@@ -1,0 +1,197 @@
+"""The demo as one story: what is started is on one stack, what is kept is said whatever ends it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from jobs.data import ensure_dataset, open_dataset
+from jobs.models.ladder import Rung, ladder, place
+from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
+from orchestrator.adapters.ray_train.events import Event
+from orchestrator.adapters.ray_train.record import RunRecord
+from orchestrator.adapters.ray_train.record_store import load_events
+from orchestrator.adapters.ray_train.run import RunOptions, RunResult, run_train_job
+from orchestrator.adapters.ray_train.signals import StopSignals
+from orchestrator.cli.demo.completion import complete
+from orchestrator.cli.demo.console import Stages
+from orchestrator.cli.demo.weather import Weather
+from orchestrator.cli.live import LiveLine
+from orchestrator.cli.output import make_table
+from orchestrator.cli.run_report import run_report
+from orchestrator.cli.submit import finish, put_aside
+from orchestrator.registry import Registry, Version
+from orchestrator.report import LadderRung, write_report
+from orchestrator.spec import Endpoint, TrainJob, load_one
+from orchestrator.spec.errors import ExitCode, UserError
+
+MAX_TOKENS = 120
+
+
+@dataclass(slots=True)
+class Told:
+    """What has come of the demo so far."""
+
+    run: RunResult | None = None
+    version: Version | None = None
+    rungs: tuple[Rung, ...] = ()
+    completion: str = ""
+    first_token_s: float = 0.0
+    kept: list[str] = field(default_factory=list)
+
+
+class Story:
+    """Runs the parts of the demo in order on one embedded Ray."""
+
+    def __init__(self, *, home: Path, configs: Path, steps: int | None, prompt: str) -> None:
+        self._home = home
+        self._prompt = prompt
+        self._job_file = configs / "jobs" / "demo.yaml"
+        self._job = _shortened(load_one(self._job_file, TrainJob), steps)
+        self._endpoint = load_one(configs / "endpoints" / "demo.yaml", Endpoint)
+        self._console = Console(stderr=True)
+        self._stages = Stages(self._console)
+        self._registry = Registry(home / "models")
+        self._told = Told()
+
+    def tell(self, parts: Sequence[str]) -> None:
+        """Run `parts` ("train", "serve"). Ctrl-C anywhere stops what was started and says what is kept."""
+        try:
+            with contextlib.ExitStack() as stack:
+                if "train" in parts:
+                    self._pack()
+                else:
+                    self._told.version = self._registry.get(self._endpoint.spec.model)
+                self._start_ray(stack)
+                if "train" in parts:
+                    self._train()
+                if "serve" in parts:
+                    self._serve()
+            if "train" in parts:
+                self._place()
+            self._report()
+        except KeyboardInterrupt:
+            self._say_kept()
+            raise typer.Exit(ExitCode.DETACHED) from None
+        except UserError as error:
+            if error.code is ExitCode.DETACHED:
+                self._say_kept()
+            raise
+        self._summary()
+
+    # -- the parts ----------------------------------------------------------------------------------------------
+
+    def _pack(self) -> None:
+        with self._stages.stage("data", "packing the sources of this Python's standard library"):
+            folder = ensure_dataset(self._job.spec.data.dataset, self._home)
+            manifest = open_dataset(folder).manifest
+            self._stages.say(f"{manifest.name}: {manifest.num_bytes / 1e6:.1f} MB, manifest {manifest.hash[:12]}")
+            self._told.kept.append(f"data set {folder}")
+
+    def _start_ray(self, stack: contextlib.ExitStack) -> None:
+        with self._stages.stage("ray", "starting a local Ray: loopback, with a token, no dashboard"):
+            # The first node has room for the least that the job wants; what is above comes and goes.
+            self._cluster = stack.enter_context(LocalCluster((NodeSize(num_cpus=self._job.spec.workers.min),)))
+
+    def _train(self) -> None:
+        job, workers = self._job, self._job.spec.workers
+        what = f"{job.spec.steps} steps, {workers.min} to {workers.max} workers, ZeRO {job.spec.deepspeed.zero_stage}"
+        put_aside(self._home, job.metadata.name)
+        self._told.kept.append(f"run {self._home / 'runs' / job.metadata.name}")
+        with self._stages.stage("train", what), StopSignals() as signals:
+            with LiveLine(self._console, job.spec.steps) as live:
+                weather = Weather(self._cluster, job.spec.steps, self._stages.say)
+
+                def on_event(event: Event) -> None:
+                    live(event)
+                    weather(event)
+
+                run = run_train_job(job, self._home, on_event=on_event, options=RunOptions(wants_stop=signals))
+            self._told.run = run
+        with self._stages.stage("register", "evaluating on held-out text, then committing the version"):
+            self._told.version = finish(job, run, self._home, self._job_file)
+            if self._told.version:
+                self._stages.say(f"{self._told.version.ref} in {self._home / 'models'}")
+                self._told.kept.append(f"model {self._told.version.ref}")
+
+    def _serve(self) -> None:
+        from orchestrator.adapters.ray_serve import deploy
+
+        version = self._told.version
+        assert version is not None, "the demo's job registers a model"
+        with contextlib.ExitStack() as stack:
+            with self._stages.stage("serve", f"deploying {version.ref} on Ray Serve"):
+                deployed = stack.enter_context(contextlib.closing(deploy(self._endpoint, self._registry)))
+                self._stages.say(f"{deployed.url}/v1/completions")
+            with self._stages.stage("complete", "asking it with the OpenAI client"):
+                answer = complete(deployed.url, deployed.model, self._prompt, max_tokens=MAX_TOKENS)
+                self._told.completion, self._told.first_token_s = answer.text, answer.first_token_s
+
+    def _place(self) -> None:
+        with self._stages.stage("ladder", "counting and compressing the same held-out text"):
+            folder = ensure_dataset(self._job.spec.data.dataset, self._home)
+            self._told.rungs = ladder(open_dataset(folder))
+
+    def _report(self) -> None:
+        run = self._told.run
+        if run is None:
+            return
+        events = load_events(run.run_dir)
+        record = RunRecord.of(run.run_id, events)
+        page = run_report(
+            record,
+            events,
+            title=f"Demo: {self._told.version.ref if self._told.version else run.run_id}",
+            stages=self._stages.spans(record.first_at_s or 0.0),
+            ladder=[LadderRung(name=name, bits_per_byte=bits, ours=ours) for name, bits, ours in self._ladder()],
+            prompt=self._prompt if self._told.completion else "",
+            completion=self._told.completion,
+            facts=[("whole demo", f"{self._stages.total_s:.0f} s")],
+            notes=self._told.kept,
+        )
+        self._told.kept.append(f"report {write_report(page, run.run_dir / 'report.html')}")
+
+    # -- what is printed ----------------------------------------------------------------------------------------
+
+    def _ladder(self) -> list[tuple[str, float, bool]]:
+        """Name, bits per byte on held-out text, and whether it is ours; worst first."""
+        rows = [(rung.name, rung.bits_per_byte, False) for rung in self._told.rungs]
+        if self._told.version and (bits := self._told.version.provenance.metrics.get("bits_per_byte")):
+            rows.append((self._told.version.ref, bits, True))
+        return sorted(rows, key=lambda row: -row[1])
+
+    def _summary(self) -> None:
+        out = Console(soft_wrap=True)
+        if self._told.rungs:
+            rows = [("→" if ours else "", name, f"{bits:.3f}") for name, bits, ours in self._ladder()]
+            out.print(make_table(("", "on held-out text", "bits/byte"), rows, right=("bits/byte",)), highlight=False)
+        if self._told.run and self._told.version and self._told.rungs:
+            bits = self._told.version.provenance.metrics["bits_per_byte"]
+            climbed = place(bits, self._told.rungs)
+            out.print(f"The model has climbed {climbed} of {len(self._told.rungs)} rungs.", highlight=False)
+        if self._told.completion:
+            out.print(f"\n{self._prompt}[dim]│[/]", end="", highlight=False)
+            out.print(self._told.completion, markup=False, highlight=False)
+            out.print(f"\nfirst token after {self._told.first_token_s * 1e3:.0f} ms", highlight=False)
+        self._say_kept()
+
+    def _say_kept(self) -> None:
+        """Nothing runs any more; say what is on disk and how long it took."""
+        self._console.print(f"Nothing is left running. {self._stages.total_s:.0f} s in all. Kept:", highlight=False)
+        for line in self._told.kept or ["nothing"]:
+            self._console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _shortened(job: TrainJob, steps: int | None) -> TrainJob:
+    """The job with so many steps, without a gate: what a few steps reach says nothing."""
+    if steps is None:
+        return job
+    registering = job.spec.register and job.spec.register.model_copy(update={"gate": None})
+    optimizer = job.spec.optimizer.model_copy(update={"warmup_steps": min(job.spec.optimizer.warmup_steps, steps)})
+    changes = {"steps": steps, "register": registering, "optimizer": optimizer}
+    return job.model_copy(update={"spec": job.spec.model_copy(update=changes)})
