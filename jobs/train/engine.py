@@ -7,7 +7,7 @@ is multiplied by world size times the micro-batch's weight. Knows nothing of dat
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import deepspeed
 import torch
@@ -19,8 +19,32 @@ from jobs.train.deepspeed_config import deepspeed_config
 from orchestrator.spec.errors import UserError
 
 
-class Engine:
+class Engine(Protocol):
     """One rank's share of the model. All methods are called by all ranks in the same order."""
+
+    @property
+    def deepspeed(self) -> Any:
+        """What `deepspeed_shards.view_of` makes a view of."""
+
+    def run_pass(self, batch: Mapping[str, Tensor], weight: float, seed: int) -> Tensor:
+        """Forward and backward over one micro-batch; returns its part of the step's mean loss, not synchronised.
+
+        `seed` decides every random draw of the pass. A weight of 0 adds nothing but takes part in the collectives.
+        """
+
+    def update(self, lr: float) -> bool:
+        """Clip by the global norm and move the parameters; False if the norm is not finite: then nothing moved.
+
+        The answer is the same on every rank, because the norm is.
+        """
+
+    @property
+    def grad_norm(self) -> float:
+        """Global gradient norm of the last update, before clipping; infinite if it was not finite."""
+
+
+class ShardedEngine:
+    """An `Engine` of DeepSpeed ZeRO."""
 
     def __init__(self, request: StartRequest, task: Task, device: torch.device) -> None:
         """Build the model from the seed, the same on every rank, and shard it.
@@ -41,13 +65,12 @@ class Engine:
             dist_init_required=False,
         )
         self.deepspeed.train()
+        if request.job.precision == "bf16":
+            # As DeepSpeed does for fp16: a task need not know in which precision it is trained.
+            self.deepspeed.module.register_forward_pre_hook(_to_bf16, with_kwargs=True)
         self._norm: Tensor | float = 0.0
 
     def run_pass(self, batch: Mapping[str, Tensor], weight: float, seed: int) -> Tensor:
-        """Forward and backward over one micro-batch; returns its part of the step's mean loss, not synchronised.
-
-        `seed` decides every random draw of the pass. A weight of 0 adds nothing but takes part in the collectives.
-        """
         torch.manual_seed(seed)
         on_device = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
         loss = self._task.loss(self.deepspeed, on_device)
@@ -57,10 +80,6 @@ class Engine:
         return loss.detach().double() * weight
 
     def update(self, lr: float) -> bool:
-        """Clip by the global norm and move the parameters; False if the norm is not finite: then nothing moved.
-
-        The answer is the same on every rank, because the norm is.
-        """
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = lr
         if self._zero_stage == 0 and not self._prepare_unsharded():
@@ -72,7 +91,6 @@ class Engine:
 
     @property
     def grad_norm(self) -> float:
-        """Global gradient norm of the last update, before clipping; infinite if it was not finite."""
         return float(self._norm)
 
     def _prepare_unsharded(self) -> bool:
@@ -104,6 +122,14 @@ def require_supported(job: RankJob) -> None:
         )
 
 
+def _to_bf16(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    return tuple(_cast(arg) for arg in args), {name: _cast(value) for name, value in kwargs.items()}
+
+
+def _cast(value: Any) -> Any:
+    return value.bfloat16() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
 def _num_elements(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -120,6 +146,3 @@ def open_device(accelerator: str, local_rank: int) -> torch.device:
 def device_name(device: torch.device) -> str:
     """The vendor's name of the device."""
     return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else "cpu"
-
-
-__all__: list[Any] = ["Engine", "build_model", "device_name", "open_device", "require_supported"]

@@ -16,7 +16,7 @@ from jobs.train import messages
 from jobs.train.agree import Rhythm
 from jobs.train.channel import Channel
 from jobs.train.config import StartRequest
-from jobs.train.engine import Engine, device_name, open_device
+from jobs.train.engine import Engine, ShardedEngine, device_name, open_device
 from jobs.train.groups import PendingSum, barrier, join_group, leave_group
 from jobs.train.loop import Loop, Outcome, Saving
 from jobs.train.messages import Finished, Part, Phase, Stopped
@@ -32,6 +32,7 @@ from jobs.train.samples import SampleStream
 from jobs.train.saving import RunFacts, Saver
 from jobs.train.schedule import learning_rate
 from jobs.train.state.deepspeed_shards import view_of
+from jobs.train.strict import StrictEngine
 from jobs.train.wishlist import Wishlist
 from orchestrator.policy.batch_plan import BatchPlan
 
@@ -50,7 +51,7 @@ def run_rank(request: StartRequest, channel: Channel) -> None:
         groups = join_group(request, device)
     # 3. the model, from the seed and then from saved state
     with _timed("engine", channel):
-        engine = Engine(request, task, device)
+        engine: Engine = StrictEngine(request, task, device) if job.strict else ShardedEngine(request, task, device)
     with _timed("state", channel):
         places = places_of(request, groups, channel)
         restored = restore(places.source, engine, job, dataset_hash) if job.restore else None

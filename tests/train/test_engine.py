@@ -56,6 +56,34 @@ def test_bf16_stays_close_at_every_size(forked: RankStarter, tiny_dataset: Path,
     assert max_relative_difference(three.losses, one.losses) <= 1e-2
 
 
+def test_a_task_with_real_numbers_need_not_know_its_precision(
+    forked: RankStarter, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "regression.py").write_text(
+        "import torch\n"
+        "from jobs.models.task import Task\n"
+        "class Source:\n"
+        "    num_samples = 64\n"
+        "    def batch(self, ids):\n"
+        "        x = torch.from_numpy(ids).float()[:, None] / 64\n"
+        "        return {'x': x, 'y': 2 * x}\n"
+        "class Line(Task):\n"
+        "    def build_model(self):\n"
+        "        return torch.nn.Linear(1, 1)\n"
+        "    def open_data(self, root, split):\n"
+        "        return Source()\n"
+        "    def loss(self, model, batch):\n"
+        "        return (model(batch['x']) - batch['y']).square().mean()\n"
+        "def task() -> Line:\n"
+        "    return Line()\n"
+    )
+    job = make_job(
+        tiny_dataset, task="regression:task", args={}, code_paths=(str(tmp_path),), precision="bf16", zero_stage=2
+    )
+    losses = run(forked, job, 2).losses
+    assert losses[-1] < losses[0]
+
+
 def test_every_step_reports_what_it_did(alone: Group) -> None:
     steps = alone.of(messages.Step)
     assert [step.step for step in steps] == list(range(1, 13))
