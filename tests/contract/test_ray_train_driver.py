@@ -444,3 +444,13 @@ def test_a_node_that_does_not_answer_is_lost_whatever_the_cluster_still_thinks()
     assert closed.cause is Cause.NODE_LOSS  # type: ignore[union-attr]
     world.driver.tick()
     assert world.plan.attempt == 2
+
+
+def test_keepers_hear_of_nodes_that_come_in_the_middle_of_an_attempt() -> None:
+    world = running_world()
+    world.driver.tick()
+    assert world.told == []
+    world.alive = frozenset({"n", "m"})
+    world.now_s += 10
+    world.driver.tick()
+    assert world.told == [frozenset()]

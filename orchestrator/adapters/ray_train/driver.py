@@ -69,6 +69,7 @@ class Driver:
         self._waiting_for = ""
         self._held: Mapping[str, int] = {}
         self._looked_at_s = float("-inf")
+        self._keeping: frozenset[str] = frozenset()
         self.status = Status.WAITING
         self.detail = ""
 
@@ -113,7 +114,9 @@ class Driver:
         notices = sizing.notices(self._held, now_s)
         for notice in notices:
             self._emit(notice)
-        if notices and self._journal.attempt is not None:
+        keeping = self._around.agents.ready()
+        if self._journal.attempt is not None and (notices or keeping != self._keeping):
+            self._keeping = keeping  # keepers mirror to nodes that came, and no longer to those that go
             self._around.state.tell(alive - sizing.staying())
 
     def _consider(self, attempt: OpenAttempt, now_s: float) -> None:
@@ -242,6 +245,7 @@ class Driver:
         start_step = restore.step if restore else 0
         number, self._next_attempt = self._next_attempt, self._next_attempt + 1
         sizing = self._around.sizing
+        self._keeping = self._around.agents.ready()
         self._around.state.begin(number, size.world_size, sizing.look() - sizing.staying())
         plan = AttemptPlan(
             attempt=number,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.adapters.ray_train import capacity, train_fn
 from orchestrator.adapters.ray_train.driver import Driver
@@ -103,7 +104,12 @@ class Session:
     def __enter__(self) -> Session:
         self._log_dir.mkdir(parents=True, exist_ok=True)
         actor = ray.remote(Hub).options(
-            name=hub_name(self._id), namespace=NAMESPACE, num_cpus=0, max_concurrency=MAX_CONCURRENCY
+            name=hub_name(self._id),
+            namespace=NAMESPACE,
+            num_cpus=0,
+            max_concurrency=MAX_CONCURRENCY,
+            # Beside the driver: it must live exactly as long, and other nodes come and go.
+            scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
         )
         self._hub = HubHandle(actor.remote())
         self._stack.callback(_kill, self._hub.actor)
