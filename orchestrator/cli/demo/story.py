@@ -53,7 +53,7 @@ class Story:
         self._prompt = prompt
         self._job_file = configs / "jobs" / "demo.yaml"
         self._job = _shortened(load_one(self._job_file, TrainJob), steps)
-        self._endpoint = load_one(configs / "endpoints" / "demo.yaml", Endpoint)
+        self._endpoint = _on_free_port(load_one(configs / "endpoints" / "demo.yaml", Endpoint))
         self._console = Console(stderr=True)
         self._stages = Stages(self._console)
         self._registry = Registry(home / "models")
@@ -195,3 +195,9 @@ def _shortened(job: TrainJob, steps: int | None) -> TrainJob:
     optimizer = job.spec.optimizer.model_copy(update={"warmup_steps": min(job.spec.optimizer.warmup_steps, steps)})
     changes = {"steps": steps, "register": registering, "optimizer": optimizer}
     return job.model_copy(update={"spec": job.spec.model_copy(update=changes)})
+
+
+def _on_free_port(endpoint: Endpoint) -> Endpoint:
+    """The endpoint on any free port: a demo must not fail because something else has the usual one."""
+    listen = endpoint.spec.listen.model_copy(update={"port": 0})
+    return endpoint.model_copy(update={"spec": endpoint.spec.model_copy(update={"listen": listen})})

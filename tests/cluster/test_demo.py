@@ -1,0 +1,33 @@
+"""The demo's own path with few steps: real Ray, real DeepSpeed, real Ray Serve, the real OpenAI client."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orchestrator.cli import main as cli
+from orchestrator.registry import Registry
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+
+
+def test_demo_trains_registers_serves_and_leaves_nothing_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TIDE_HOME", str(tmp_path))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["demo", "--steps", "12"])
+    out, err = capsys.readouterr()
+    assert stop.value.code == 0, err
+    version = Registry(tmp_path / "models").get("demo-gpt@latest")
+    assert version.number == 1
+    assert 0 < version.provenance.metrics["bits_per_byte"] < 8
+    assert "def fibonacci(n):" in out
+    assert "unigram" in out
+    assert "tokens/s" in err
+    page = (tmp_path / "runs" / "demo" / "report.html").read_text()
+    assert page.count("<svg") == 3
+    assert "def fibonacci(n):" in page
+    assert not [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
