@@ -70,6 +70,7 @@ class Pressure(enum.IntEnum):
     NONE = 0  # keep all that is worth keeping
     MIRROR_FAILING = 1  # nothing becomes safe any more: waiting for it would stop snapshots for good
     FINAL = 2  # the attempt ends here: this snapshot must not be skipped
+    LAST_RESORT = 3  # and it has waited in vain for older ones to become complete
 
 
 def droppable(
@@ -90,7 +91,7 @@ def droppable(
     complete = sorted(verdicts.complete)
     num_kept = KEPT_COMPLETE if pressure is Pressure.NONE else 1
     kept = {*complete[-num_kept:], verdicts.safe}
-    if pressure is not Pressure.FINAL:
+    if pressure < Pressure.FINAL:
         kept.add(verdicts.flush)
     abandoned = set(verdicts.abandoned)
 
@@ -99,7 +100,7 @@ def droppable(
             return True
         if room_for is None or key >= room_for:
             return False
-        return pressure is Pressure.FINAL or any(key < other < room_for for other in refused)
+        return pressure is Pressure.LAST_RESORT or any(key < other < room_for for other in refused)
 
     return sorted(key for key in held if key not in kept and (key in abandoned or is_past(key)))
 

@@ -34,6 +34,8 @@ from jobs.train.keeper.values import AttemptPlan, Inventory, SnapshotKey
 from jobs.train.state.hashing import BLOCK_BYTES
 
 _log = structlog.get_logger(__name__)
+# A block or a report under way takes milliseconds; only storage that hangs takes longer.
+_CLOSE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,10 +152,17 @@ class Keeper:
         for pump in self._pumps:
             pump.start()
 
-    def close(self, *, remove: bool = False) -> None:
-        """Stop. `remove` also deletes everything held: the node is given back, or the cluster is over."""
+    def close(self, *, remove: bool = False, timeout_s: float = _CLOSE_S) -> None:
+        """Stop. `remove` also deletes everything held: the node is given back, or the cluster is over.
+
+        Background work that does not end within `timeout_s` is left behind; what it was writing stays invisible.
+        """
+        deadline_s = time.monotonic() + timeout_s
         for pump in self._pumps:
-            pump.close(timeout_s=self.config.flush_timeout_s)
+            pump.stop()
+        hanging = [pump for pump in self._pumps if not pump.join(max(0.0, deadline_s - time.monotonic()))]
+        if hanging:
+            _log.warning("background work left behind", node=self.config.node, threads=len(hanging))
         if self._server:
             self._server.close()
         if remove:

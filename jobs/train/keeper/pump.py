@@ -28,13 +28,16 @@ class Pump:
         """There may be something to do."""
         self._woken.set()
 
-    def close(self, timeout_s: float | None = None) -> None:
-        """Let the call under way finish and stop. A thread that hangs longer than `timeout_s` (in storage, say) is
-        left behind; it is a daemon."""
+    def stop(self) -> None:
+        """Let the call under way finish, and begin no other."""
         self._stopped = True
         self._woken.set()
+
+    def join(self, timeout_s: float) -> bool:
+        """After `stop`: whether it has ended by then. One that hangs (in storage, say) is left behind as a daemon."""
         if self._thread.is_alive():
             self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while not self._stopped:

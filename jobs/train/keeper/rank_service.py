@@ -91,20 +91,27 @@ class RankService:
         pressure = Pressure.FINAL if final else Pressure.NONE
         while True:
             try:
-                segment = self._store.alloc(
-                    key, nbytes, owner, make_room=lambda: self._runs.droppable(key.snapshot, pressure)
-                )
-                return str(segment.path)
-            except PartConflictError as error:
-                raise RefusedError(Refusal.CONFLICT, str(error)) from error
+                return self._try_alloc(key, nbytes, owner, pressure)
             except NoRoomError as error:
                 left_s = deadline_s - time.monotonic()
-                if left_s <= 0:
+                if left_s > 0:
+                    with self._runs.changed:
+                        self._runs.changed.wait(min(left_s, _LOOK_AGAIN_S))
+                elif pressure is Pressure.FINAL:
+                    pressure = Pressure.LAST_RESORT
+                else:
                     self._skip(key.snapshot)
                     detail = f"step {key.snapshot.step} is not kept: {error}; older snapshots are not safe yet"
                     raise RefusedError(Refusal.NO_ROOM, detail) from error
-                with self._runs.changed:
-                    self._runs.changed.wait(min(left_s, _LOOK_AGAIN_S))
+
+    def _try_alloc(self, key: PartKey, nbytes: int, owner: object, pressure: Pressure) -> str:
+        try:
+            segment = self._store.alloc(
+                key, nbytes, owner, make_room=lambda: self._runs.droppable(key.snapshot, pressure)
+            )
+        except PartConflictError as error:
+            raise RefusedError(Refusal.CONFLICT, str(error)) from error
+        return str(segment.path)
 
     def seal(self, key: PartKey, entry: dict[str, Any], header: dict[str, Any] | None, owner: object) -> None:
         """The part is written. Raises: RefusedError."""

@@ -82,7 +82,7 @@ class Runs:
             if run and plan.attempt < run.plan.attempt:
                 raise ValueError(f"attempt {plan.attempt} of {plan.run} is over: {run.plan.attempt} has begun")
             if run and plan.attempt == run.plan.attempt and (run.lead is not None) == (plan.lead == self.node):
-                run.plan = plan
+                run.plan = replace(plan, kept=tuple(sorted({*plan.kept, *run.plan.kept})))
                 run.reported = None
                 if run.lead:
                     run.lead.change_plan(plan)
@@ -219,8 +219,10 @@ class Runs:
 
     def _measure(self, run: Run, verdicts: Verdicts) -> None:
         now_s = self._clock()
-        run.complete_at_s = {key: run.complete_at_s.get(key, now_s) for key in verdicts.complete}
         safe = verdicts.safe
+        # The newest safe one may be older than the newest complete ones that are listed.
+        known = {*verdicts.complete, *([safe] if safe else [])}
+        run.complete_at_s = {key: run.complete_at_s.get(key, now_s) for key in known}
         if safe is None or (run.verdicts.safe is not None and safe <= run.verdicts.safe):
             return
         behind = run.step - safe.step if run.step >= safe.step else None

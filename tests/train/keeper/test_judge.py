@@ -80,7 +80,8 @@ def test_a_snapshot_in_the_making_gives_way_to_the_second_one_that_finds_no_room
     found = verdicts(complete=(key(1), key(2)))
     assert droppable([*ALL[:3]], found, room_for=key(4)) == []
     assert droppable([*ALL[:3]], found, room_for=key(5), refused=[key(4)]) == [key(3)]
-    assert droppable([*ALL[:3]], found, Pressure.FINAL, room_for=key(4)) == [key(1), key(3)]
+    assert droppable([*ALL[:3]], found, Pressure.FINAL, room_for=key(4)) == [key(1)]
+    assert droppable([*ALL[:3]], found, Pressure.LAST_RESORT, room_for=key(4)) == [key(1), key(3)]
 
 
 @given(

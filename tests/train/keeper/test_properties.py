@@ -22,7 +22,7 @@ from jobs.train.keeper.faults import Point
 from jobs.train.keeper.judge import KEPT_COMPLETE, Source
 from jobs.train.keeper.rank_service import RefusedError
 from jobs.train.keeper.restore import plan_restore
-from jobs.train.keeper.values import PartKey, SnapshotKey
+from jobs.train.keeper.values import PartKey, SnapshotKey, Verdicts
 from tests.train.keeper.world import RUN, Crash, CrashAt, World, content
 
 MOST_NODES = 4
@@ -54,6 +54,10 @@ class History(RuleBasedStateMachine):
     @rule(final=st.sampled_from([False, False, False, True]))
     def all_ranks_save(self, final):
         key = self._next_key()
+        if not self.roomy:
+            # It may take the room of what is whole but not known to be: here the news may have had no time to come.
+            known = set.intersection(*(set(self._verdicts(name).complete) for name in self.world.keepers))
+            self.whole = {old for old in self.whole if known and old <= max(known)}
         self.pressed |= final
         for rank in range(self.world_size):
             if not self._save(PartKey(snapshot=key, rank=rank), final=final):
@@ -191,6 +195,9 @@ class History(RuleBasedStateMachine):
                 self.world.boot(name)
                 self.world.tell(name, self.plan)
 
+    def _verdicts(self, name: str) -> Verdicts:
+        return self.world.keepers[name].runs.get(RUN).verdicts
+
     def _seen(self) -> set[SnapshotKey]:
         held = [part for keeper in self.world.keepers.values() for part in keeper.store.sealed()]
         return {part.meta.key.snapshot for part in held}
@@ -213,7 +220,7 @@ class TightHistory(History):
 
 @pytest.mark.parametrize("machine", [History, TightHistory])
 def test_random_histories_keep_every_promise(machine):
-    run_state_machine_as_test(machine, settings=_settings(max_examples=12, steps=30))
+    run_state_machine_as_test(machine, settings=_settings(max_examples=30, steps=30))
 
 
 @pytest.mark.slow
