@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from jobs.train.state.storage import Storage
 
 app = typer.Typer(no_args_is_help=True)
+
+# A save that has not touched its file for so long has died.
+_SURELY_ABANDONED_S = 3600.0
 
 Job = Annotated[str, typer.Argument(help="Name of the job.", show_default=False)]
 StorageUrl = Annotated[
@@ -113,9 +117,12 @@ def collect_garbage(
 ) -> None:
     """Delete a job's older checkpoints and the remains of saves that never finished."""
     from jobs.train.state.checkpoints import prune, steps
+    from jobs.train.state.storage import FileStorage
 
     place = _open(job, storage)
     deleted = prune(place, job, keep)
+    if isinstance(place, FileStorage):  # elsewhere an interrupted upload leaves nothing that could be seen
+        place.delete_unfinished(job, older_than_s=_SURELY_ABANDONED_S, now_s=time.time())
     kept = steps(place, job)
     payload = {"job": job, "storage": place.url, "deleted": deleted, "kept": kept}
     emit("CheckpointGc", payload, output, table=f"deleted {_listed(deleted)}; kept {_listed(kept)}")

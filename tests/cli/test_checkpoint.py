@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -113,6 +114,16 @@ def test_gc_keeps_the_newest(capsys, job):
     code, cleaned = _json(capsys, "gc", "demo", "--keep", "1")
     assert (code, cleaned["deleted"], cleaned["kept"]) == (0, [5], [10])
     assert _run(capsys, "gc", "demo", "--keep", "0")[0] == 2
+
+
+def test_gc_removes_what_interrupted_saves_left_behind(capsys, job):
+    old, new = (job.root / "demo" / f"{12:012d}" / f"part.safetensors.{age}.tmp" for age in ("old", "new"))
+    old.parent.mkdir()
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (1000, 1000))
+    assert _run(capsys, "gc", "demo", "--keep", "2")[0] == 0
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 @pytest.mark.parametrize("command", [("verify", "other"), ("export", "other", "out")])
