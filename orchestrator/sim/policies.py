@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 
+from orchestrator.policy.capacity.tideline import Tideline
 from orchestrator.policy.capacity.view import CapacityPolicy
 from orchestrator.sim.engine import Run, simulate
 from orchestrator.sim.reference.bound import bound
@@ -52,6 +53,8 @@ def find_policy(name: str, world: World) -> CapacityPolicy:
     if numbered:
         return WithSafetyNet(TrailingMin(name, int(numbered[2]) * (60 if numbered[3] == "m" else 3600)))
     match name:
+        case "tideline":
+            return Tideline()
         case "on-demand":
             return OnDemand()
         case "greedy":

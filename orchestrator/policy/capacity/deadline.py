@@ -1,0 +1,128 @@
+"""What the deadline asks: how fast work must go, what progress is worth, and which plans can still be rescued.
+
+The net is exact. A plan is *rescuable* when, even if every spot device vanishes at the next tick and takes its unsaved
+work along, on-demand alone still finishes in time. A policy that starts rescuable and chooses only rescuable plans,
+or the rescue itself, misses no deadline that on-demand can meet (tests/policy/test_capacity_deadline.py).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from orchestrator.policy.capacity.view import Allocation, CapacityView, Terms
+
+SLACK_S = 1e-3  # far above what floats lose in these sums, far below a tick
+PROGRESS_SHARE = 0.85  # of the on-demand price, when the job needs exactly the reference pace
+PROGRESS_POWER = 6.0
+LEAST_SHARE = 0.3
+PANIC_SHARE = 10.0  # where nothing can be bought, progress may be worth more than any price
+FREE_PRICE_FACTOR = 3.0  # stands in for the on-demand price, in multiples of the dearest pool
+RESERVE_TICKS = 2
+PRIOR_TICKS = 20
+PRIOR_DISRUPTIONS_PER_H = 1.0
+FORGET = 0.99
+
+
+@dataclass(frozen=True, slots=True)
+class Efficiency:
+    """Useful share of the device-time a running job paid for, in worker-seconds, recent ticks counting more."""
+
+    useful_s: float = 0.0
+    paid_s: float = 0.0
+    done_s: float = 0.0
+
+    def share(self, terms: Terms) -> float:
+        """The share so far, starting from what an occasional disruption would leave."""
+        disrupted = PRIOR_DISRUPTIONS_PER_H * (terms.stall_s + terms.loss_s) / 3600.0
+        weight = PRIOR_TICKS * terms.min_workers * terms.tick_s
+        return max(0.3, (self.useful_s + weight / (1.0 + disrupted)) / (self.paid_s + weight))
+
+
+def observe_efficiency(efficiency: Efficiency, view: CapacityView) -> Efficiency:
+    """Take in what the last tick made of its devices."""
+    if view.tick == 0:
+        return efficiency
+    paid = int(view.past[-1].sum())
+    if paid < view.terms.min_workers:
+        return Efficiency(efficiency.useful_s, efficiency.paid_s, view.done_s)
+    gained = view.done_s - efficiency.done_s
+    paid_s = paid * view.terms.tick_s
+    return Efficiency(FORGET * efficiency.useful_s + gained, FORGET * efficiency.paid_s + paid_s, view.done_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Workers needed from now on, disruptions included; what a worker-hour of progress is worth; workers to reach."""
+
+    workers: float
+    usd_per_worker_hour: float
+    floor: int
+
+
+def anchor_usd(view: CapacityView) -> float:
+    """The price progress is measured against: on-demand's, or a multiple of spot where there is none to be had."""
+    terms = view.terms
+    if terms.on_demand_limit > 0 and terms.on_demand_usd_per_device_hour is not None:
+        return terms.on_demand_usd_per_device_hour
+    return FREE_PRICE_FACTOR * max(view.prices, default=1.0)
+
+
+def pace(view: CapacityView, efficiency: Efficiency) -> Pace:
+    """Value progress by how many workers the rest of the time needs, against the pace the job was meant to have.
+
+    Progress is worth the price of on-demand when the job needs more than its reference pace: then every hour of spot
+    saves one of on-demand, and the floor rises so that on-demand fills what spot lacks, no sooner and no faster.
+    """
+    terms, anchor = view.terms, anchor_usd(view)
+    reserve_s = 2 * terms.stall_s + terms.loss_s + RESERVE_TICKS * terms.tick_s
+    left_s = max(view.time_left_s - reserve_s, terms.tick_s)
+    workers = view.work_left_s / left_s / efficiency.share(terms)
+    reference = max(terms.work_s / terms.deadline_s, terms.min_workers)
+    share = PROGRESS_SHARE * (workers / reference) ** PROGRESS_POWER
+    most = 1.0 if terms.on_demand_limit > 0 else PANIC_SHARE
+    floor = terms.min_workers
+    if share >= 1.0:
+        floor = min(terms.max_workers, max(floor, math.ceil(workers)))
+    return Pace(workers, anchor * min(most, max(LEAST_SHARE, share)), floor)
+
+
+def is_rescuable(view: CapacityView, allocation: Allocation) -> bool:
+    """Whether the deadline is safe for one more tick of this allocation, whatever capacity does."""
+    terms, workers = view.terms, allocation.total
+    stall_s = _stall_after(view, allocation)
+    running = workers >= terms.min_workers
+    work_s = workers * max(0.0, terms.tick_s - stall_s) if running else 0.0
+    if running and work_s >= view.work_left_s:
+        return stall_s + view.work_left_s / workers <= view.time_left_s
+    left_s = view.work_left_s - work_s
+    time_s = view.time_left_s - terms.tick_s - SLACK_S
+    if not any(allocation.spot) and running:
+        stays_s = max(0.0, stall_s - terms.tick_s) + left_s / workers
+        if stays_s <= time_s:
+            return True
+    if terms.on_demand_limit < terms.min_workers:
+        return False
+    if any(allocation.spot) and running:
+        left_s += min(view.done_s + work_s, workers * terms.loss_s)
+    return terms.stall_s + left_s / terms.on_demand_limit <= time_s
+
+
+def rescue(view: CapacityView) -> Allocation:
+    """Only on-demand, and no more of it than finishes in time; all there is when nothing does."""
+    terms = view.terms
+    none = (0,) * len(terms.pools)
+    kept = Allocation(spot=none, on_demand=view.held.on_demand)
+    if kept.on_demand >= terms.min_workers and not any(view.held.spot) and not any(view.lost):
+        if view.stall_left_s + view.work_left_s / kept.on_demand <= view.time_left_s:
+            return kept
+    running_s = view.time_left_s - terms.stall_s
+    needed = math.ceil(view.work_left_s / running_s) if running_s > 0 else terms.max_workers
+    return Allocation(spot=none, on_demand=min(terms.on_demand_limit, max(terms.min_workers, needed)))
+
+
+def _stall_after(view: CapacityView, allocation: Allocation) -> float:
+    """Seconds of stall at the start of this tick if the allocation is chosen."""
+    before = tuple(h + gone for h, gone in zip(view.held.spot, view.lost, strict=True))
+    same = allocation.spot == before and allocation.on_demand == view.held.on_demand
+    return view.stall_left_s if same else view.terms.stall_s

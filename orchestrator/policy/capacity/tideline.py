@@ -1,0 +1,156 @@
+"""Our capacity policy: hold what pays for the disruptions it brings, and let the deadline set what progress is worth.
+
+Each tick, in order: learn from the new row, let the deadline price progress, list what could be held and what it
+risks, find the best plans, and change only when a plan beats staying by more than its stall. Last, the net: a plan
+that on-demand could not rescue is never chosen. Parameters and how they were chosen: docs/policies.md.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from orchestrator.policy.capacity.deadline import (
+    Efficiency,
+    Pace,
+    anchor_usd,
+    is_rescuable,
+    observe_efficiency,
+    pace,
+    rescue,
+)
+from orchestrator.policy.capacity.options import NOTHING, PoolOptions, pool_options
+from orchestrator.policy.capacity.survival import PoolMemory, observe, paces
+from orchestrator.policy.capacity.value import Plan, Stakes, best_plans, topped_up, worth_usd
+from orchestrator.policy.capacity.view import Allocation, CapacityView, Decision, Terms
+
+PAYBACK_TICKS = 2.5
+
+
+class CapacityReason(enum.StrEnum):
+    """Why the policy holds what it holds; the closed set of ledger, metrics and tests."""
+
+    HOLD = "hold"  # nothing else is worth a stall
+    WAIT = "wait"  # nothing held, and nothing offered that pays
+    START = "start"
+    GROW = "grow"
+    SHRINK = "shrink"
+    SWAP = "swap"
+    REGROUP = "regroup"  # devices vanished: the stall is due anyway, so the whole plan is made anew
+    PAUSE = "pause"  # what is held no longer pays
+    RESCUE = "rescue"  # only on-demand still keeps the deadline
+
+
+@dataclass(frozen=True, slots=True)
+class TidelineState:
+    """What the policy remembers between ticks."""
+
+    pools: tuple[PoolMemory, ...]
+    efficiency: Efficiency = Efficiency()
+
+
+@dataclass(frozen=True, slots=True)
+class Tideline:
+    """The policy `tideline`; a pure function of its view and state."""
+
+    name: str = "tideline"
+
+    def start(self, terms: Terms) -> TidelineState:
+        """The state before the first tick: no pool is known."""
+        return TidelineState(pools=(PoolMemory(),) * len(terms.pools))
+
+    def decide(self, view: CapacityView, state: TidelineState) -> tuple[Decision, TidelineState]:
+        """Choose what to hold at this tick."""
+        # 1. Learn from the new row and from what the last tick achieved.
+        state = learn(view, state)
+        # 2. Price progress by what the deadline asks.
+        needed = pace(view, state.efficiency)
+        stakes = make_stakes(view, needed)
+        # 3. List what could be held, and what it risks.
+        speeds = paces(state.pools)
+        pools = [
+            pool_options(view.terms, memory, speed, held, view.tick)
+            for memory, speed, held in zip(state.pools, speeds, view.held.spot, strict=True)
+        ]
+        # 4. Compare staying, waiting and the best plans; a change must pay for its stall.
+        ranked = sorted(candidates(view, pools, stakes), key=lambda found: -found[0])
+        # 5. The net: only what on-demand can still rescue.
+        for _, plan in ranked:
+            allocation = Allocation(spot=tuple(o.level for o in plan.options), on_demand=plan.on_demand)
+            if is_rescuable(view, allocation):
+                return explain(view, allocation, needed), state
+        return explain(view, best_effort(view, ranked[0][1]), needed, rescued=True), state
+
+
+def learn(view: CapacityView, state: TidelineState) -> TidelineState:
+    """Take in the row of now."""
+    counts = view.rows[-1].tolist()
+    tick_s = view.terms.tick_s
+    pools = tuple(observe(m, count, view.tick, tick_s) for m, count in zip(state.pools, counts, strict=True))
+    return TidelineState(pools, observe_efficiency(state.efficiency, view))
+
+
+def make_stakes(view: CapacityView, needed: Pace) -> Stakes:
+    """The prices of this tick."""
+    terms = view.terms
+    return Stakes(
+        usd_per_worker_hour=needed.usd_per_worker_hour,
+        on_demand_usd=anchor_usd(view),
+        spot_usd=view.prices,
+        tick_h=terms.tick_s / 3600.0,
+        stall_h=terms.stall_s / 3600.0,
+        lost_s=terms.stall_s + terms.loss_s,
+        floor=needed.floor,
+        min_workers=terms.min_workers,
+        max_workers=terms.max_workers,
+        on_demand_room=terms.on_demand_limit,
+        horizon=PAYBACK_TICKS,
+    )
+
+
+def candidates(view: CapacityView, pools: list[PoolOptions], stakes: Stakes) -> Iterable[tuple[float, Plan]]:
+    """Plans with their worth per tick, a due stall taken off: waiting, staying, staying topped up, the best found."""
+    options = tuple(pool.choices[pool.held] for pool in pools)
+    stay = Plan(options, view.held.on_demand)
+    changed = any(view.lost)
+    yield 0.0, Plan((NOTHING,) * len(pools))
+    if stay.workers >= stakes.min_workers:
+        yield worth_usd(stay, stakes) - (stakes.stall_usd(stay.workers) if changed else 0.0), stay
+    plans = best_plans(pools, stakes)
+    if any(view.held.spot) and (changed or stay.workers < stakes.floor):
+        plans.append(topped_up(options, stakes))
+    for plan in plans:
+        if plan.workers >= stakes.min_workers and plan != stay:
+            yield worth_usd(plan, stakes) - stakes.stall_usd(plan.workers), plan
+
+
+def best_effort(view: CapacityView, plan: Plan) -> Allocation:
+    """The rescue; where no on-demand is to be had, the best plan, for the deadline is then out of our hands."""
+    if view.terms.on_demand_limit >= view.terms.min_workers:
+        return rescue(view)
+    return Allocation(spot=tuple(option.level for option in plan.options), on_demand=plan.on_demand)
+
+
+def explain(view: CapacityView, chosen: Allocation, needed: Pace, *, rescued: bool = False) -> Decision:
+    """The decision with its reason, and the sentence `tide why` shows."""
+    held = view.held.total
+    if rescued:
+        reason = CapacityReason.RESCUE
+    elif chosen.total == 0:
+        reason = CapacityReason.PAUSE if held else CapacityReason.WAIT
+    elif chosen == view.held and not any(view.lost):
+        reason = CapacityReason.HOLD
+    elif any(view.lost):
+        reason = CapacityReason.REGROUP
+    elif held == 0:
+        reason = CapacityReason.START
+    elif chosen.total == held:
+        reason = CapacityReason.SWAP
+    else:
+        reason = CapacityReason.GROW if chosen.total > held else CapacityReason.SHRINK
+    detail = (
+        f"{sum(chosen.spot)} spot + {chosen.on_demand} on-demand; the deadline needs {needed.workers:.0f} workers, "
+        f"a worker-hour is worth ${needed.usd_per_worker_hour:.2f}"
+    )
+    return Decision(allocation=chosen, reason=reason, detail=detail)
