@@ -74,11 +74,17 @@ def workers_in(placement: Placement) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why, in one word and one sentence; `eta_s` is when it is expected to end, None where nobody can know."""
+    """Why, in one word and one sentence; `eta_s` is when it is expected to end, None where nobody can know.
+
+    `pool` is the pool that came nearest to taking the job, `missing` how many devices (of quota or of the pool) more
+    it would take.
+    """
 
     reason: WaitReason
     detail: str
     eta_s: float | None = None
+    pool: str | None = None
+    missing: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

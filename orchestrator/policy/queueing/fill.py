@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.policy.queueing.board import Board, Sitting
 from orchestrator.policy.queueing.claims import Claim, Claims
@@ -65,12 +65,15 @@ class Filling:
     _heads: set[str] = field(default_factory=set)
     _tries: dict[str, int] = field(default_factory=dict)
     _expected: dict[str, Returns] = field(default_factory=dict)
-    _known: dict[tuple[str, str], dict[Shape, Explanation]] = field(default_factory=dict)
+    _known: dict[str, dict[Shape, Explanation]] = field(default_factory=dict)
+    _brought: dict[str, int] = field(default_factory=dict)
     _delayers: dict[tuple[str, str, Shape], tuple[float, Explanation]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.fitter = Fitter(self.board)
         self._claims = Claims(self.board)
+        for (tenant, _), owned in self.board.now.shares.owned.items():
+            self._brought[tenant] = max(self._brought.get(tenant, 0), owned.contributed)
 
     def run(self, waiting: list[Job], growing: list[Job]) -> None:
         """Serve owners, then everybody in order. Every waiting job gets a start or a reason to wait."""
@@ -94,12 +97,14 @@ class Filling:
         return None
 
     def _answer_known(self, line: Line) -> None:
-        """Pass over jobs that wait for what an earlier one of their shape waits for."""
-        sittings, waits, jobs = self.board.sittings, self.waits, line.jobs
-        known = self._known.get((jobs[line.at].queue, line.tenant)) if line.at < len(jobs) else None
-        while line.at < len(jobs):
+        """Pass over jobs that wait for what an earlier one of their queue and shape waits for."""
+        sittings, waits, jobs, end = self.board.sittings, self.waits, line.jobs, len(line.jobs)
+        known = self._known.get(jobs[0].queue, {})
+        # A tenant's own devices may do where the queue's do not: what others wait for says nothing of it.
+        own = self._brought.get(line.tenant, 0)
+        while line.at < end:
             job = jobs[line.at]
-            why = known.get(_shape(job)) if known and job.id not in sittings else None
+            why = known.get(_shape(job)) if job.min_devices > own and job.id not in sittings else None
             if why is None and (why := self._known_delay(job)) is None:
                 return
             waits[job.id] = why
@@ -110,7 +115,8 @@ class Filling:
         if not self._delayers:
             return None
         found = self._delayers.get((job.queue, job.tenant, _shape(job)))
-        return found[1] if found is not None and _length(job) >= found[0] else None
+        known = found is not None and _length(job) >= found[0] and job.id not in self.board.sittings
+        return found[1] if found is not None and known else None
 
     def _turn(self, queue: QueueLine, *, alone: bool) -> None:
         line = queue.next_line()
@@ -177,7 +183,8 @@ class Filling:
             self._stuck.add(job.queue)
         self.waits[job.id] = self._head(job, why) if why.reason in _CLAIMABLE else why
         if why.reason in _SHARED:
-            self._known.setdefault((job.queue, job.tenant), {})[_shape(job)] = why
+            if job.min_devices > self._brought.get(job.tenant, 0):
+                self._known.setdefault(job.queue, {})[_shape(job)] = why
         elif why.reason is WaitReason.BACKFILL_RESERVATION:
             self._delayers[job.queue, job.tenant, _shape(job)] = (_length(job), why)
 
@@ -185,7 +192,7 @@ class Filling:
         self.claims.append(claim)
         asked = ", ".join(f"{one.victim.job.id} ({one.cause})" for one in claim.demands)
         detail = f"asked back from {asked}" if asked else "devices it was given are still draining"
-        self.waits[claim.job.id] = Explanation(WaitReason.WAITING_FOR_PREEMPTED, detail, claim.ready_s)
+        self.waits[claim.job.id] = Explanation(WaitReason.WAITING_FOR_PREEMPTED, detail, claim.ready_s, claim.pool)
 
     def _head(self, job: Job, why: Explanation) -> Explanation:
         """Promise a start to the first blocked job of its cohort for which one can be computed."""
@@ -200,7 +207,7 @@ class Filling:
         pool, promised = found
         self._heads.add(group)
         self.fitter.promises.setdefault(pool, []).append(promised)
-        return Explanation(why.reason, why.detail, promised.at_s)
+        return replace(why, eta_s=promised.at_s)
 
     def _owners(self, waiting: Iterable[Job]) -> None:
         """Tenants within what they brought: they start or claim before anybody else's turn."""

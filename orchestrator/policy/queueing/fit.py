@@ -102,28 +102,28 @@ class Fitter:
         """What can be said by counting alone."""
         need, ground = job.min_devices, self.board.grounds[pool]
         if not ground.pool.in_sight:
-            return Refusal(2, Explanation(WaitReason.PENDING_EVALUATION, f"pool {pool!r} is out of sight"))
+            return Refusal(2, Explanation(WaitReason.PENDING_EVALUATION, f"pool {pool!r} is out of sight", pool=pool))
         most_ever = self._most_ever(job, pool)
         if need > most_ever:
             detail = f"needs {need} devices; queue {job.queue!r} can have {most_ever} of pool {pool!r} at most"
-            return Refusal(1, Explanation(WaitReason.EXCEEDS_MAX_QUOTA, detail))
+            return Refusal(1, _short(WaitReason.EXCEEDS_MAX_QUOTA, detail, pool, need - most_ever))
         quota = self._quota(job, pool)
         if need > quota:
             detail = f"needs {need} devices of pool {pool!r}; {quota} are left in the quota of queue {job.queue!r}"
-            return Refusal(3, Explanation(WaitReason.WAITING_FOR_QUOTA, detail))
+            return Refusal(3, _short(WaitReason.WAITING_FOR_QUOTA, detail, pool, need - quota))
         return self._devices(need, ground) if need > ground.total_free else None
 
     def _devices(self, need: int, ground: Ground) -> Refusal:
         free, pool = ground.total_free, ground.pool
         if need <= free + pool.headroom:
             detail = f"{need} devices of pool {pool.name!r} are free, but {pool.headroom} are kept for endpoints"
-            return Refusal(5, Explanation(WaitReason.SERVE_HEADROOM, detail))
+            return Refusal(5, _short(WaitReason.SERVE_HEADROOM, detail, pool.name, need - free))
         held_back = int(ground.held_back.sum())
         if held_back and need <= free + held_back:
             detail = f"{held_back} devices of pool {pool.name!r} stand on nodes that are held back"
-            return Refusal(5, Explanation(WaitReason.NODE_HEALTH_HOLD, detail))
+            return Refusal(5, _short(WaitReason.NODE_HEALTH_HOLD, detail, pool.name, need - free))
         detail = f"needs {need} devices of pool {pool.name!r} together; {max(free, 0)} are free"
-        return Refusal(4, Explanation(WaitReason.GANG_INCOMPLETE, detail))
+        return Refusal(4, _short(WaitReason.GANG_INCOMPLETE, detail, pool.name, need - free))
 
     def _no_seats(self, job: Job, ground: Ground) -> Refusal:
         """There are enough devices by number: who or what keeps the job off them?"""
@@ -131,15 +131,15 @@ class Fitter:
         if seat(self.board, job, ground, ground.free, job.sizes[0]) is not None:
             first = min(self.promises[pool], key=lambda one: (one.at_s, one.job))
             detail = f"would delay {first.job}, which is promised a start in {first.at_s - self._now_s:.0f} s"
-            return Refusal(8, Explanation(WaitReason.BACKFILL_RESERVATION, detail))
+            return Refusal(8, _short(WaitReason.BACKFILL_RESERVATION, detail, pool, job.min_devices))
         whole_N = ground.free + ground.held_back
         if seat(self.board, job, ground, whole_N, job.sizes[0]) is not None:
             detail = f"would sit close enough in pool {pool!r} only on nodes that are held back"
-            return Refusal(7, Explanation(WaitReason.NODE_HEALTH_HOLD, detail))
+            return Refusal(7, _short(WaitReason.NODE_HEALTH_HOLD, detail, pool, job.min_devices))
         detail = (
             f"{ground.total_free} devices of pool {pool!r} are free, but not {job.min_devices} close enough together"
         )
-        return Refusal(7, Explanation(WaitReason.TOPOLOGY_PLACEMENT_FAILED, detail))
+        return Refusal(7, _short(WaitReason.TOPOLOGY_PLACEMENT_FAILED, detail, pool, job.min_devices))
 
     @property
     def _now_s(self) -> float:
@@ -159,8 +159,9 @@ class Fitter:
         dollars = f"{cost.micro_usd / 1e6:.2f} dollars"
         if reserve_from(purse, job, cost) is not None:
             detail = f"the {dollars} it needs are set aside for other jobs of tenant {job.tenant!r}"
-            return Explanation(WaitReason.BUDGET_RESERVED, detail)
-        return Explanation(WaitReason.BUDGET_EXHAUSTED, f"tenant {job.tenant!r} cannot pay the {dollars} it needs")
+            return Explanation(WaitReason.BUDGET_RESERVED, detail, pool=ground.pool.name)
+        detail = f"tenant {job.tenant!r} cannot pay the {dollars} it needs"
+        return Explanation(WaitReason.BUDGET_EXHAUSTED, detail, pool=ground.pool.name)
 
     def _spread(self, job: Job, pools: tuple[str, ...]) -> Fit | None:
         """The minimum over several pools of one kind of device, cheapest first."""
@@ -178,7 +179,7 @@ class Fitter:
         if furthest.stage > 1 or max(most, default=0) < job.min_devices:
             return furthest.why
         detail = f"needs {job.min_devices} devices over several pools; not as many can be had together now"
-        return Explanation(WaitReason.GANG_INCOMPLETE, detail)
+        return _short(WaitReason.GANG_INCOMPLETE, detail, pools[0], job.min_devices)
 
     def _groups(self, job: Job, pools: tuple[str, ...]) -> list[tuple[str, ...]]:
         """Pools over which the coupling lets a job spread: same device, and near enough to each other."""
@@ -210,3 +211,7 @@ class Fitter:
             if not missing:
                 break
         return tuple(seats), missing, end_s
+
+
+def _short(reason: WaitReason, detail: str, pool: str, missing: int) -> Explanation:
+    return Explanation(reason, detail, pool=pool, missing=missing)

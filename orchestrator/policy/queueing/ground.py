@@ -94,6 +94,17 @@ class Ground:
             self.draining[at] += devices
             self.drains.append((until_s, at, devices))
 
+    def claim(self, at: int, *, coming: int, drained: int, free: int) -> None:
+        """Set devices of a node aside for a claim: `coming` ones (of which `drained` are draining already), and
+        `free` ones."""
+        self.draining[at] -= drained
+        self.claimed[at] += coming
+        self.take(((at, free),))
+
+    def drained_by_s(self, at: int) -> float:
+        """When everything that drains on a node is back."""
+        return max(until_s for until_s, node, _ in self.drains if node == at)
+
     @property
     def depth(self) -> int:
         """Levels of places here, nodes included."""

@@ -10,6 +10,8 @@ run time, except from their owner: what is lent to be recalled within a grace is
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.policy.queueing.board import Board, Sitting
@@ -19,10 +21,18 @@ from orchestrator.policy.queueing.values import Job
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Running jobs whose minimum is covered by what their tenant brought, and by their queue's nominal quota."""
+    """Running jobs whose minimum is covered by what their tenant brought, and by their queue's nominal quota.
+
+    `covered` says of (queue, pool) how many devices of nominal each class covers: (priority, devices) pairs.
+    """
 
     owned: frozenset[str]
     secured: frozenset[str]
+    covered: Mapping[tuple[str, str], tuple[tuple[int, int], ...]]
+
+    def covered_from(self, queue: str, pool: str, priority: int) -> int:
+        """Devices of a queue's nominal quota that cover jobs of this class and higher ones."""
+        return sum(devices for level, devices in self.covered.get((queue, pool), ()) if level >= priority)
 
 
 def rank_sittings(board: Board) -> Ranking:
@@ -35,15 +45,25 @@ def rank_sittings(board: Board) -> Ranking:
     nominal_left = {key: account.nominal for key, account in board.later.quotas.accounts.items()}
     owned: set[str] = set()
     secured: set[str] = set()
+    covered: dict[tuple[str, str], list[tuple[int, int]]] = {}
     order = sorted(board.sittings.values(), key=lambda one: (-one.job.priority, one.running.started_s, one.job.id))
     for sitting in order:
-        job, shares = sitting.job, minimum_by_pool(sitting)
-        for covered, left, name in ((owned, owned_left, job.tenant), (secured, nominal_left, job.queue)):
-            if shares and all(left.get((name, pool), 0) >= need for pool, need in shares.items()):
-                covered.add(job.id)
-                for pool, need in shares.items():
-                    left[name, pool] -= need
-    return Ranking(frozenset(owned), frozenset(secured))
+        job, parts = sitting.job, minimum_by_pool(sitting)
+        if _cover(owned_left, job.tenant, parts):
+            owned.add(job.id)
+        if _cover(nominal_left, job.queue, parts):
+            secured.add(job.id)
+            for pool, need in parts.items():
+                covered.setdefault((job.queue, pool), []).append((job.priority, need))
+    return Ranking(frozenset(owned), frozenset(secured), {key: tuple(found) for key, found in covered.items()})
+
+
+def _cover(left: dict[tuple[str, str], int], name: str, parts: Mapping[str, int]) -> bool:
+    if not parts or any(left.get((name, pool), 0) < need for pool, need in parts.items()):
+        return False
+    for pool, need in parts.items():
+        left[name, pool] -= need
+    return True
 
 
 def minimum_by_pool(sitting: Sitting) -> dict[str, int]:
@@ -60,7 +80,7 @@ def minimum_by_pool(sitting: Sitting) -> dict[str, int]:
 
 @dataclass(slots=True)
 class Rights:
-    """What one job may ask back in one pool for a start with `need` devices."""
+    """What one job may ask back in one pool for a start with `need` devices; victims are running jobs there."""
 
     board: Board
     ranking: Ranking
@@ -68,56 +88,55 @@ class Rights:
     pool: str
     need: int
     by_recall: bool = field(init=False)
-    within_nominal: bool = field(init=False)
+    secured: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        later = self.board.later
-        account = later.quotas.accounts[self.job.queue, self.pool]
-        self.by_recall = later.shares.own_available(self.job.tenant, self.pool) >= self.need
-        self.within_nominal = account.used + self.need <= account.nominal
+        job, pool = self.job, self.pool
+        nominal = self.board.later.quotas.accounts[job.queue, pool].nominal
+        self.by_recall = self.board.later.shares.own_available(job.tenant, pool) >= self.need
+        # Its minimum would be covered by nominal, behind those that rank before it.
+        self.secured = self.ranking.covered_from(job.queue, pool, job.priority) + job.min_devices <= nominal
+
+    @property
+    def within_nominal(self) -> bool:
+        """Whether its queue would use no more than its own, given what has been asked back so far."""
+        account = self.board.later.quotas.accounts[self.job.queue, self.pool]
+        return account.used + self.need <= account.nominal
 
     def over(self, victim: Sitting, *, stop: bool) -> ChangeCause | None:
-        """By which right a victim's surplus may be asked back, or with `stop` everything it holds; None by none."""
-        other = victim.job
-        if other.id in self.ranking.owned and not self._gives_surplus(victim, stop):
+        """By which right a victim's surplus may be asked back, or with `stop` everything it holds; None by none.
+
+        The victim is one of those that `Victims.of` names: outside its minimum run time, but for recalls.
+        """
+        other = victim.running.job
+        if other.id in self.ranking.owned and (stop or not self.owner_surplus(victim)):
             return None
-        if self.by_recall and other.tenant != self.job.tenant:
-            return ChangeCause.RECALL
-        if self._runs_undisturbed(victim):
-            return None
-        if self._reclaims_from(victim, stop):
-            return ChangeCause.RECLAIM
+        if self.by_recall:
+            return ChangeCause.RECALL if other.tenant != self.job.tenant else None
         if other.queue != self.job.queue:
-            return None
+            return ChangeCause.RECLAIM if self._reclaims_from(victim, stop) else None
         if other.priority < self.job.priority:
-            at_minimum = self.need == self.job.min_devices
-            return ChangeCause.PRIORITY if at_minimum and self._may_outrank(victim, stop) else None
-        return ChangeCause.FAIR_SHARE if self._is_fairer(victim, stop) else None
+            return ChangeCause.PRIORITY if self._may_outrank(victim, stop) else None
+        return ChangeCause.FAIR_SHARE if not stop and self._is_fairer(victim) else None
 
-    def _gives_surplus(self, victim: Sitting, stop: bool) -> bool:
-        """An owned job may be asked only for what its tenant holds beyond what it brought."""
+    def owner_surplus(self, victim: Sitting) -> int:
+        """Devices that the owner of an owned job holds beyond what it brought."""
         owned = self.board.later.shares.owned.get((victim.job.tenant, self.pool))
-        return not stop and owned is not None and owned.held > owned.contributed
-
-    def _runs_undisturbed(self, victim: Sitting) -> bool:
-        queue = self.board.queues.get(victim.job.queue)
-        return queue is not None and self.board.snapshot.now_s < victim.running.started_s + queue.min_run_s
+        return 0 if owned is None else max(0, owned.held - owned.contributed)
 
     def _reclaims_from(self, victim: Sitting, stop: bool) -> bool:
-        mine = self.board.queues[self.job.queue]
-        theirs = self.board.queues.get(victim.job.queue)
-        if theirs is None or theirs.name == mine.name or mine.cohort is None or theirs.cohort != mine.cohort:
-            return False
-        account = self.board.later.quotas.accounts.get((theirs.name, self.pool))
+        account = self.board.later.quotas.accounts.get((victim.job.queue, self.pool))
         borrows = account is not None and account.borrowed > 0
-        return self.within_nominal and borrows and not (stop and victim.job.id in self.ranking.secured)
+        return borrows and self.within_nominal and not (stop and victim.job.id in self.ranking.secured)
 
     def _may_outrank(self, victim: Sitting, stop: bool) -> bool:
-        return self.within_nominal or not stop or victim.job.id not in self.ranking.secured
+        """Only a minimum is taken from a lower class, and covered jobs give way only to one that will be covered."""
+        displaces = not stop or self.secured or victim.job.id not in self.ranking.secured
+        return displaces and self.need == self.job.min_devices
 
-    def _is_fairer(self, victim: Sitting, stop: bool) -> bool:
-        """Whether the victim's tenant would still stand at or above the job's once it had the devices."""
-        if stop or victim.job.priority > self.job.priority or victim.job.tenant == self.job.tenant:
+    def _is_fairer(self, victim: Sitting) -> bool:
+        """Whether the victim's tenant stands above where the job's would stand once it had the devices."""
+        if victim.job.priority > self.job.priority or victim.job.tenant == self.job.tenant:
             return False
         shares, resource = self.board.later.shares, self.job.resource
         theirs, mine = (shares.member(tenant, resource) for tenant in (victim.job.tenant, self.job.tenant))
@@ -128,5 +147,5 @@ def fair_surplus(board: Board, victim: Sitting, job: Job, need: int) -> int:
     """Most devices a fairness claim may take from a victim: its tenant must not come to stand below the job's."""
     shares = board.later.shares
     theirs, mine = (shares.member(tenant, job.resource) for tenant in (victim.job.tenant, job.tenant))
-    floor = mine.after(need) * theirs.weight - theirs.base
-    return max(0, theirs.held - max(0, -int(-floor // 1)))
+    least = math.ceil(mine.after(need) * theirs.weight - theirs.base)
+    return max(0, theirs.held - max(0, least))
