@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from orchestrator.policy.queueing.board import Board, Sitting
+from orchestrator.policy.queueing.board import Board, Sitting, workers_before
 from orchestrator.policy.queueing.deadlines import floor_workers
 from orchestrator.policy.queueing.decisions import ChangeCause
 from orchestrator.policy.queueing.ground import Devices, Ground, Taken
+from orchestrator.policy.queueing.promises import Freed, Promise, allowance, expected_end_s
 from orchestrator.policy.queueing.rights import Rights, fair_surplus
 from orchestrator.policy.queueing.seating import seat
 
@@ -31,6 +33,7 @@ class Attempt:
     board: Board
     rights: Rights
     size: int
+    promises: Sequence[Promise] = ()
     demands: list[Demand] = field(default_factory=list)
     ground: Ground = field(init=False)
     freed: Devices = field(init=False)
@@ -147,11 +150,34 @@ class Attempt:
         return max(later.quotas.accounts[job.queue, pool].available, later.shares.own_available(job.tenant, pool))
 
     def _fits(self) -> Taken | None:
-        """Seats once everything that drains is back: enough quota, enough devices, close enough together."""
+        """Seats once everything that drains is back: enough quota, enough devices, close enough together, and nobody
+        delayed who was promised a start."""
         if self._missing() > 0:
             return None
         coming_N = self.ground.free + self.ground.draining + self.freed
+        if self.promises:
+            job, pool = self.rights.job, self.rights.pool
+            allowed = allowance(self.promises, self.board, job, pool, self.end_s, self.freed_by())
+            if allowed.devices < self.rights.need:
+                return None
+            coming_N = coming_N if allowed.limit is None else np.minimum(coming_N, allowed.limit)
         return seat(self.board, self.rights.job, self.ground, coming_N, self.size)
+
+    @property
+    def end_s(self) -> float:
+        """When the job would be done."""
+        snapshot = self.board.snapshot
+        return expected_end_s(self.rights.job, self.size, snapshot.now_s, snapshot.rules.unknown_run_s)
+
+    def freed_by(self) -> list[Freed]:
+        """What victims give up in this pool, and when they would have given it up by themselves."""
+        snapshot, found = self.board.snapshot, []
+        for demand in self.demands:
+            job = demand.victim.job
+            workers = workers_before(demand.victim)
+            end_s = expected_end_s(job, workers, snapshot.now_s, snapshot.rules.unknown_run_s)
+            found += [Freed(end_s, job.queue, seats) for pool, seats in demand.seats if pool == self.rights.pool]
+        return found
 
 
 def _surplus(victim: Sitting, pool: str, missing: int, most: int) -> Taken:

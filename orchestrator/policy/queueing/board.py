@@ -117,6 +117,12 @@ class Board:
         )
 
 
+def workers_before(sitting: Sitting) -> int:
+    """Workers it had when the snapshot was taken, vanished ones not counted."""
+    devices = sum(count for nodes in sitting.before.values() for count in nodes.values())
+    return devices // sitting.job.devices_per_worker
+
+
 def set_up(snapshot: Snapshot) -> Board:
     """Charge every lease of a snapshot to its nodes, its queue and its tenant."""
     grounds = {pool.name: Ground.of(pool) for pool in snapshot.pools}

@@ -6,13 +6,14 @@ victim without whom it would do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.policy.queueing.attempt import Attempt, Demand
 from orchestrator.policy.queueing.board import Board
 from orchestrator.policy.queueing.decisions import ChangeCause
 from orchestrator.policy.queueing.ground import Taken
+from orchestrator.policy.queueing.promises import Promise, consume
 from orchestrator.policy.queueing.rights import Ranking, Rights, rank_sittings
 from orchestrator.policy.queueing.values import Job
 from orchestrator.policy.queueing.victims import Victims
@@ -34,19 +35,20 @@ class Claims:
     """Finds claims on a board; a claim that is made is entered there."""
 
     board: Board
+    promises: Mapping[str, list[Promise]]
     _ranking: Ranking | None = None
     _victims: Victims | None = None
     _highest: dict[str, float] = field(default_factory=dict)
 
-    def claim(self, job: Job) -> Claim | None:
+    def claim(self, job: Job, pools: tuple[str, ...]) -> Claim | None:
         """Devices for the largest size that a right covers, the minimum at least; None if no right gets that far."""
         ranking, victims = self._index()
-        for pool in self.board.candidates(job):
+        for pool in pools:
             if not self.board.grounds[pool].pool.in_sight:
                 continue
             for size in self._sizes(job, pool):
                 rights = Rights(self.board, ranking, job, pool, size * job.devices_per_worker)
-                attempt = Attempt(self.board, rights, size)
+                attempt = Attempt(self.board, rights, size, self.promises.get(pool, ()))
                 candidates = victims.of(job, pool, recalls=rights.by_recall, reclaims=self._may_reclaim(rights))
                 taken = attempt.find(candidates)
                 if taken is not None:
@@ -92,6 +94,8 @@ class Claims:
             ground.claim(at, coming=coming, drained=drained, free=devices - coming)
             if drained:
                 ready_s = max(ready_s, ground.drained_by_s(at))
+        draw = board.account(rights.job.queue, rights.pool).draw(rights.need)
+        consume(attempt.promises, board, rights.job, attempt.end_s, taken, draw, attempt.freed_by())
         for demand in attempt.demands:
             demand.victim.changed = True
         grace_s = self._grace_s(attempt)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from orchestrator.policy.queueing.board import Board, Sitting, set_up
+from orchestrator.policy.queueing.board import Board, Sitting, set_up, workers_before
 from orchestrator.policy.queueing.claims import Claim
 from orchestrator.policy.queueing.decisions import (
     Admit,
@@ -27,7 +27,7 @@ from orchestrator.policy.queueing.decisions import (
 from orchestrator.policy.queueing.fill import Filling, Start
 from orchestrator.policy.queueing.forced import Forced, force
 from orchestrator.policy.queueing.gates import NEVER, Gatekeeper, closes_at_s, next_opening_s
-from orchestrator.policy.queueing.growth import pays, workers_before
+from orchestrator.policy.queueing.growth import pays
 from orchestrator.policy.queueing.values import Job, Snapshot
 from orchestrator.policy.resize import ResizeState
 

@@ -71,7 +71,7 @@ class Filling:
 
     def __post_init__(self) -> None:
         self.fitter = Fitter(self.board)
-        self._claims = Claims(self.board)
+        self._claims = Claims(self.board, self.fitter.promises)
         for (tenant, _), owned in self.board.now.shares.owned.items():
             self._brought[tenant] = max(self._brought.get(tenant, 0), owned.contributed)
 
@@ -176,7 +176,7 @@ class Filling:
     def _block(self, job: Job, why: Explanation) -> None:
         """A job that does not fit claims devices if it may, else becomes the head if there is none, else waits."""
         if why.reason in _CLAIMABLE and job.queue not in self._stuck:
-            claim = self._claims.claim(job)
+            claim = self._claims.claim(job, self.board.candidates(job))
             if claim is not None:
                 self._enter_claim(claim)
                 return
@@ -227,7 +227,7 @@ class Filling:
         if isinstance(found, Fit):
             self._start(job, found, StartReason.OWN_DEVICES)
             return True
-        claim = self._claims.claim(job) if found.reason in _CLAIMABLE else None
+        claim = self._claims.claim(job, (pool,)) if found.reason in _CLAIMABLE else None
         if claim is not None:
             self._enter_claim(claim)
         return claim is not None

@@ -175,9 +175,14 @@ class Fitter:
 
     def _unspread(self, job: Job, pools: tuple[str, ...], furthest: Refusal) -> Explanation:
         """A job that no pool could ever take whole is only too large if several pools could not, either."""
-        most = [sum(self._most_ever(job, pool) for pool in group) for group in self._groups(job, pools)]
+        groups = self._groups(job, pools)
+        most = [sum(self._most_ever(job, pool) for pool in group) for group in groups]
         if furthest.stage > 1 or max(most, default=0) < job.min_devices:
             return furthest.why
+        quota = max(sum(self._quota(job, pool) for pool in group) for group in groups)
+        if quota < job.min_devices:
+            detail = f"needs {job.min_devices} devices over several pools; {quota} are left in its queue's quotas"
+            return _short(WaitReason.WAITING_FOR_QUOTA, detail, pools[0], job.min_devices - quota)
         detail = f"needs {job.min_devices} devices over several pools; not as many can be had together now"
         return _short(WaitReason.GANG_INCOMPLETE, detail, pools[0], job.min_devices)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.policy.queueing.board import Board, Sitting
+from orchestrator.policy.queueing.board import Board, Sitting, workers_before
 from orchestrator.policy.queueing.fit import Fitter
 from orchestrator.policy.queueing.forced import take_seats
 from orchestrator.policy.queueing.ground import Taken
@@ -81,9 +81,3 @@ def pays(sitting: Sitting, usable_workers: int, now_s: float) -> tuple[int, Resi
             return workers, state
         case Hold() | Suspend():
             return running, state
-
-
-def workers_before(sitting: Sitting) -> int:
-    """Workers it had when the snapshot was taken, vanished ones not counted."""
-    devices = sum(count for nodes in sitting.before.values() for count in nodes.values())
-    return devices // sitting.job.devices_per_worker

@@ -8,6 +8,7 @@ so that a promise also holds for a job that must sit close together. Shapes: N n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -184,38 +185,84 @@ class Allowance:
     devices: int
 
 
-def allowance(promises: list[Promise], board: Board, job: Job, pool: str, end_s: float) -> Allowance:
-    """What a job may take now without delaying anybody who was promised a start before `end_s`.
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """Devices of one pool that a claim takes off a job whose end was expected at `end_s`."""
 
-    What it takes from its cohort's store is counted as of now: other users only leave until then, so this is never
-    less than what it will be.
+    end_s: float
+    queue: str
+    seats: Taken
+
+    @property
+    def devices(self) -> int:
+        """Devices on all nodes."""
+        return sum(devices for _, devices in self.seats)
+
+
+def allowance(
+    promises: Sequence[Promise], board: Board, job: Job, pool: str, end_s: float, freed: Sequence[Freed] = ()
+) -> Allowance:
+    """What a job may take without delaying anybody who was promised a start before `end_s`.
+
+    `freed`: what others give up for it; where they would have stayed beyond a promised start, that is not taken from
+    it. What the job takes from its cohort's store is counted as of now: other users only leave until then, so this
+    is never less than what it will be.
     """
     binding = [one for one in promises if one.at_s < end_s and one.job != job.id]
     if not binding:
         return Allowance(None, _ANY)
-    limit_N = np.minimum.reduce([one.spare for one in binding])
-    most = min(one.spare_devices for one in binding)
-    account, cohort = board.account(job.queue, pool), board.queues[job.queue].cohort
+    late = [[one for one in freed if one.end_s > promised.at_s] for promised in binding]
+    limit_N = np.minimum.reduce([_with(one.spare, more) for one, more in zip(binding, late, strict=True)])
+    account = board.account(job.queue, pool)
     # Guaranteed devices that are not in use come from nobody's store.
     beside_store = max(0, account.guaranteed - account.used)
-    for one in binding:
+    most = _ANY
+    for one, more in zip(binding, late, strict=True):
+        gained = sum(each.devices for each in more)
+        most = min(most, one.spare_devices + gained)
         if one.queue == job.queue:
-            most = min(most, one.own_spare)
-        elif cohort is not None and one.cohort == cohort:
-            most = min(most, one.store_spare + beside_store)
+            most = min(most, one.own_spare + gained)
+        elif _trade(board, one, job):
+            most = min(most, one.store_spare + beside_store + gained)
     return Allowance(limit_N, max(0, most))
 
 
-def consume(promises: list[Promise], board: Board, job: Job, end_s: float, taken: Taken, draw: int) -> None:
-    """Count what a started job will still hold when promised starts come."""
-    devices = sum(count for _, count in taken)
+def _with(spare_N: Devices, more: Sequence[Freed]) -> Devices:
+    if not more:
+        return spare_N
+    sum_N = spare_N.copy()
+    for each in more:
+        for at, devices in each.seats:
+            sum_N[at] += devices
+    return sum_N
+
+
+def _trade(board: Board, promised: Promise, job: Job) -> bool:
+    """Whether a job draws on the store that a promise counts on."""
     cohort = board.queues[job.queue].cohort
+    return promised.queue == job.queue or (cohort is not None and promised.cohort == cohort)
+
+
+def consume(
+    promises: Sequence[Promise],
+    board: Board,
+    job: Job,
+    end_s: float,
+    taken: Taken,
+    draw: int,
+    freed: Sequence[Freed] = (),
+) -> None:
+    """Count what a job will still hold when promised starts come, and what others will not."""
+    devices = sum(count for _, count in taken)
     for one in promises:
         if one.at_s < end_s and one.job != job.id:
+            late = [each for each in freed if each.end_s > one.at_s]
+            gained = sum(each.devices for each in late)
+            one.spare = _with(one.spare, late)
             for at, count in taken:
                 one.spare[at] -= count
-            one.spare_devices -= devices
+            one.spare_devices -= devices - gained
             if one.queue == job.queue:
-                one.own_spare -= devices
-            if one.queue == job.queue or (cohort is not None and one.cohort == cohort):
-                one.store_spare -= draw
+                one.own_spare -= devices - gained
+            if _trade(board, one, job):
+                one.store_spare -= draw - gained

@@ -63,7 +63,7 @@ def remedies(snapshot: Snapshot, decisions: Decisions, job: Job, why: Explanatio
                 yield SetCoupling(job.id, _LOOSER[job.coupling])
             yield AddDevices(pool, more)
         case WaitReason.WAITING_FOR_PREEMPTED:
-            yield GiveBack(tuple(_asked_back(snapshot, decisions, job, pool)))
+            yield GiveBack(tuple(_asked_back(snapshot, decisions, pool)))
         case WaitReason.OUTSIDE_WINDOW | WaitReason.WINDOW_TOO_SHORT:
             yield SetWindow(job.id, None)
         case WaitReason.BUDGET_EXHAUSTED | WaitReason.BUDGET_RESERVED:
@@ -135,10 +135,10 @@ def _money(snapshot: Snapshot, job: Job, pool: str, times: int) -> Iterator[Edit
     yield GrantMoney(job.tenant, max(1, cost.micro_usd) << min(times, _MOST_DOUBLINGS))
 
 
-def _asked_back(snapshot: Snapshot, decisions: Decisions, job: Job, pool: str) -> Iterator[tuple[str, str, str, int]]:
-    """What drains in the pool already, and what the job's own claim asks of others."""
+def _asked_back(snapshot: Snapshot, decisions: Decisions, pool: str) -> Iterator[tuple[str, str, str, int]]:
+    """What drains in the pool already, and what claims ask of others: not only the job's own, which may come second."""
     asked: dict[str, Placement] = {
-        one.job: () if isinstance(one, Evict) else one.placement for one in decisions.changes if one.for_job == job.id
+        one.job: () if isinstance(one, Evict) else one.placement for one in decisions.changes if one.for_job is not None
     }
     workers = {one.job.id: one.job.devices_per_worker for one in snapshot.running}
     for lease in snapshot.leases:

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 
 from orchestrator.policy.queueing.decide import decide_queues
 from orchestrator.policy.queueing.decisions import Admit, Decisions, Explanation, Verdict
-from orchestrator.policy.queueing.edits import AddDevices, Edit, GrantMoney, RaiseQuota, apply_edit
+from orchestrator.policy.queueing.edits import (
+    AddDevices,
+    CutHeadroom,
+    Edit,
+    GiveBack,
+    GrantMoney,
+    RaiseQuota,
+    apply_edit,
+)
 from orchestrator.policy.queueing.remedies import remedies
 from orchestrator.policy.queueing.values import Job, Snapshot
 
@@ -72,14 +80,14 @@ def verdict_of(decisions: Decisions, job_id: str) -> Verdict:
 
 def _follow(snapshot: Snapshot, job_id: str, edits: list[Edit]) -> list[Edit] | None:
     """Go on from a first remedy, reason by reason, until the job starts; None if that leads nowhere."""
-    for _ in range(_MOST_STEPS):
+    for times in range(1, _MOST_STEPS):
         changed = edited(snapshot, edits)
         decisions = decide_queues(changed)
         verdict = verdict_of(decisions, job_id)
         if isinstance(verdict, Admit):
             return edits
         job = next(one for one in changed.waiting if one.id == job_id)
-        following = next(_new_remedies(changed, decisions, job, verdict.why, edits), None)
+        following = next(_new_remedies(changed, decisions, job, verdict.why, edits, times), None)
         if following is None:
             return None
         edits = _merged(edits, following)
@@ -87,10 +95,12 @@ def _follow(snapshot: Snapshot, job_id: str, edits: list[Edit]) -> list[Edit] | 
 
 
 def _new_remedies(
-    snapshot: Snapshot, decisions: Decisions, job: Job, reason: Explanation, edits: list[Edit]
+    snapshot: Snapshot, decisions: Decisions, job: Job, reason: Explanation, edits: list[Edit], times: int
 ) -> Iterator[Edit]:
-    amounts = [edit for edit in edits if isinstance(edit, AddDevices | RaiseQuota | GrantMoney)]
-    for edit in remedies(snapshot, decisions, job, reason, times=len(edits)):
+    amounts = [
+        edit for edit in edits if isinstance(edit, AddDevices | RaiseQuota | GrantMoney | CutHeadroom | GiveBack)
+    ]
+    for edit in remedies(snapshot, decisions, job, reason, times=times):
         # What is no amount either helped when it was made, or never will.
         if edit not in edits or edit in amounts:
             yield edit
@@ -106,6 +116,8 @@ def _merged(edits: list[Edit], edit: Edit) -> list[Edit]:
                 return [*edits[:at], RaiseQuota(edit.queue, edit.pool, other.devices + edit.devices), *edits[at + 1 :]]
             case (GrantMoney(tenant=one, micro_usd=before), GrantMoney(tenant=two, micro_usd=more)) if one == two:
                 return [*edits[:at], GrantMoney(one, before + more), *edits[at + 1 :]]
+            case (CutHeadroom(pool=one, devices=before), CutHeadroom(pool=two, devices=more)) if one == two:
+                return [*edits[:at], CutHeadroom(one, before + more), *edits[at + 1 :]]
     return [*edits, edit]
 
 

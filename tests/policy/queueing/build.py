@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from orchestrator.policy.queueing.decide import decide_queues
 from orchestrator.policy.queueing.decisions import Admit, Decisions, Evict, Explanation, Placement, Reject, Resize, Wait
-from orchestrator.policy.queueing.parties import Queue, Quota, Reach, Rules, Tenant
+from orchestrator.policy.queueing.parties import Queue, Quota, Reach, Rules
 from orchestrator.policy.queueing.places import Node, Pool, flat_pool
 from orchestrator.policy.queueing.values import Job, Lease, LeaseState, Running, Snapshot
 

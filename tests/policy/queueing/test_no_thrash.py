@@ -47,9 +47,7 @@ def test_rest_comes_also_when_devices_take_time_to_drain(snap):
 
 
 def _drained(snap):
-    return tuple(
-        lease for lease in snap.leases if lease.state is LeaseState.HELD or lease.until_s > snap.now_s + 20.0
-    )
+    return tuple(lease for lease in snap.leases if lease.state is LeaseState.HELD or lease.until_s > snap.now_s + 20.0)
 
 
 @settings(max_examples=300, deadline=None)

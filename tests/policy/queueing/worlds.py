@@ -81,7 +81,9 @@ def _tenant(draw, name, pools):
 def _queue(draw, name, pools, min_run):
     limit = st.sampled_from([None, 0, 3])
     quotas = tuple(
-        Quota(pool=pool.name, nominal=(nominal := draw(st.integers(0, 10))), borrow=draw(limit), lend=_lend(draw, nominal))
+        Quota(
+            pool=pool.name, nominal=(nominal := draw(st.integers(0, 10))), borrow=draw(limit), lend=_lend(draw, nominal)
+        )
         for pool in pools
     )
     cohort = draw(st.sampled_from([None, "all", "all"]))
@@ -116,3 +118,39 @@ def _running(draw, one):
         lost_work_s=float(draw(st.integers(0, 3))),
         checkpoint_age_s=float(draw(st.integers(0, 3))),
     )
+
+
+@st.composite
+def contended(draw, *, most_jobs: int = 8) -> Snapshot:
+    """One flat pool that is full, two queues of a cohort, two tenants: everybody wants what somebody else has."""
+    devices = draw(st.integers(4, 12))
+    nominal = draw(st.integers(0, devices))
+    limit = st.sampled_from([None, None, 2])
+    queues = tuple(
+        Queue(
+            name=name,
+            quotas=(Quota(pool="pool", nominal=part, borrow=draw(limit)),),
+            cohort="all",
+            weight=draw(st.sampled_from([1.0, 3.0])),
+        )
+        for name, part in (("x", nominal), ("y", devices - nominal))
+    )
+    tenants = tuple(_contended_tenant(draw, name) for name in ("blue", "red"))
+    snap = snapshot(devices, queues=queues, tenants=tenants)
+    free, waiting = devices, []
+    for at in range(draw(st.integers(1, most_jobs))):
+        one = replace(draw(jobs(f"j{at}", ["x", "y"], ["blue", "red"])), devices_per_worker=1, coupling=Coupling.TIGHT)
+        fitting = [size for size in one.sizes if size <= free]
+        if not fitting:
+            waiting.append(one)
+            continue
+        free -= fitting[-1]
+        lease = lease_of(one, "pool", (("pool", fitting[-1]),), 0.0)
+        snap = replace(snap, leases=(*snap.leases, lease), running=(*snap.running, _running(draw, one)))
+    return replace(snap, waiting=tuple(waiting))
+
+
+def _contended_tenant(draw, name):
+    brought = draw(st.sampled_from([0, 0, 2, 4]))
+    contributions = (Contribution(pool="pool", devices=brought, recall_grace_s=30.0),) if brought else ()
+    return Tenant(name=name, weight=draw(st.sampled_from([1.0, 2.0])), contributions=contributions)
