@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 
 from jobs.train import messages, wire
@@ -19,7 +20,7 @@ _READ_BYTES = 1 << 16
 
 
 class Channel:
-    """Messages out, wishes in. `stop_reason` and `checkpoint_wanted` may be set at any moment."""
+    """Messages out, wishes in; `stop_reason`, `stop_asked_s` and `checkpoint_wanted` may change at any moment."""
 
     def __init__(self, messages_fd: int, control_fd: int) -> None:
         for fd in (messages_fd, control_fd):
@@ -30,6 +31,7 @@ class Channel:
         self._lines = LineBuffer()
         self._early: list[bytes] = []
         self.stop_reason: str | None = None
+        self.stop_asked_s = 0.0
         self.checkpoint_wanted = False
 
     def read_request(self) -> StartRequest:
@@ -65,20 +67,26 @@ class Channel:
                 return
 
     def _read_controls(self, on_orphaned: Callable[[], None]) -> None:
-        while data := os.read(self._control_fd, _READ_BYTES):
-            for line in self._lines.feed(data):
-                self._take_line(line)
-        on_orphaned()
+        try:
+            while data := os.read(self._control_fd, _READ_BYTES):
+                for line in self._lines.feed(data):
+                    self._take_line(line)
+        finally:
+            on_orphaned()  # also after a line that makes no sense: who sent it is no supervisor of ours
 
     def _take_line(self, line: bytes) -> None:
         control = messages.decode(line)
-        assert isinstance(control, Control), f"a supervisor cannot send {type(control).__name__}"
+        if not isinstance(control, Control):
+            raise wire.WireError(f"a supervisor cannot send {type(control).__name__}")
         self._take(control)
 
     def _take(self, control: Control) -> None:
         match control:
-            case Stop(reason):
-                self.stop_reason = self.stop_reason or reason
+            case Stop(reason) if self.stop_reason is None:
+                self.stop_asked_s = time.monotonic()
+                self.stop_reason = reason
+            case Stop():
+                return  # the first reason counts
             case Checkpoint():
                 self.checkpoint_wanted = True
 

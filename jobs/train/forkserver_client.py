@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from pathlib import Path
@@ -23,20 +24,22 @@ class ForkServerStarter:
 
     def start(self, request: StartRequest, *, output_fd: int | None = None) -> ForkedHandle:
         """Raises: StartError if there is no stem, it is stuck, or it refuses."""
-        pipes = RankPipes.open()
-        stdout, stderr = (1, 2) if output_fd is None else (output_fd, output_fd)
-        try:
-            connection = wire.connect(self._socket_path)
-            connection.settimeout(_ANSWER_TIMEOUT_S)
-            wire.send(connection, {"op": "fork"}, (stdout, stderr, pipes.messages_w, pipes.control_r))
-            answer, fds = wire.receive(connection)
-        except (wire.StemGoneError, TimeoutError) as error:
-            pipes.close()
-            raise StartError(f"no rank from the fork server: {error}. Its launcher restarts it; ask again") from error
-        if "error" in answer or len(fds) != 1:
-            pipes.close()
-            connection.close()
-            raise StartError(f"the fork server refused: {answer.get('error', answer)}")
+        with contextlib.ExitStack() as undo:
+            pipes = RankPipes.open()
+            undo.callback(pipes.close)
+            stdout, stderr = (1, 2) if output_fd is None else (output_fd, output_fd)
+            try:
+                connection = undo.enter_context(wire.connect(self._socket_path))
+                connection.settimeout(_ANSWER_TIMEOUT_S)
+                wire.send(connection, {"op": "fork"}, (stdout, stderr, pipes.messages_w, pipes.control_r))
+                answer, fds = wire.receive(connection)
+            except (wire.StemGoneError, TimeoutError) as error:
+                raise StartError(
+                    f"no rank from the fork server: {error}. Its launcher restarts it; ask again"
+                ) from error
+            if "error" in answer or len(fds) != 1:
+                raise StartError(f"the fork server refused: {answer.get('error', answer)}")
+            undo.pop_all()
         pipes.close_child_ends()
         return ForkedHandle(request, answer["pid"], fds[0], pipes, connection)
 

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 
 from jobs.train import forkserver_wire as wire
-from jobs.train.preload import num_threads, prepare_process, warm_up
+from jobs.train.preload import num_threads, prepare_process, require_forkable, warm_up
 from jobs.train.rehearsal import rehearse
 
 _NUM_FDS = 4  # stdout, stderr, messages, control
@@ -179,10 +179,7 @@ def main() -> None:
     try:
         accelerator = prepare_process()
         warm_up(tuple(args.preload))
-        if num_threads() != 1:
-            raise RuntimeError(
-                f"the imports started {num_threads() - 1} threads, so ranks cannot be forked; preload fewer modules"
-            )
+        require_forkable()
         # A rehearsal that fails costs the first rank time, nothing else; CUDA ranks compute elsewhere.
         rehearsed = accelerator == "cpu" and rehearse()
         listener = wire.listen(args.socket)

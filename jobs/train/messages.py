@@ -24,7 +24,10 @@ FailureKind = Literal["user_code", "nan", "hang", "state", "environment", "lost_
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One part of this attempt's stall is over. Every rank."""
+    """One part of this attempt's stall is over. Every rank.
+
+    `stop` is the time from a stop's arrival to the end of the last step, `snapshot` from there until all have left.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = WIRE
 

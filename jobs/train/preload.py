@@ -66,6 +66,18 @@ def num_threads() -> int:
     return len(os.listdir("/proc/self/task"))
 
 
+def require_forkable() -> None:
+    """Raises: RuntimeError if the imports have left something that a child could not use."""
+    import torch
+
+    if num_threads() != 1:
+        raise RuntimeError(
+            f"the imports started {num_threads() - 1} threads, so ranks cannot be forked; preload fewer modules"
+        )
+    if torch.cuda.is_initialized():
+        raise RuntimeError("the imports initialised CUDA, so ranks cannot be forked; preload fewer modules")
+
+
 def _import_muon_uncompiled() -> None:
     """DeepSpeed imports Muon for every optimizer, and Muon's decorators import torch's whole compiler.
 

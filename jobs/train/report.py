@@ -46,21 +46,21 @@ class Reporter:
         self.ledger = ledger
         self.last_loss = math.nan
         self.last_step_s = 0.0
+        self.last_step_ended_s = clock()
         self._rank = rank
         self._stream = stream
         self._cost = cost
         self._on_nan = on_nan
         self._send = send
         self._clock = clock
-        self._step_began_s = clock()
         self._measured: dict[int, Measured] = {}
 
     def step_ended(self, step: int, *, lr: float, grad_norm: float) -> None:
         """Call when the step's update is done."""
         now_s = self._clock()
-        self.last_step_s = now_s - self._step_began_s
+        self.last_step_s = now_s - self.last_step_ended_s
         self._measured[step] = Measured(lr=lr, grad_norm=grad_norm, step_s=self.last_step_s)
-        self._step_began_s = now_s
+        self.last_step_ended_s = now_s
 
     def heard(self, total: Total) -> None:
         """The group's total of a step has arrived.

@@ -68,7 +68,7 @@ class RunFacts:
 class Saver:
     """Saves one step at a time; a second one waits until the first is sealed.
 
-    `view_now` gives the state as it is now; its memory layout never changes within an attempt.
+    `view_now` gives the state as it is now; where its pieces lie does not change while their number does not.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Saver:
         self._sink = sink
         self._send = send
         self._layout: PartLayout | None = None
+        self._num_pieces = 0
         self._thread: threading.Thread | None = None
         self._copied = threading.Event()
         self._error: BaseException | None = None
@@ -93,8 +94,8 @@ class Saver:
         self._wait_sealed()
         started_s = time.monotonic()
         view = self._view_now()
-        if self._layout is None:
-            self._layout = PartLayout.of(view)
+        if self._layout is None or len(view.owned) != self._num_pieces:  # an optimizer's first step makes its moments
+            self._layout, self._num_pieces = PartLayout.of(view), len(view.owned)
         manifest = self._describe(view, step, replicated)
         try:
             buffer = self._sink.open(step, self._layout.nbytes, final=final)

@@ -100,9 +100,11 @@ def run_rank(request: StartRequest, channel: Channel) -> None:
     finally:
         prefetcher.close()
     # 5. leave together
-    with _timed("snapshot", channel):
-        saver.finish()
-        leave_group(groups)
+    saver.finish()
+    leave_group(groups)
+    if channel.stop_reason is not None:
+        channel.send(Phase("stop", max(0.0, reporter.last_step_ended_s - channel.stop_asked_s)))
+    channel.send(Phase("snapshot", time.monotonic() - reporter.last_step_ended_s))
     channel.send(_farewell(outcome, reporter.last_loss, task, channel))
 
 

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from jobs.train.messages import Message, Saved
 from jobs.train.state.checkpoints import commit, manifest_file
+from jobs.train.state.errors import StorageError
 from jobs.train.state.manifest import Manifest, Part
 from jobs.train.state.storage import Storage
 
@@ -33,8 +34,8 @@ class StorageSink:
         self._buffer: mmap.mmap | None = None
 
     def open(self, step: int, nbytes: int, *, final: bool) -> memoryview:
-        """A private buffer, allocated once: the state of an attempt does not change its size."""
-        if self._buffer is None:
+        """A private buffer, allocated once unless the state grows."""
+        if self._buffer is None or len(self._buffer) < nbytes:
             self._buffer = mmap.mmap(-1, nbytes)
         return memoryview(self._buffer)
 
@@ -53,10 +54,19 @@ class StorageSink:
             self._commit(manifest, [f"{key}/{rank}" for rank in range(self._world_size)])
 
     def _commit(self, manifest: Manifest, keys: list[str]) -> None:
-        entries = [bytes(self._store.get(key)) for key in keys]  # waits for each, up to the store's timeout
+        try:
+            entries = [bytes(self._store.get(key)) for key in keys]  # waits for each, up to the store's timeout
+        except RuntimeError as error:  # torch's DistStoreError
+            raise StorageError(
+                f"not all ranks have written their part of step {manifest.step}", where=self._storage.url
+            ) from error
         for key in keys:
             self._store.delete_key(key)
-        if all(entries):
-            parts = tuple(Part.from_json(json.loads(entry)) for entry in entries)
-            commit(self._storage, replace(manifest, parts=parts))
-            self._send(Saved(manifest.step, manifest_file(manifest.run, manifest.step)))
+        missing = [rank for rank, entry in enumerate(entries) if not entry]
+        if missing:
+            raise StorageError(
+                f"ranks {missing} could not write their part of step {manifest.step}", where=self._storage.url
+            )
+        parts = tuple(Part.from_json(json.loads(entry)) for entry in entries)
+        commit(self._storage, replace(manifest, parts=parts))
+        self._send(Saved(manifest.step, manifest_file(manifest.run, manifest.step)))
