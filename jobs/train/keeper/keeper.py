@@ -25,6 +25,7 @@ from jobs.train.keeper.peer_service import KeeperPeerService
 from jobs.train.keeper.pump import Pump
 from jobs.train.keeper.rank_server import RankServer
 from jobs.train.keeper.rank_service import RankService
+from jobs.train.keeper.recall import Recall
 from jobs.train.keeper.reporting import Announcer, PatientCaller, Reporter
 from jobs.train.keeper.restore import RestorePlan, plan_restore
 from jobs.train.keeper.runs import Lag, Runs
@@ -102,7 +103,12 @@ class Keeper:
             faults=faults,
         )
         self.runs = Runs(
-            config.node, self.store, rules=self._flush_rules, mirror_error=lambda: self.mirror.error, clock=clock
+            config.node,
+            self.store,
+            Recall(config.folder),
+            rules=self._flush_rules,
+            mirror_error=lambda: self.mirror.error,
+            clock=clock,
         )
         self.mirror = Mirror(
             config.node,

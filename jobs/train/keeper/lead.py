@@ -9,24 +9,24 @@ Not thread-safe; `runs` holds the lock.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 
 from jobs.train.keeper import flush_policy
 from jobs.train.keeper.flush_policy import FlushRules
-from jobs.train.keeper.judge import judge
+from jobs.train.keeper.judge import KEPT_COMPLETE, judge
 from jobs.train.keeper.values import AttemptPlan, Inventory, SnapshotKey, Verdicts
 
 
 class Lead:
     """Judges one attempt."""
 
-    def __init__(self, plan: AttemptPlan, rules: FlushRules, now_s: float) -> None:
+    def __init__(self, plan: AttemptPlan, known: Verdicts, rules: FlushRules, now_s: float) -> None:
+        """`known`: what was judged before, by a lead that is dead, or by whoever planned the attempt."""
         self._plan = plan
         self._rules = rules
         self._inventories: dict[str, Inventory] = {}
         self._flush = flush_policy.begin(rules, plan.first_checkpoint_in_s, plan.committed_step, now_s)
-        self._verdicts = Verdicts(run=plan.run, attempt=plan.attempt, complete=plan.kept)
+        self._verdicts = known
         self._told: dict[str, Verdicts] = {}
         self._asked: set[str] = set()
 
@@ -65,8 +65,11 @@ class Lead:
             self._plan.run, self._plan.attempt, tuple(self._inventories.values()), leaving=self._plan.leaving
         )
         if set(self._inventories) != set(self._plan.nodes):
-            # Not everybody has reported yet: what was complete before still is, as far as we know.
-            verdicts = replace(verdicts, complete=max(verdicts.complete, self._verdicts.complete, key=_newest))
+            # Not everybody has reported yet: what was complete or safe before still is, as far as we know. Without it,
+            # an older snapshot would count as one of the newest for lack of a report, and a newer one would go.
+            complete = sorted({*verdicts.complete, *self._verdicts.complete})
+            safe = max(filter(None, (verdicts.safe, self._verdicts.safe)), default=None)
+            verdicts = replace(verdicts, complete=tuple(complete[-KEPT_COMPLETE:]), safe=safe)
         newest = verdicts.complete[-1] if verdicts.complete else None
         if self._plan.storage_url:
             self._flush = flush_policy.advance(self._flush, self._rules, newest, self._flush_failures(), now_s)
@@ -121,7 +124,3 @@ class Lead:
             for inventory in self._inventories.values()
             if inventory.flush_failed
         }
-
-
-def _newest(complete: Collection[SnapshotKey]) -> tuple[int, ...]:
-    return max(((key.step, key.attempt) for key in complete), default=(-1, -1))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from jobs.train.keeper.flush_policy import FlushRules
 from jobs.train.keeper.judge import Pressure, droppable
 from jobs.train.keeper.lead import Lead
+from jobs.train.keeper.recall import Recall
 from jobs.train.keeper.store import PartStore
 from jobs.train.keeper.values import AttemptPlan, HeldPart, Inventory, PartKey, SnapshotKey, Verdicts
 
@@ -55,6 +56,7 @@ class Runs:
         self,
         node: str,
         store: PartStore,
+        recall: Recall,
         *,
         rules: Callable[[AttemptPlan], FlushRules],
         mirror_error: Callable[[], str],
@@ -62,6 +64,7 @@ class Runs:
     ) -> None:
         self.node = node
         self._store = store
+        self._recall = recall
         self._rules = rules
         self._mirror_error = mirror_error
         self._clock = clock
@@ -96,14 +99,17 @@ class Runs:
             self.changed.notify_all()
 
     def _fresh(self, plan: AttemptPlan, before: Run | None) -> Run:
-        lead = Lead(plan, self._rules(plan), self._clock()) if plan.lead == self.node else None
-        verdicts = Verdicts(run=plan.run, attempt=plan.attempt, complete=plan.kept)
+        verdicts = self._recall.load(plan.run, plan.attempt) or Verdicts(
+            run=plan.run, attempt=plan.attempt, complete=plan.kept
+        )
+        lead = Lead(plan, verdicts, self._rules(plan), self._clock()) if plan.lead == self.node else None
         return Run(plan=plan, verdicts=verdicts, lead=lead, step=before.step if before else -1)
 
     def end(self, run: str) -> None:
         """The run is over: forget it and drop all it has here."""
         with self.changed:
             self._runs.pop(run, None)
+            self._recall.forget(run)
             self._store.drop_snapshots(set(self._store.snapshots(run)))
             self._store.trim()
             self.changed.notify_all()
@@ -187,6 +193,7 @@ class Runs:
                 return
             self._measure(run, verdicts)
             run.verdicts = verdicts
+            self._recall.save(verdicts)
             if run.flush_failed and run.flush_failed[0] != verdicts.flush:
                 run.flush_failed = None
             newest = verdicts.complete[-1] if verdicts.complete else None

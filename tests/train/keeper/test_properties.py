@@ -32,7 +32,8 @@ INTERVAL = 20
 class History(RuleBasedStateMachine):
     """One run on a changing set of nodes.
 
-    `whole`: snapshots of which every rank sealed its part, and of which no loss of a node has taken one since.
+    `whole`: snapshots of which every rank sealed its part, and of which no loss of a node has taken one since. As many
+    must be there, or newer ones in their place.
     """
 
     roomy = True
@@ -54,7 +55,7 @@ class History(RuleBasedStateMachine):
     @rule(final=st.sampled_from([False, False, False, True]))
     def all_ranks_save(self, final):
         key = self._next_key()
-        if not self.roomy:
+        if not self.roomy or self._is_crowded():
             # It may take the room of what is whole but not known to be: here the news may have had no time to come.
             known = set.intersection(*(set(self._verdicts(name).complete) for name in self.world.keepers))
             self.whole = {old for old in self.whole if known and old <= max(known)}
@@ -156,8 +157,9 @@ class History(RuleBasedStateMachine):
     @invariant()
     def the_newest_complete_snapshots_are_kept(self):
         kept = 1 if self.pressed or not self.roomy else KEPT_COMPLETE
-        for key in sorted(self.whole)[-kept:]:
-            assert self._is_present(key), f"{key} is gone"
+        expected = sorted(self.whole)[-kept:]
+        present = [key for key in self._seen() if self._is_present(key)]
+        assert sum(key >= expected[0] for key in present) >= len(expected) if expected else True
 
     @invariant()
     def restoring_finds_the_newest_step_of_which_every_part_survives(self):
@@ -182,10 +184,10 @@ class History(RuleBasedStateMachine):
         except RefusedError:
             return False
         except Crash:
-            sealed_before_death = False
             self.world.kill_keeper(name)
             self._revive()
-            return sealed_before_death
+            # It may have died right after sealing.
+            return name in self.world.keepers and self.world.keepers[name].store.get(part) is not None
         return True
 
     def _revive(self) -> None:
@@ -194,6 +196,11 @@ class History(RuleBasedStateMachine):
             if (self.root / name).exists():
                 self.world.boot(name)
                 self.world.tell(name, self.plan)
+
+    def _is_crowded(self) -> bool:
+        """Whether some node may lack room for one more snapshot of five ranks, own and mirrored."""
+        pools = [keeper.store._pool for keeper in self.world.keepers.values()]
+        return any(pool.limit_bytes - pool.busy_bytes < 5 * 2 * 256 for pool in pools)
 
     def _verdicts(self, name: str) -> Verdicts:
         return self.world.keepers[name].runs.get(RUN).verdicts
