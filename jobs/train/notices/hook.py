@@ -16,7 +16,11 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import structlog
+
 from jobs.train.notices.values import Notice, NoticeKind
+
+_log = structlog.get_logger(__name__)
 
 TOKEN_HEADER = "X-Tide-Token"  # noqa: S105  a header's name, not a secret
 PATH = "/prestop"
@@ -42,8 +46,7 @@ class HookSource:
         self._came_s: float | None = None
         self._called = threading.Event()
         self._released = threading.Event()
-        self._server = ThreadingHTTPServer((host, port), partial(_Handler, self._accept))
-        self._server.daemon_threads = True
+        self._server = _Server((host, port), partial(_Handler, self._accept))
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_STOP_CHECK_S,), name="prestop-hook", daemon=True
         )
@@ -85,6 +88,14 @@ class HookSource:
         self._called.set()
         self._released.wait(self._hold_s)
         return HTTPStatus.OK
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller that hangs up before its answer is nobody's trouble; the base class prints it."""
+        _log.info("connection to the preStop hook ended", client=str(client_address))
 
 
 class _Handler(BaseHTTPRequestHandler):
