@@ -45,12 +45,15 @@ class Attempt:
         self.freed = np.zeros_like(self.ground.free)
         self._draining = int(self.ground.draining.sum())
 
-    def find(self, victims: list[Sitting]) -> Taken | None:
-        """Where the job would sit, with `demands` as the price; None if no right gets that far, and nothing changed."""
+    def find(self, victims: list[Sitting], *, claimed: bool = False) -> Taken | None:
+        """Where the job would sit, with `demands` as the price; None if no right gets that far, and nothing changed.
+
+        `claimed`: what drains was asked back for this job.
+        """
         taken = self._fits()
         if taken is not None:
             # Drains under way are meant for somebody's minimum, or for what its owner has a right to.
-            rightful = self.rights.by_recall or self.rights.within_nominal
+            rightful = claimed or self.rights.by_recall or self.rights.within_nominal
             return taken if rightful or self.size == self.rights.job.sizes[0] else None
         if not self._could_do(victims):
             return None

@@ -25,6 +25,7 @@ class Claim:
 
     job: Job
     pool: str
+    workers: int
     demands: tuple[Demand, ...]
     grace_s: float
     ready_s: float
@@ -39,6 +40,13 @@ class Claims:
     _ranking: Ranking | None = None
     _victims: Victims | None = None
     _highest: dict[str, float] = field(default_factory=dict)
+
+    def keep(self, job: Job, pool: str, workers: int) -> Claim | None:
+        """The claim that was made before, if what it asked for is still on its way; nobody is asked anew."""
+        rights = Rights(self.board, self._index()[0], job, pool, workers * job.devices_per_worker)
+        attempt = Attempt(self.board, rights, workers, self.promises.get(pool, ()))
+        taken = attempt.find([], claimed=True)
+        return None if taken is None else self._enter(attempt, taken)
 
     def claim(self, job: Job, pools: tuple[str, ...]) -> Claim | None:
         """Devices for the largest size that a right covers, the minimum at least; None if no right gets that far."""
@@ -101,7 +109,7 @@ class Claims:
         grace_s = self._grace_s(attempt)
         board.charge_both(rights.job, rights.pool, rights.need)
         ready_s = max(ready_s, now_s + grace_s) if attempt.demands else ready_s
-        return Claim(rights.job, rights.pool, tuple(attempt.demands), grace_s, ready_s)
+        return Claim(rights.job, rights.pool, attempt.size, tuple(attempt.demands), grace_s, ready_s)
 
     def _grace_s(self, attempt: Attempt) -> float:
         """Time the victims have: what the owner was promised if it recalls anything, else the rule for all."""

@@ -112,6 +112,8 @@ def _write_down(outcome: _Outcome, states: dict[str, ResizeState]) -> Decisions:
     return Decisions(
         verdicts=tuple(sorted(verdicts, key=lambda one: one.job)),
         changes=tuple(sorted(changes, key=lambda one: one.job)),
+        claims=tuple(sorted(outcome.filling.claimed, key=lambda one: one.job)),
+        promises=tuple(sorted(outcome.filling.promised.values(), key=lambda one: one.job)),
         resize_states=tuple(sorted(states.items())),
         wake_at_s=_wake_at_s(outcome, changes),
     )

@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass
 
 from orchestrator.policy.queueing.parties import NOTHING, Purse
+from orchestrator.policy.queueing.values import Claimed, Promised
 from orchestrator.policy.resize import ResizeState
 
 
@@ -147,11 +148,14 @@ Change = Resize | Evict
 class Decisions:
     """One verdict for each waiting job, in order of id; changes of running jobs, in order of id.
 
-    `resize_states`: what `policy.resize` remembers of each running job that it was asked about. `wake_at_s`: when to
-    decide again even if nothing happens before.
+    `claims`: who waits for devices that were asked back; `promises`: who was promised a start. Both go into the next
+    snapshot as they are. `resize_states`: what `policy.resize` remembers of each running job that it was asked about.
+    `wake_at_s`: when to decide again even if nothing happens before.
     """
 
     verdicts: tuple[Verdict, ...] = ()
     changes: tuple[Change, ...] = ()
+    claims: tuple[Claimed, ...] = ()
+    promises: tuple[Promised, ...] = ()
     resize_states: tuple[tuple[str, ResizeState], ...] = ()
     wake_at_s: float | None = None

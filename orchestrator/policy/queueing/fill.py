@@ -19,7 +19,7 @@ from orchestrator.policy.queueing.growth import grow
 from orchestrator.policy.queueing.order import Line, QueueLine, line_up
 from orchestrator.policy.queueing.parties import Purse
 from orchestrator.policy.queueing.promises import Returns, consume, promise
-from orchestrator.policy.queueing.values import Job, Running
+from orchestrator.policy.queueing.values import Claimed, Job, Promised, Running
 
 _SHARED = frozenset(
     {
@@ -59,6 +59,8 @@ class Filling:
     starts: dict[str, Start] = field(default_factory=dict)
     waits: dict[str, Explanation] = field(default_factory=dict)
     claims: list[Claim] = field(default_factory=list)
+    claimed: list[Claimed] = field(default_factory=list)
+    promised: dict[str, Promised] = field(default_factory=dict)
     fitter: Fitter = field(init=False)
     _claims: Claims = field(init=False)
     _stuck: set[str] = field(default_factory=set)
@@ -78,7 +80,9 @@ class Filling:
     def run(self, waiting: list[Job], growing: list[Job]) -> None:
         """Serve owners, then everybody in order. Every waiting job gets a start or a reason to wait."""
         self._owners(waiting)
-        rest = (job for job in waiting if job.id not in self.starts and job.id not in self.waits)
+        self._honour(waiting)
+        self._keep_promises(waiting)
+        rest = (job for job in waiting if job.id not in self.waits)
         lines = {line.name: line for line in line_up(self.board, [*rest, *growing])}
         heap = [entry for line in lines.values() if (entry := self._entry(line)) is not None]
         heapq.heapify(heap)
@@ -104,7 +108,9 @@ class Filling:
         own = self._brought.get(line.tenant, 0)
         while line.at < end:
             job = jobs[line.at]
-            why = known.get(_shape(job)) if job.min_devices > own and job.id not in sittings else None
+            if job.id in sittings or job.id in self.starts:
+                return
+            why = known.get(_shape(job)) if job.min_devices > own else None
             if why is None and (why := self._known_delay(job)) is None:
                 return
             waits[job.id] = why
@@ -115,8 +121,7 @@ class Filling:
         if not self._delayers:
             return None
         found = self._delayers.get((job.queue, job.tenant, _shape(job)))
-        known = found is not None and _length(job) >= found[0] and job.id not in self.board.sittings
-        return found[1] if found is not None and known else None
+        return found[1] if found is not None and _length(job) >= found[0] else None
 
     def _turn(self, queue: QueueLine, *, alone: bool) -> None:
         line = queue.next_line()
@@ -188,8 +193,10 @@ class Filling:
         elif why.reason is WaitReason.BACKFILL_RESERVATION:
             self._delayers[job.queue, job.tenant, _shape(job)] = (_length(job), why)
 
-    def _enter_claim(self, claim: Claim) -> None:
+    def _enter_claim(self, claim: Claim, since_s: float | None = None) -> None:
         self.claims.append(claim)
+        since_s = self.board.snapshot.now_s if since_s is None else since_s
+        self.claimed.append(Claimed(job=claim.job.id, pool=claim.pool, workers=claim.workers, since_s=since_s))
         asked = ", ".join(f"{one.victim.job.id} ({one.cause})" for one in claim.demands)
         detail = f"asked back from {asked}" if asked else "devices it was given are still draining"
         self.waits[claim.job.id] = Explanation(WaitReason.WAITING_FOR_PREEMPTED, detail, claim.ready_s, claim.pool)
@@ -197,17 +204,37 @@ class Filling:
     def _head(self, job: Job, why: Explanation) -> Explanation:
         """Promise a start to the first blocked job of its cohort for which one can be computed."""
         group = self._group(job)
-        tries = self._tries.get(group, 0)
-        if tries >= _MOST_HEADS or group in self._heads:
-            return why
+        if group not in self._heads and self._tries.get(group, 0) < _MOST_HEADS and not self._promise(job):
+            self._tries[group] = self._tries.get(group, 0) + 1
+        return replace(why, eta_s=self.promised[job.id].at_s) if job.id in self.promised else why
+
+    def _promise(self, job: Job, before: Promised | None = None) -> bool:
         found = promise(self.board, job, self._expected)
         if found is None:
-            self._tries[group] = tries + 1
-            return why
+            return False
         pool, promised = found
-        self._heads.add(group)
+        self._heads.add(self._group(job))
         self.fitter.promises.setdefault(pool, []).append(promised)
-        return replace(why, eta_s=promised.at_s)
+        since_s = self.board.snapshot.now_s if before is None else before.since_s
+        self.promised[job.id] = Promised(job=job.id, since_s=since_s, at_s=promised.at_s)
+        return True
+
+    def _keep_promises(self, waiting: Iterable[Job]) -> None:
+        """Who was promised a start is before everybody who was not: it starts, or is promised again."""
+        records = {one.job: one for one in self.board.snapshot.promises}
+        left = self._left(waiting) if records else []
+        for job in sorted((one for one in left if one.id in records), key=lambda one: (records[one.id].at_s, one.id)):
+            record = records[job.id]
+            if any(_overrules(other, job, record.since_s) for other in left):
+                continue
+            found = self.fitter.fit(job, job.sizes[0])
+            if isinstance(found, Fit):
+                self._start(job, found, StartReason.IN_ORDER)
+            elif found.reason in _CLAIMABLE:
+                self._promise(job, record)
+
+    def _left(self, waiting: Iterable[Job]) -> list[Job]:
+        return [job for job in waiting if job.id not in self.starts and job.id not in self.waits]
 
     def _owners(self, waiting: Iterable[Job]) -> None:
         """Tenants within what they brought: they start or claim before anybody else's turn."""
@@ -222,6 +249,26 @@ class Filling:
                 if most >= job.sizes[0] and self._own(job, pool, most):
                     break
 
+    def _honour(self, waiting: Iterable[Job]) -> None:
+        """What was asked back for a job is its own once it is there, unless a higher class came to its queue since."""
+        records = {one.job: one for one in self.board.snapshot.claims}
+        if not records:
+            return
+        left = self._left(waiting)
+        mine = [job for job in left if job.id in records]
+        for job in sorted(mine, key=lambda one: (records[one.id].since_s, one.submitted_s, one.id)):
+            if not any(_overrules(other, job, records[job.id].since_s) for other in left):
+                self._redeem(job, records[job.id])
+
+    def _redeem(self, job: Job, record: Claimed) -> None:
+        if record.pool not in self.board.candidates(job):
+            return
+        found = self.fitter.fit(job, record.workers, (record.pool,))
+        if isinstance(found, Fit):
+            self._start(job, found, StartReason.IN_ORDER)
+        elif found.reason in _CLAIMABLE and (claim := self._claims.keep(job, record.pool, record.workers)):
+            self._enter_claim(claim, record.since_s)
+
     def _own(self, job: Job, pool: str, most_workers: int) -> bool:
         found = self.fitter.fit(job, most_workers, (pool,))
         if isinstance(found, Fit):
@@ -231,6 +278,11 @@ class Filling:
         if claim is not None:
             self._enter_claim(claim)
         return claim is not None
+
+
+def _overrules(other: Job, job: Job, since_s: float) -> bool:
+    """Whether a higher class came to a job's queue after something was said to the job."""
+    return other.queue == job.queue and other.priority > job.priority and other.submitted_s > since_s
 
 
 def _shape(job: Job) -> Shape:

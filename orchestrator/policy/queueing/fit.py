@@ -6,6 +6,7 @@ places. A job's reason is the question at which the pool that came furthest said
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -72,20 +73,29 @@ class Fitter:
         if isinstance(reserve, Explanation):
             return Refusal(6, reserve)
         limit = min(self._quota(job, pool), ground.total_free)
-        # The longest stay first: what it may take, every size may take. A quick large start may fit where it may not.
-        for least in dict.fromkeys((job.sizes[0], min(job.sizes[-1], most_workers))):
-            end_s = expected_end_s(job, least, board.snapshot.now_s, board.snapshot.rules.unknown_run_s)
+        for sizes in self._trials(job, pool, most_workers):
+            end_s = expected_end_s(job, sizes[0], board.snapshot.now_s, board.snapshot.rules.unknown_run_s)
             allowed = allowance(self.promises.get(pool, []), board, job, pool, end_s)
-            found = self._seats(job, ground, min(limit, allowed.devices), allowed, range(least, most_workers + 1))
+            found = self._seats(job, ground, min(limit, allowed.devices), allowed, sizes)
             if found is not None:
                 workers = sum(devices for _, devices in found) // job.devices_per_worker
                 return Fit(seats=((pool, found),), workers=workers, reserve=reserve, end_s=end_s)
         return self._no_seats(job, ground)
 
-    def _seats(self, job: Job, ground: Ground, devices: int, allowed: Allowance, sizes: range) -> Taken | None:
+    def _trials(self, job: Job, pool: str, most_workers: int) -> Iterator[tuple[int, ...]]:
+        """Sizes to try together. What the longest stay may take, every size may take; where promises forbid that, a
+        larger start may end soon enough."""
+        allowed = tuple(size for size in job.sizes if size <= max(most_workers, job.sizes[0]))
+        yield allowed
+        if self.promises.get(pool):
+            yield from ((size,) for size in reversed(allowed[1:]))
+
+    def _seats(
+        self, job: Job, ground: Ground, devices: int, allowed: Allowance, sizes: tuple[int, ...]
+    ) -> Taken | None:
         free_N = ground.free if allowed.limit is None else np.minimum(ground.free, allowed.limit)
-        for size in reversed(job.sizes):
-            if size in sizes and size * job.devices_per_worker <= devices:
+        for size in reversed(sizes):
+            if size * job.devices_per_worker <= devices:
                 taken = seat(self.board, job, ground, free_N, size)
                 if taken is not None:
                     return taken

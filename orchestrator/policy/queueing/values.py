@@ -123,10 +123,30 @@ class Running:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """A waiting job for which devices were asked back: when they have come, they are its own up to `workers`."""
+
+    job: str
+    pool: str
+    workers: int
+    since_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promised:
+    """A waiting job that was promised a start; said at `since_s`, for `at_s`."""
+
+    job: str
+    since_s: float
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """Everything that decides, at `now_s` (UTC seconds). Tuples may come in any order; the answer is the same.
 
-    Raises: ValueError where a name is used twice or a running job holds nothing that is leased.
+    `claims` and `promises` are what the last decision said of them: the only memory that the queues have.
+    Raises: ValueError where two jobs have the same id.
     """
 
     now_s: float
@@ -139,3 +159,11 @@ class Snapshot:
     waiting: tuple[Job, ...] = ()
     running: tuple[Running, ...] = ()
     leases: tuple[Lease, ...] = ()
+    claims: tuple[Claimed, ...] = ()
+    promises: tuple[Promised, ...] = ()
+
+    def __post_init__(self) -> None:
+        ids = [job.id for job in self.waiting] + [one.job.id for one in self.running]
+        if len(set(ids)) != len(ids):
+            twice = sorted({one for one in ids if ids.count(one) > 1})
+            raise ValueError(f"jobs {', '.join(twice)} are there twice; an id names one job")

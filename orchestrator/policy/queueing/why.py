@@ -51,7 +51,11 @@ def why(snapshot: Snapshot, job_id: str) -> Answer:
     if isinstance(verdict, Admit):
         return Answer(verdict=verdict)
     job = next(one for one in snapshot.waiting if one.id == job_id)
-    for first in remedies(snapshot, decisions, job, verdict.why, times=0):
+    firsts = list(remedies(snapshot, decisions, job, verdict.why, times=0))
+    for first in firsts:
+        if _starts(snapshot, job_id, [first]):
+            return Answer(verdict=verdict, unblock=_trimmed(snapshot, job_id, [first]))
+    for first in firsts:
         edits = _follow(snapshot, job_id, [first])
         if edits is not None:
             return Answer(verdict=verdict, unblock=_trimmed(snapshot, job_id, edits))

@@ -125,7 +125,14 @@ def apply(snap: Snapshot, decisions: Decisions, *, drain: bool = False) -> Snaps
     for name, state in states.items():
         if name in running and running[name].tempo is not None:
             running[name] = replace(running[name], tempo=replace(running[name].tempo, state=state))
-    return replace(snap, waiting=tuple(waiting.values()), running=tuple(running.values()), leases=tuple(leases))
+    return replace(
+        snap,
+        waiting=tuple(waiting.values()),
+        running=tuple(running.values()),
+        leases=tuple(leases),
+        claims=decisions.claims,
+        promises=decisions.promises,
+    )
 
 
 def _leases(one: Job, placement: Placement, now_s: float) -> list[Lease]:

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from orchestrator.policy.queueing.conservation import breaches
 from orchestrator.policy.queueing.decide import decide_queues
 from tests.policy.queueing.build import apply
-from tests.policy.queueing.worlds import clusters
+from tests.policy.queueing.worlds import clusters, contended
 
 
-@settings(max_examples=300, deadline=None)
-@given(clusters())
+@settings(max_examples=120, deadline=None)
+@given(st.one_of(clusters(), contended()))
 def test_nothing_is_given_out_twice(snap):
     assert breaches(snap, decide_queues(snap)) == []
 
 
-@settings(max_examples=100, deadline=None)
-@given(clusters())
+@settings(max_examples=60, deadline=None)
+@given(st.one_of(clusters(), contended()))
 def test_the_books_stay_whole_while_devices_drain(snap):
     for _ in range(4):
         decisions = decide_queues(snap)
@@ -28,8 +28,8 @@ def test_the_books_stay_whole_while_devices_drain(snap):
         snap = apply(snap, decisions, drain=True)
 
 
-@settings(max_examples=100, deadline=None)
-@given(clusters(), st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+@given(st.one_of(clusters(), contended()), st.randoms(use_true_random=False))
 def test_order_of_input_means_nothing(snap, rng):
     def mixed(values):
         values = list(values)

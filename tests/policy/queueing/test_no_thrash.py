@@ -1,21 +1,24 @@
-"""Preemption comes to rest: the potential falls with every claim that is carried out, and nobody is chased in circles."""
+"""Preemption comes to rest: the potential falls with every claim carried out; nobody is chased in circles."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from orchestrator.policy.queueing.decide import decide_queues
 from orchestrator.policy.queueing.decisions import Evict
 from orchestrator.policy.queueing.potential import potential
 from orchestrator.policy.queueing.values import LeaseState
 from tests.policy.queueing.build import apply, canonical
-from tests.policy.queueing.worlds import CLASSES, clusters
+from tests.policy.queueing.worlds import CLASSES, clusters, contended
+
+WORLDS = st.one_of(clusters(most_jobs=10, min_run=False, held_nodes=False), contended(most_jobs=10))
 
 
-@settings(max_examples=300, deadline=None)
-@given(clusters(most_jobs=10, min_run=False))
+@settings(max_examples=120, deadline=None)
+@given(WORLDS)
 def test_repeated_decisions_come_to_rest(snap):
     seen = {canonical(snap)}
     for _ in range(60):
@@ -28,8 +31,8 @@ def test_repeated_decisions_come_to_rest(snap):
     raise AssertionError("no rest after 60 decisions")
 
 
-@settings(max_examples=200, deadline=None)
-@given(clusters(most_jobs=10, min_run=False))
+@settings(max_examples=120, deadline=None)
+@given(WORLDS)
 def test_rest_comes_also_when_devices_take_time_to_drain(snap):
     stopped: dict[str, int] = {}
     for _ in range(40):
@@ -50,8 +53,8 @@ def _drained(snap):
     return tuple(lease for lease in snap.leases if lease.state is LeaseState.HELD or lease.until_s > snap.now_s + 20.0)
 
 
-@settings(max_examples=300, deadline=None)
-@given(clusters(most_jobs=10, min_run=False, held_nodes=False))
+@settings(max_examples=120, deadline=None)
+@given(WORLDS)
 def test_the_potential_falls_from_rest_to_rest(snap):
     before = potential(snap, CLASSES)
     for _ in range(60):
