@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ from ray._private.services import wait_for_node
 
 from orchestrator.adapters.ray_cluster.environment import loopback_environment, require_token
 from orchestrator.adapters.ray_cluster.messages import messages_to_log
-from orchestrator.adapters.ray_cluster.processes import end_processes, node_processes
+from orchestrator.adapters.ray_cluster.processes import end_processes, node_processes, remove_folders
 from orchestrator.spec.errors import ExitCode, UserError
 
 # Ray's own minimum is 75 MB; the product keeps tensors out of the object store, so a small one does.
@@ -178,7 +177,7 @@ class LocalCluster:
         node = self._nodes.pop(node_id)
         end_processes(node_processes(node.folder))
         node.handle.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
-        shutil.rmtree(node.folder, ignore_errors=True)
+        remove_folders(node.folder)
 
     def stop(self) -> None:
         """End everything this object started; safe to call twice and after a failed start."""
@@ -188,7 +187,7 @@ class LocalCluster:
             cleanup.callback(self._stack.close)
             if root:
                 victims = node_processes(root)
-                cleanup.callback(shutil.rmtree, root, ignore_errors=True)
+                cleanup.callback(remove_folders, root)
                 cleanup.callback(lambda: end_processes(victims))
             for node in nodes:  # called in reverse order: the head, which the others report to, ends last
                 cleanup.callback(node.handle.kill_all_processes, check_alive=False, allow_graceful=False, wait=True)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from pathlib import Path
 
 import psutil
+
+# A file in a node's folder that names a folder in shared memory which belongs to the node.
+SHARED_MEMORY_NOTE = "shared-memory"
 
 
 def node_processes(folder: Path) -> tuple[psutil.Process, ...]:
@@ -36,3 +40,11 @@ def end_processes(processes: tuple[psutil.Process, ...], *, patience_s: float = 
         with contextlib.suppress(psutil.Error):
             process.kill()
     psutil.wait_procs(processes, timeout=patience_s)
+
+
+def remove_folders(folder: Path) -> None:
+    """Remove a dead node's folder and the shared memory that its services noted there."""
+    for note in folder.rglob(SHARED_MEMORY_NOTE):
+        with contextlib.suppress(OSError):
+            shutil.rmtree(note.read_text(encoding="utf-8"), ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
+import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +28,7 @@ FLUSH_TIMEOUT_S = 600.0
 FLUSH_RETRY_S = 5.0
 RETRY = Retry(first_s=0.2, most_s=5.0)
 STREAMS = 2
+YOUNG_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +44,8 @@ class KeeperHost:
 
     def __init__(self, node: str, name: str, host: str, token: bytes, limit_bytes: int | None) -> None:
         folder = default_folder(name)
+        sweep(folder.parent)
+        self.folder = folder
         self._node = node
         self._token = token
         self._stack = contextlib.ExitStack()
@@ -95,6 +102,31 @@ class KeeperHost:
     def close(self) -> None:
         """Stop and remove what is held."""
         self._stack.close()
+
+
+def sweep(shared_memory: Path) -> int:
+    """Remove folders that keepers of this user left behind when they were killed; how many.
+
+    A living keeper holds its folder's lock; a folder so young that its keeper may not have locked it yet is left alone.
+    """
+    removed = 0
+    for folder in shared_memory.glob(f"tide-{os.getuid()}-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > YOUNG_S and not _is_locked(folder):
+                shutil.rmtree(folder)
+                removed += 1
+    return removed
+
+
+def _is_locked(folder: Path) -> bool:
+    lock_fd = os.open(folder / "keeper.lock", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock_fd)
+    return False
 
 
 def _limit(shared_memory: Path, limit_bytes: int | None) -> int:

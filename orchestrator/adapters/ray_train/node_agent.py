@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from jobs.train.forkserver import ForkServer, ForkServerStarter
 from jobs.train.plain_starter import PlainStarter
 from jobs.train.starters import RankStarter
+from orchestrator.adapters.ray_cluster.processes import SHARED_MEMORY_NOTE
 from orchestrator.adapters.ray_train.keeper_host import KeeperFacts, KeeperHost
 from orchestrator.adapters.ray_train.names import NAMESPACE, agent_name, short_id
 
@@ -85,6 +86,8 @@ class NodeAgent:
         host = ray.util.get_node_ip_address()
         keeper = KeeperHost(self._node_id, name, host, self._config.keeper_token, self._config.keeper_limit_bytes)
         self._stack.callback(keeper.close)
+        # Whoever ends this node without asking finds here what else to remove.
+        (self._folder / SHARED_MEMORY_NOTE).write_text(str(keeper.folder), encoding="utf-8")
         return keeper
 
     def _start_fork_server(self) -> str:
