@@ -17,8 +17,8 @@ from jobs.train.state.manifest import Manifest, Part
 class KeeperSink:
     """One rank of one attempt. `final_wait_s`: how long the last snapshot may wait for room.
 
-    `open` costs no page faults once as many segments exist as snapshots are kept; after the first snapshot the rest
-    are made ready beside training.
+    `open` costs no page faults once as many segments exist as snapshots are kept; without `prepare`, the first
+    snapshot waits for its own and the rest are made ready beside training.
     """
 
     def __init__(
@@ -32,6 +32,14 @@ class KeeperSink:
         self._final_wait_s = final_wait_s
         self._is_reserved = False
         self._unsealed: PartKey | None = None
+
+    def prepare(self, nbytes: int) -> None:
+        """Have the memory of all snapshots ready before the first step, so that not even the first one waits for it.
+
+        Raises: KeeperRefusedError if there is not that much room, KeeperUnavailableError.
+        """
+        self._client.reserve(self._key(0), nbytes, KEPT_COMPLETE + 1)
+        self._is_reserved = True
 
     def open(self, step: int, nbytes: int, *, final: bool) -> memoryview:
         """Shared memory for this rank's part.

@@ -35,7 +35,7 @@ from jobs.train.state.manifest import Manifest
 from jobs.train.state.open_storage import open_storage
 from jobs.train.state.parts import copy_part_into, describe_part, part_file
 from jobs.train.state.view import Piece, ShardView
-from tests.train.keeper.live_keeper import config
+from tests.train.keeper.live_keeper import LIMIT_BYTES, config
 
 RUN = "run"
 TOKEN = b"token"
@@ -236,6 +236,22 @@ def test_segments_keep_their_mapping_from_one_snapshot_to_the_next(cluster):
         sink.seal(part, state)
         assert cluster.nodes["a"].keeper.wait_safe(RUN, step, TIMEOUT_S)
     assert len(client._maps) == 3
+    client.close()
+
+
+def test_memory_is_ready_before_the_first_step_or_refused_then(cluster):
+    cluster.begin(world_size=1)
+    client = cluster.client(0)
+    sink = KeeperSink(client, run=RUN, attempt=0, rank=0, world_size=1, final_wait_s=TIMEOUT_S)
+    keeper = cluster.nodes["a"].keeper
+    sink.prepare(2**20)
+    ready = keeper.store.used_bytes
+    assert ready == 3 * 2 * 2**20, "three segments of one huge page each"
+    sink.open(20, 2**20, final=False)
+    assert keeper.store.used_bytes == ready
+    with pytest.raises(KeeperRefusedError, match="no room") as refused:
+        sink.prepare(LIMIT_BYTES)
+    assert refused.value.refusal is Refusal.NO_ROOM
     client.close()
 
 
