@@ -129,7 +129,7 @@ class Filling:
         if line is None or job is None:
             return
         sitting = self.board.sittings.get(job.id) or (self.starts[job.id].sitting if job.id in self.starts else None)
-        rival = queue.rival_standing(line) if alone else None
+        rival = queue.rival(line) if alone else None
         if sitting is not None:
             most = self._turn_size(job, sitting.workers, rival)
             line.at += not (sitting.workers < most and grow(self.fitter, sitting, most))
@@ -143,15 +143,16 @@ class Filling:
         line.at += 1
         self._block(job, found)
 
-    def _turn_size(self, job: Job, workers: int, rival: float | None) -> int:
-        """How far one turn goes: until the tenant stands above its rival; one step while other queues wait, too."""
+    def _turn_size(self, job: Job, workers: int, rival: tuple[float, str] | None) -> int:
+        """How far one turn goes: as far as turns of one step each would go before its rival's. One step while other
+        queues wait, too."""
         mine = self.board.now.shares.member(job.tenant, job.resource)
         bigger = [size for size in job.sizes if size > workers]
         if rival is None or not bigger:
             return bigger[0] if bigger else workers
         reached = bigger[0]
         for size in bigger[1:]:
-            if mine.after((reached - workers) * job.devices_per_worker) > rival:
+            if (mine.after((reached - workers) * job.devices_per_worker), job.tenant) > rival:
                 break
             reached = size
         return reached

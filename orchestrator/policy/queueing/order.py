@@ -58,10 +58,12 @@ class QueueLine:
             self.heap = [self._entry(line, self._standing(line)) for line in self.classes.pop(0)]
             heapq.heapify(self.heap)
 
-    def rival_standing(self, line: Line) -> float:
-        """The standing of the next tenant of the class; infinite if there is none."""
-        others = (self._standing(entry[-1]) for entry in self.heap if entry[-1] is not line and entry[-1].head)
-        return min(others, default=float("inf"))
+    def rival(self, line: Line) -> tuple[float, str]:
+        """Standing and name of the next tenant of the class; infinite if there is none."""
+        others = (
+            (self._standing(one[-1]), one[-1].tenant) for one in self.heap if one[-1] is not line and one[-1].head
+        )
+        return min(others, default=(float("inf"), ""))
 
     def key(self, pool_hint: tuple[str, ...], job: Job) -> tuple[bool, float, float, str]:
         """The queue's place among queues: within nominal before borrowing, little for its weight before much.

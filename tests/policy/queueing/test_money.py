@@ -1,0 +1,90 @@
+"""Budgets and grants: integers, rounded once and against the spender; what is not used goes back exactly."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.policy.queueing.decide import decide_queues
+from orchestrator.policy.queueing.money import StepCost, cost_micro_usd, price_iterations, settle_iterations
+from orchestrator.policy.queueing.parties import Purse, Tenant
+from orchestrator.policy.queueing.places import flat_pool
+from orchestrator.policy.queueing.values import Spending
+from tests.policy.queueing.build import apply, changes, hold, job, snapshot, started, verdicts, waits
+
+DOLLAR_AN_HOUR = (flat_pool("pool", 8, micro_usd_per_device_hour=1_000_000),)
+
+
+@pytest.mark.parametrize(("device_ms", "price", "micro_usd"), [(3_600_000, 2_410_000, 2_410_000), (1, 1, 1), (0, 9, 0)])
+def test_prices_round_against_the_spender(device_ms, price, micro_usd):
+    assert cost_micro_usd(device_ms, price) == micro_usd
+
+
+@given(st.integers(0, 10**6), st.data(), st.integers(0, 10**7), st.integers(0, 10**8))
+def test_a_grant_is_spent_or_given_back_to_the_last_micro_dollar(reserved, data, step_ms, price):
+    used = data.draw(st.integers(0, reserved))
+    step = StepCost(device_ms=step_ms, micro_usd_per_device_hour=price)
+    settled = settle_iterations(reserved, used, step)
+    assert settled.spent_micro_usd + settled.refunded_micro_usd == price_iterations(reserved, step)
+    assert settled.refunded_iterations == reserved - used
+    assert settled.spent_micro_usd >= 0 <= settled.refunded_micro_usd
+
+
+def test_nobody_uses_more_than_was_reserved():
+    step = StepCost(device_ms=1, micro_usd_per_device_hour=1)
+    with pytest.raises(ValueError, match="201 of 200"):
+        settle_iterations(200, 201, step)
+    with pytest.raises(ValueError, match="-1"):
+        price_iterations(-1, step)
+
+
+def spend(purse, *jobs, **more):
+    tenants = (Tenant(name="red", purse=purse),)
+    return decide_queues(snapshot(pools=DOLLAR_AN_HOUR, tenants=tenants, waiting=jobs, **more))
+
+
+def test_a_start_sets_its_cost_aside():
+    decisions = spend(Purse(micro_usd=5_000_000), job("j", 2, work_s=7200.0))
+    assert verdicts(decisions)["j"].reserve == Purse(micro_usd=2_000_000)
+
+
+def test_two_jobs_do_not_spend_the_same_money():
+    decisions = spend(Purse(micro_usd=3_000_000), job("a", 2, work_s=7200.0), job("b", 2, work_s=7200.0))
+    assert (started(decisions), waits(decisions)) == ({"a": 2}, {"b": "BudgetReserved"})
+
+
+def test_the_books_remember_what_was_set_aside():
+    first = snapshot(
+        pools=DOLLAR_AN_HOUR,
+        tenants=(Tenant(name="red", purse=Purse(micro_usd=3_000_000)),),
+        waiting=(job("a", 2, work_s=7200.0), job("b", 2, work_s=7200.0)),
+    )
+    after = apply(first, decide_queues(first))
+    assert waits(decide_queues(after)) == {"b": "BudgetReserved"}
+
+
+@pytest.mark.parametrize(
+    ("purse", "reserve"),
+    [
+        (Purse(iterations=200, micro_usd=10**9), Purse(iterations=200)),
+        (Purse(iterations=199, device_ms=10**9), Purse(device_ms=7_200_000)),
+        (Purse(iterations=199, device_ms=1, micro_usd=10**9), Purse(micro_usd=2_000_000)),
+    ],
+)
+def test_granted_steps_pay_before_device_time_before_money(purse, reserve):
+    decisions = spend(purse, job("j", 2, work_s=7200.0, steps_left=200))
+    assert verdicts(decisions)["j"].reserve == reserve
+
+
+def test_a_small_budget_of_its_own_is_all_that_is_set_aside():
+    limited = job("j", 2, work_s=7200.0, spending=Spending(micro_usd=500_000))
+    decisions = spend(Purse(micro_usd=600_000), limited)
+    assert verdicts(decisions)["j"].reserve == Purse(micro_usd=500_000)
+
+
+def test_a_spent_budget_ends_the_job():
+    spent = job("j", 2, spending=Spending(device_ms=0))
+    decisions = decide_queues(hold(snapshot(), spent, 2))
+    assert changes(decisions) == {"j": ("budget_spent", 0)}
+    assert not decisions.changes[0].requeue
