@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable
 
 from jobs.train import messages, wire
@@ -71,8 +72,9 @@ class Channel:
             while data := os.read(self._control_fd, _READ_BYTES):
                 for line in self._lines.feed(data):
                     self._take_line(line)
-        finally:
-            on_orphaned()  # also after a line that makes no sense: who sent it is no supervisor of ours
+        except wire.WireError:
+            traceback.print_exc()  # to the rank's log; who sent such a line is no supervisor of ours
+        on_orphaned()
 
     def _take_line(self, line: bytes) -> None:
         control = messages.decode(line)

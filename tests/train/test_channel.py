@@ -67,7 +67,6 @@ def test_sigterm_is_a_wish_to_stop(ends: Ends) -> None:
     ends.hang_up()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("line", [b"nonsense\n", encode(Phase("engine", 1.0))])
 def test_a_supervisor_that_talks_nonsense_counts_as_gone(ends: Ends, line: bytes) -> None:
     ends.watch()
