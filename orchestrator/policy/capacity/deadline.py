@@ -51,6 +51,31 @@ def observe_efficiency(efficiency: Efficiency, view: CapacityView) -> Efficiency
     return Efficiency(FORGET * efficiency.useful_s + gained, FORGET * efficiency.paid_s + paid_s, view.done_s)
 
 
+SUPPLY_PRIOR_S = 43_200.0
+USE_SUPPLY = True
+SCARCE = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """Spot devices offered so far, as many as the job could use."""
+
+    devices: int = 0
+    ticks: int = 0
+
+    def mean(self, terms: Terms) -> float:
+        """Mean of what was offered, starting from the reference pace."""
+        prior_ticks = SUPPLY_PRIOR_S / terms.tick_s
+        reference = max(terms.work_s / terms.deadline_s, terms.min_workers)
+        return (self.devices + reference * prior_ticks) / (self.ticks + prior_ticks)
+
+
+def observe_supply(supply: Supply, view: CapacityView) -> Supply:
+    """Take in what this tick offers."""
+    offered = min(int(view.rows[-1].sum()), view.terms.max_workers)
+    return Supply(supply.devices + offered, supply.ticks + 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Pace:
     """Workers needed from now on, disruptions included; what a worker-hour of progress is worth; workers to reach."""
@@ -58,6 +83,7 @@ class Pace:
     workers: float
     usd_per_worker_hour: float
     floor: int
+    must_run: bool
 
 
 def anchor_usd(view: CapacityView) -> float:
@@ -68,7 +94,7 @@ def anchor_usd(view: CapacityView) -> float:
     return FREE_PRICE_FACTOR * max(view.prices, default=1.0)
 
 
-def pace(view: CapacityView, efficiency: Efficiency) -> Pace:
+def pace(view: CapacityView, efficiency: Efficiency, supply: Supply) -> Pace:
     """Value progress by how many workers the rest of the time needs, against the pace the job was meant to have.
 
     Progress is worth the price of on-demand when the job needs more than its reference pace: then every hour of spot
@@ -84,7 +110,10 @@ def pace(view: CapacityView, efficiency: Efficiency) -> Pace:
     floor = terms.min_workers
     if share >= 1.0:
         floor = min(terms.max_workers, max(floor, math.ceil(workers)))
-    return Pace(workers, anchor * min(most, max(LEAST_SHARE, share)), floor)
+    cheapest = min(anchor, *view.prices)
+    scarcity = min(SCARCE, PROGRESS_SHARE * (workers / supply.mean(terms)) ** PROGRESS_POWER) if USE_SUPPLY else 0.0
+    usd = cheapest + (anchor - cheapest) * min(most, max(LEAST_SHARE, share, scarcity))
+    return Pace(workers, usd, floor, share >= 1.0)
 
 
 def is_rescuable(view: CapacityView, allocation: Allocation) -> bool:
@@ -113,9 +142,9 @@ def rescue(view: CapacityView) -> Allocation:
     terms = view.terms
     none = (0,) * len(terms.pools)
     kept = Allocation(spot=none, on_demand=view.held.on_demand)
-    if kept.on_demand >= terms.min_workers and not any(view.held.spot) and not any(view.lost):
-        if view.stall_left_s + view.work_left_s / kept.on_demand <= view.time_left_s:
-            return kept
+    undisturbed = kept.on_demand >= terms.min_workers and not any(view.held.spot) and not any(view.lost)
+    if undisturbed and view.stall_left_s + view.work_left_s / kept.on_demand <= view.time_left_s:
+        return kept
     running_s = view.time_left_s - terms.stall_s
     needed = math.ceil(view.work_left_s / running_s) if running_s > 0 else terms.max_workers
     return Allocation(spot=none, on_demand=min(terms.on_demand_limit, max(terms.min_workers, needed)))

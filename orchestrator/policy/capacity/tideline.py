@@ -14,18 +14,20 @@ from dataclasses import dataclass
 from orchestrator.policy.capacity.deadline import (
     Efficiency,
     Pace,
+    Supply,
     anchor_usd,
     is_rescuable,
     observe_efficiency,
+    observe_supply,
     pace,
     rescue,
 )
 from orchestrator.policy.capacity.options import NOTHING, PoolOptions, pool_options
 from orchestrator.policy.capacity.survival import PoolMemory, observe, paces
-from orchestrator.policy.capacity.value import Plan, Stakes, best_plans, topped_up, worth_usd
+from orchestrator.policy.capacity.value import Plan, Stakes, best_plans, stall_usd, topped_up, worth_usd
 from orchestrator.policy.capacity.view import Allocation, CapacityView, Decision, Terms
 
-PAYBACK_TICKS = 2.5
+PAYBACK_S = 1500.0
 
 
 class CapacityReason(enum.StrEnum):
@@ -47,7 +49,8 @@ class TidelineState:
     """What the policy remembers between ticks."""
 
     pools: tuple[PoolMemory, ...]
-    efficiency: Efficiency = Efficiency()
+    efficiency: Efficiency
+    supply: Supply
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +61,14 @@ class Tideline:
 
     def start(self, terms: Terms) -> TidelineState:
         """The state before the first tick: no pool is known."""
-        return TidelineState(pools=(PoolMemory(),) * len(terms.pools))
+        return TidelineState(pools=(PoolMemory(),) * len(terms.pools), efficiency=Efficiency(), supply=Supply())
 
     def decide(self, view: CapacityView, state: TidelineState) -> tuple[Decision, TidelineState]:
         """Choose what to hold at this tick."""
         # 1. Learn from the new row and from what the last tick achieved.
         state = learn(view, state)
         # 2. Price progress by what the deadline asks.
-        needed = pace(view, state.efficiency)
+        needed = pace(view, state.efficiency, state.supply)
         stakes = make_stakes(view, needed)
         # 3. List what could be held, and what it risks.
         speeds = paces(state.pools)
@@ -74,7 +77,7 @@ class Tideline:
             for memory, speed, held in zip(state.pools, speeds, view.held.spot, strict=True)
         ]
         # 4. Compare staying, waiting and the best plans; a change must pay for its stall.
-        ranked = sorted(candidates(view, pools, stakes), key=lambda found: -found[0])
+        ranked = sorted(candidates(view, pools, stakes, needed.must_run), key=lambda found: -found[0])
         # 5. The net: only what on-demand can still rescue.
         for _, plan in ranked:
             allocation = Allocation(spot=tuple(o.level for o in plan.options), on_demand=plan.on_demand)
@@ -88,7 +91,7 @@ def learn(view: CapacityView, state: TidelineState) -> TidelineState:
     counts = view.rows[-1].tolist()
     tick_s = view.terms.tick_s
     pools = tuple(observe(m, count, view.tick, tick_s) for m, count in zip(state.pools, counts, strict=True))
-    return TidelineState(pools, observe_efficiency(state.efficiency, view))
+    return TidelineState(pools, observe_efficiency(state.efficiency, view), observe_supply(state.supply, view))
 
 
 def make_stakes(view: CapacityView, needed: Pace) -> Stakes:
@@ -105,24 +108,28 @@ def make_stakes(view: CapacityView, needed: Pace) -> Stakes:
         min_workers=terms.min_workers,
         max_workers=terms.max_workers,
         on_demand_room=terms.on_demand_limit,
-        horizon=PAYBACK_TICKS,
+        horizon=max(1.0, PAYBACK_S / terms.tick_s),
     )
 
 
-def candidates(view: CapacityView, pools: list[PoolOptions], stakes: Stakes) -> Iterable[tuple[float, Plan]]:
+def candidates(
+    view: CapacityView, pools: list[PoolOptions], stakes: Stakes, must_run: bool
+) -> Iterable[tuple[float, Plan]]:
     """Plans with their worth per tick, a due stall taken off: waiting, staying, staying topped up, the best found."""
     options = tuple(pool.choices[pool.held] for pool in pools)
     stay = Plan(options, view.held.on_demand)
     changed = any(view.lost)
-    yield 0.0, Plan((NOTHING,) * len(pools))
+    running = stay.workers >= stakes.min_workers
+    back = stakes.usd_per_worker_hour * stay.workers * stakes.stall_h / stakes.horizon
+    yield (-1e9 if must_run else -back if running else 0.0), Plan((NOTHING,) * len(pools))
     if stay.workers >= stakes.min_workers:
-        yield worth_usd(stay, stakes) - (stakes.stall_usd(stay.workers) if changed else 0.0), stay
+        yield worth_usd(stay, stakes) - (stall_usd(stay, stay, stakes) if changed else 0.0), stay
     plans = best_plans(pools, stakes)
     if any(view.held.spot) and (changed or stay.workers < stakes.floor):
         plans.append(topped_up(options, stakes))
     for plan in plans:
         if plan.workers >= stakes.min_workers and plan != stay:
-            yield worth_usd(plan, stakes) - stakes.stall_usd(plan.workers), plan
+            yield worth_usd(plan, stakes) - stall_usd(plan, stay, stakes), plan
 
 
 def best_effort(view: CapacityView, plan: Plan) -> Allocation:

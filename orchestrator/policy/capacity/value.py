@@ -37,10 +37,6 @@ class Stakes:
     on_demand_room: int
     horizon: float
 
-    def stall_usd(self, workers: int) -> float:
-        """The cost of one stall of a job of that size, spread over the ticks it has to pay for itself."""
-        return self.usd_per_worker_hour * workers * self.stall_h / self.horizon
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -64,6 +60,21 @@ def worth_usd(plan: Plan, stakes: Stakes) -> float:
     )
     margin -= plan.on_demand * (stakes.on_demand_usd - progress)
     return stakes.tick_h * margin - progress * plan.workers * disruption_s(plan.options, stakes) / 3600.0
+
+
+MAXH = 1000.0
+HQ = 1.0
+
+
+def stall_usd(plan: Plan, stay: Plan, stakes: Stakes) -> float:
+    """The cost per tick of the stall with which a plan begins, spread over the ticks until one is due anyway.
+
+    That is when a pool of either plan falls: the other plan would then have been free to change as well.
+    """
+    pairs = zip(plan.options, stay.options, strict=True)
+    calm = math.prod((1.0 - max(new.fall, old.fall)) * (1.0 - old.gamble) for new, old in pairs)
+    ticks = min(MAXH, max(stakes.horizon, HQ / max(1.0 - calm, 1e-6)))
+    return stakes.usd_per_worker_hour * plan.workers * stakes.stall_h / ticks
 
 
 def disruption_s(options: Sequence[Option], stakes: Stakes) -> float:
