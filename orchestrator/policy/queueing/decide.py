@@ -24,7 +24,8 @@ from orchestrator.policy.queueing.decisions import (
     Verdict,
     Wait,
 )
-from orchestrator.policy.queueing.fill import Filling, Start
+from orchestrator.policy.queueing.desk import Desk, Start
+from orchestrator.policy.queueing.fill import fill
 from orchestrator.policy.queueing.forced import Forced, force
 from orchestrator.policy.queueing.gates import NEVER, Gatekeeper, closes_at_s, next_opening_s
 from orchestrator.policy.queueing.growth import pays
@@ -38,7 +39,7 @@ class _Outcome:
 
     board: Board
     forced: Forced
-    filling: Filling
+    desk: Desk
     gated: dict[str, Explanation]
 
 
@@ -69,9 +70,9 @@ def _attempt(snapshot: Snapshot, refused: frozenset[str]) -> _Outcome:
             passed.append(job)
         else:
             gated[job.id] = why
-    filling = Filling(board)
-    filling.run(passed, _growing(board, forced, refused))
-    return _Outcome(board, forced, filling, gated)
+    desk = Desk(board)
+    fill(desk, passed, _growing(board, forced, refused))
+    return _Outcome(board, forced, desk, gated)
 
 
 def _growing(board: Board, forced: Forced, refused: frozenset[str]) -> list[Job]:
@@ -112,15 +113,15 @@ def _write_down(outcome: _Outcome, states: dict[str, ResizeState]) -> Decisions:
     return Decisions(
         verdicts=tuple(sorted(verdicts, key=lambda one: one.job)),
         changes=tuple(sorted(changes, key=lambda one: one.job)),
-        claims=tuple(sorted(outcome.filling.claimed, key=lambda one: one.job)),
-        promises=tuple(sorted(outcome.filling.promised.values(), key=lambda one: one.job)),
+        claims=tuple(sorted(outcome.desk.claimed, key=lambda one: one.job)),
+        promises=tuple(sorted(outcome.desk.promised.values(), key=lambda one: one.job)),
         resize_states=tuple(sorted(states.items())),
         wake_at_s=_wake_at_s(outcome, changes),
     )
 
 
 def _starts(outcome: _Outcome) -> Iterable[Admit]:
-    for start in outcome.filling.starts.values():
+    for start in outcome.desk.starts.values():
         job = start.sitting.job
         yield Admit(
             job=job.id,
@@ -138,14 +139,14 @@ def _start_detail(start: Start) -> str:
 
 
 def _waits(outcome: _Outcome) -> Iterable[Verdict]:
-    for waits in (outcome.gated, outcome.filling.waits):
+    for waits in (outcome.gated, outcome.desk.waits):
         for job_id, why in waits.items():
             yield Reject(job_id, why) if why.reason in NEVER else Wait(job_id, why)
 
 
 def _changes(outcome: _Outcome) -> Iterable[Change]:
     told: set[str] = set()
-    for claim in outcome.filling.claims:
+    for claim in outcome.desk.claims:
         for victim in {id(one.victim): one.victim for one in claim.demands}.values():
             told.add(victim.job.id)
             yield _asked_back(outcome.board, claim, victim)
@@ -184,7 +185,7 @@ def _wake_at_s(outcome: _Outcome, changes: Iterable[Change]) -> float | None:
     board, now_s = outcome.board, outcome.board.snapshot.now_s
     instants = [until_s for ground in board.grounds.values() for until_s, _, _ in ground.drains]
     instants += [one.drain_until_s for one in changes if isinstance(one, Evict) or one.cause is not ChangeCause.GROWS]
-    instants += [why.eta_s for why in outcome.filling.waits.values() if why.eta_s is not None]
+    instants += [why.eta_s for why in outcome.desk.waits.values() if why.eta_s is not None]
     instants += [
         one.running.started_s + board.queues[one.job.queue].min_run_s
         for one in board.sittings.values()

@@ -14,6 +14,9 @@ from orchestrator.policy.queueing.board import Board
 from orchestrator.policy.queueing.deadlines import urgent
 from orchestrator.policy.queueing.values import Job
 
+QueueKey = tuple[bool, float, float, str]
+"""Whether its next job would borrow, what it borrows for its weight, how full it is, its name."""
+
 
 @dataclass(slots=True)
 class Line:
@@ -65,7 +68,7 @@ class QueueLine:
         )
         return min(others, default=(float("inf"), ""))
 
-    def key(self, pool_hint: tuple[str, ...], job: Job) -> tuple[bool, float, float, str]:
+    def key(self, pool_hint: tuple[str, ...], job: Job) -> QueueKey:
         """The queue's place among queues: within nominal before borrowing, little for its weight before much.
 
         Measured in the pools its next job could use, as if they were one.

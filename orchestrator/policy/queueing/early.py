@@ -1,0 +1,77 @@
+"""Who is served before anybody's turn: owners of devices, jobs with a claim, jobs that were promised a start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from orchestrator.policy.queueing.decisions import StartReason
+from orchestrator.policy.queueing.desk import CLAIMABLE, Desk
+from orchestrator.policy.queueing.fit import Fit
+from orchestrator.policy.queueing.values import Claimed, Job
+
+
+def serve_owners(desk: Desk, waiting: Iterable[Job]) -> None:
+    """Tenants within what they brought start, or recall it."""
+    brought = desk.known.brought
+    theirs = [job for job in waiting if job.tenant in brought] if brought else []
+    for job in sorted(theirs, key=lambda one: (-one.priority, one.submitted_s, one.id)):
+        for pool in desk.board.candidates(job):
+            most = desk.board.now.shares.own_available(job.tenant, pool) // job.devices_per_worker
+            if most >= job.sizes[0] and _serve_owner(desk, job, pool, most):
+                break
+
+
+def _serve_owner(desk: Desk, job: Job, pool: str, most_workers: int) -> bool:
+    found = desk.fitter.fit(job, most_workers, (pool,))
+    if isinstance(found, Fit):
+        desk.start(job, found, StartReason.OWN_DEVICES)
+        return True
+    claim = desk.finder.claim(job, (pool,)) if found.reason in CLAIMABLE else None
+    if claim is not None:
+        desk.enter_claim(claim)
+    return claim is not None
+
+
+def honour_claims(desk: Desk, waiting: Iterable[Job]) -> None:
+    """What was asked back for a job is its own once it is there, unless a higher class came to its queue since."""
+    records = {one.job: one for one in desk.board.snapshot.claims}
+    left = _left(desk, waiting) if records else []
+    mine = [job for job in left if job.id in records]
+    for job in sorted(mine, key=lambda one: (records[one.id].since_s, one.submitted_s, one.id)):
+        if not any(_overrules(other, job, records[job.id].since_s) for other in left):
+            _redeem(desk, job, records[job.id])
+
+
+def _redeem(desk: Desk, job: Job, record: Claimed) -> None:
+    if record.pool not in desk.board.candidates(job):
+        return
+    found = desk.fitter.fit(job, record.workers, (record.pool,))
+    if isinstance(found, Fit):
+        desk.start(job, found, StartReason.IN_ORDER)
+    elif found.reason in CLAIMABLE and (claim := desk.finder.keep(job, record.pool, record.workers)):
+        desk.enter_claim(claim, record.since_s)
+
+
+def keep_promises(desk: Desk, waiting: Iterable[Job]) -> None:
+    """Who was promised a start is before everybody who was not: it starts, or is promised again."""
+    records = {one.job: one for one in desk.board.snapshot.promises}
+    left = _left(desk, waiting) if records else []
+    mine = [job for job in left if job.id in records]
+    for job in sorted(mine, key=lambda one: (records[one.id].at_s, one.id)):
+        record = records[job.id]
+        if any(_overrules(other, job, record.since_s) for other in left):
+            continue
+        found = desk.fitter.fit(job, job.sizes[0])
+        if isinstance(found, Fit):
+            desk.start(job, found, StartReason.IN_ORDER)
+        elif found.reason in CLAIMABLE:
+            desk.promise_start(job, record)
+
+
+def _left(desk: Desk, waiting: Iterable[Job]) -> list[Job]:
+    return [job for job in waiting if job.id not in desk.starts and job.id not in desk.waits]
+
+
+def _overrules(other: Job, job: Job, since_s: float) -> bool:
+    """Whether a higher class came to a job's queue after something was said to the job."""
+    return other.queue == job.queue and other.priority > job.priority and other.submitted_s > since_s

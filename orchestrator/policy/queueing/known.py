@@ -1,0 +1,100 @@
+"""Answers that hold for many jobs: what one of them waits for, all of its shape wait for, and are not asked again.
+
+Room only shrinks while a decision is made, so an answer stays true until it is written down. This is what makes ten
+thousand waiting jobs cost about as much as a few hundred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass, field
+
+from orchestrator.policy.queueing.decisions import Explanation, WaitReason
+from orchestrator.policy.queueing.order import Line
+from orchestrator.policy.queueing.shares import Shares
+from orchestrator.policy.queueing.values import Job
+
+SHARED = frozenset(
+    {
+        WaitReason.NO_MATCHING_POOL,
+        WaitReason.WAITING_FOR_QUOTA,
+        WaitReason.TOPOLOGY_PLACEMENT_FAILED,
+        WaitReason.SERVE_HEADROOM,
+        WaitReason.GANG_INCOMPLETE,
+        WaitReason.NODE_HEALTH_HOLD,
+        WaitReason.PENDING_EVALUATION,
+    }
+)
+"""Reasons that hold for every job of the same queue and shape, however long it runs."""
+
+Shape = tuple[int, int, int, str, str | None, str]
+
+
+@dataclass(slots=True)
+class KnownAnswers:
+    """What was found out so far. `brought`: devices that tenants brought, by tenant and pool."""
+
+    shares: Shares
+    brought: dict[str, dict[str, int]] = field(default_factory=dict)
+    _now: dict[str, dict[Shape, Explanation]] = field(default_factory=dict)
+    _never: dict[str, dict[Shape, Explanation]] = field(default_factory=dict)
+    _delays: dict[tuple[str, str, Shape], tuple[float, Explanation]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, shares: Shares) -> KnownAnswers:
+        """Nothing known yet."""
+        brought: dict[str, dict[str, int]] = {}
+        for (tenant, pool), owned in shares.owned.items():
+            brought.setdefault(tenant, {})[pool] = owned.contributed
+        return cls(shares, brought)
+
+    def learn(self, job: Job, why: Explanation) -> None:
+        """Keep what a job waits for, if it says something of others."""
+        brought, left = self._own(job.tenant)
+        if why.reason in SHARED and job.min_devices > left:
+            self._now.setdefault(job.queue, {})[_shape(job)] = why
+        elif why.reason is WaitReason.EXCEEDS_MAX_QUOTA and job.min_devices > brought:
+            self._never.setdefault(job.queue, {})[_shape(job)] = why
+        elif why.reason is WaitReason.BACKFILL_RESERVATION:
+            self._delays[job.queue, job.tenant, _shape(job)] = (_length(job), why)
+
+    def pass_over(self, line: Line, waits: dict[str, Explanation], seated: Container[str]) -> None:
+        """Answer the next jobs of a line as far as they wait for something known; `seated` jobs get their turn."""
+        jobs, end = line.jobs, len(line.jobs)
+        now, never = self._now.get(jobs[0].queue, {}), self._never.get(jobs[0].queue, {})
+        brought, left = self._own(line.tenant)
+        while line.at < end:
+            job = jobs[line.at]
+            if job.id in seated:
+                return
+            shape = _shape(job)
+            need = shape[0] * shape[2]
+            # A tenant's own devices may do where the queue's do not: what others wait for says nothing of it.
+            why = now.get(shape) if need > left else None
+            why = never.get(shape) if why is None and need > brought else why
+            why = self._delay(job, shape) if why is None and self._delays else why
+            if why is None:
+                return
+            waits[job.id] = why
+            line.at += 1
+
+    def _delay(self, job: Job, shape: Shape) -> Explanation | None:
+        """A job that runs as long as one that would delay a head would delay it, too."""
+        found = self._delays.get((job.queue, job.tenant, shape))
+        return found[1] if found is not None and _length(job) >= found[0] else None
+
+    def _own(self, tenant: str) -> tuple[int, int]:
+        """Most devices of one pool that a tenant brought, and most that it does not use yet."""
+        pools = self.brought.get(tenant)
+        if not pools:
+            return 0, 0
+        return max(pools.values()), max(self.shares.own_available(tenant, pool) for pool in pools)
+
+
+def _shape(job: Job) -> Shape:
+    sizes = job.sizes
+    return sizes[0], sizes[-1], job.devices_per_worker, job.coupling, job.window, job.resource
+
+
+def _length(job: Job) -> float:
+    return float("inf") if job.work_s is None else job.work_s
