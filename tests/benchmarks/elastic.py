@@ -14,25 +14,23 @@ from __future__ import annotations
 
 import argparse
 import random
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
+from orchestrator.adapters.ray_cluster import NodeSize
 from tests.benchmarks import elastic_ray
 from tests.benchmarks.churn import Player, node_events
 from tests.benchmarks.elastic_ours import wrong_samples
 from tests.benchmarks.harness import Options, print_result, read_options, say
 from tests.benchmarks.steplog import changes, goodput, step_time_s, steps_missing
-from tests.benchmarks.systems import Ours, RayElastic, Steps, System, Workload, running
+from tests.benchmarks.systems import Ours, RayElastic, System, Workload
+from tests.benchmarks.watching import packed_dataset, watched
 
 MODEL = {"layers": 6, "d_model": 384, "heads": 6, "seq_len": 64, "dropout": 0.0}
-PATIENCE_S = 240.0
 SYSTEMS: tuple[System, ...] = (Ours(), RayElastic())
 
 
@@ -52,7 +50,7 @@ def main() -> None:
     extra.add_argument("--parts", default="stall,kill,churn")
     extra.add_argument("--repeats", type=int, default=3)
     options = read_options(__doc__ or "", extra=extra)
-    setting = Setting(workload=_workload(), data=_dataset(), margin_s=10.0 if options.quick else 60.0, seed=7)
+    setting = Setting(workload=_workload(), data=packed_dataset(), margin_s=10.0 if options.quick else 60.0, seed=7)
     repeats = 1 if options.quick else options.rest.repeats
     result: dict[str, Any] = {
         "benchmark": "elastic",
@@ -82,14 +80,6 @@ def _workload() -> Workload:
         checkpoint_every_steps=25,
         snapshot_every_steps=10,
     )
-
-
-def _dataset() -> Path:
-    from jobs.data import ensure_dataset
-
-    home = Path(tempfile.gettempdir()) / "tide-benchmark-data"
-    home.mkdir(exist_ok=True)
-    return ensure_dataset("python-stdlib@latest", home)
 
 
 # -- stall ------------------------------------------------------------------------------------------------------
@@ -203,54 +193,6 @@ def _churn(setting: Setting, repeats: int, options: Options) -> dict[str, Any]:
             shares[system.name] = goodput(steps, began_s=began_s, ended_s=began_s + seconds)
             say(f"churn {system.name}: goodput {shares[system.name]:.3f}, {len(changes(steps))} changes")
     return {"goodput": shares, "churn": {"seconds": seconds, "speed": speed, "events": len(events)}}
-
-
-# -- watching ---------------------------------------------------------------------------------------------------
-
-
-class Watch:
-    """One run of one system on one cluster, as seen from outside."""
-
-    def __init__(self, system: System, process: Any, workdir: Path) -> None:
-        self.system = system
-        self._process = process
-        self._workdir = workdir
-
-    def steps(self) -> Steps:
-        return self.system.steps(self._workdir)
-
-    def span_s(self, world_size: int) -> float:
-        """Seconds from the first to the newest step at this size."""
-        at_size = [line["at_s"] for line in self.steps() if line["world_size"] == world_size]
-        return at_size[-1] - at_size[0] if at_size else 0.0
-
-    def wait_steady(self, world_size: int) -> None:
-        """Until the newest steps were all made at this size."""
-        self.wait(
-            lambda: [line["world_size"] for line in self.steps()[-5:]] == [world_size] * 5, f"steps at {world_size}"
-        )
-
-    def wait(self, holds: Callable[[], bool], what: str) -> None:
-        """Raises: RuntimeError if the run ends first, TimeoutError if it takes too long."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not holds():
-            if self._process.poll() is not None:
-                output = (self._workdir / "output.txt").read_text()[-2000:]
-                raise RuntimeError(f"{self.system.name}: the run ended before {what}:\n{output}")
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{self.system.name}: after {PATIENCE_S:.0f} s still not: {what}")
-            time.sleep(0.2)
-
-
-@contextmanager
-def watched(
-    system: System, workload: Workload, data: Path, sizes: tuple[NodeSize, ...]
-) -> Iterator[tuple[Watch, LocalCluster, Path]]:
-    """A fresh cluster with the system training on it."""
-    with tempfile.TemporaryDirectory(prefix="tide-elastic-", ignore_cleanup_errors=True) as folder:
-        workdir = Path(folder) / "work"
-        with LocalCluster(sizes) as cluster, running(system, workload, workdir, cluster.address, data) as process:
-            yield Watch(system, process, workdir), cluster, workdir
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Our side of `elastic`: one job through the product's own path, on a cluster that somebody else grows and shrinks.
 
-Run as a process: `python -m tests.benchmarks.elastic_ours JOB.yaml HOME ADDRESS`.
+Run as a process: `python -m tests.benchmarks.elastic_ours JOB.yaml HOME ADDRESS RANKS_PER_WORKER`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from jobs.train.samples import SampleStream, join_halves
 
 
-def main(job_file: Path, home: Path, address: str) -> None:
+def main(job_file: Path, home: Path, address: str, ranks_per_worker: int) -> None:
     """Run the job to its end on the Ray cluster at `address`."""
     import ray
 
@@ -23,7 +23,8 @@ def main(job_file: Path, home: Path, address: str) -> None:
 
     ray.init(address=address, namespace="tideline", log_to_driver=False)
     with StopSignals() as signals:
-        result = run_train_job(load_one(job_file, TrainJob), home, options=RunOptions(wants_stop=signals))
+        options = RunOptions(ranks_per_worker=ranks_per_worker, wants_stop=signals)
+        result = run_train_job(load_one(job_file, TrainJob), home, options=options)
     if result.detail:
         raise SystemExit(result.detail)
 
@@ -57,4 +58,4 @@ def wrong_samples(home: Path, run: str, *, num_samples: int, manifest_hash: str,
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

@@ -55,6 +55,9 @@ class Ours:
 
     name = "ours"
 
+    def __init__(self, *, ranks_per_worker: int = 1) -> None:
+        self._ranks_per_worker = ranks_per_worker
+
     def start(self, workload: Workload, workdir: Path, address: str, data: Path) -> subprocess.Popen[bytes]:
         workdir.mkdir(parents=True)
         job = workdir / "job.yaml"
@@ -62,7 +65,8 @@ class Ours:
         home = workdir / "home"
         home.mkdir()
         (home / "datasets").symlink_to(data.parents[1], target_is_directory=True)
-        return _spawn("tests.benchmarks.elastic_ours", [str(job), str(home), address], workdir, {})
+        arguments = [str(job), str(home), address, str(self._ranks_per_worker)]
+        return _spawn("tests.benchmarks.elastic_ours", arguments, workdir, {})
 
     def steps(self, workdir: Path) -> Steps:
         return elastic_ours.steps_of(workdir / "home", "bench")

@@ -33,7 +33,8 @@ class Hub:
     """One per run. Methods are coroutines of one event loop: no locks; every wait ends after `wait_s` at the latest."""
 
     def __init__(self) -> None:
-        self._changed = asyncio.Condition()
+        # One condition for each kind of waiter: with a single one, every message of 200 workers would wake 200 others.
+        self._mail, self._offered, self._ordered, self._met, self._leaving = (asyncio.Condition() for _ in range(5))
         self._items: list[Item] = []
         self._offer: AttemptPlan | RunOver | None = None
         self._plan: AttemptPlan | None = None
@@ -46,17 +47,17 @@ class Hub:
     async def offer(self, offer: AttemptPlan | RunOver) -> None:
         """Say what comes next; the controller takes it when it has no group."""
         self._offer = offer
-        await self._notify()
+        await _notify(self._offered)
 
     async def order(self, order: Order) -> None:
         """Give an order to every worker of the running attempt; one for another attempt is dropped."""
         if self._plan is not None and order.attempt == self._plan.attempt:
             self._orders.append(order)
-            await self._notify()
+            await _notify(self._ordered)
 
     async def items(self, wait_s: float) -> list[Item]:
         """What happened since the last call, oldest first; the driver is the only one who asks."""
-        await self._until(lambda: bool(self._items), wait_s)
+        await _until(self._mail, lambda: bool(self._items), wait_s)
         items, self._items = self._items, []
         return items
 
@@ -65,22 +66,24 @@ class Hub:
     async def note(self, item: Item) -> None:
         """Put something into the driver's mailbox."""
         self._items.append(item)
-        await self._notify()
+        await _notify(self._mail)
 
     async def take(self, idle: GroupIdle | None, wait_s: float) -> AttemptPlan | RunOver | None:
         """The driver's offer, once; None when there is none yet. `idle` is passed on when the controller became so."""
         if idle is not None:
             self._items.append(idle)
-            await self._notify()
-        await self._until(lambda: self._offer is not None, wait_s)
+            await _notify(self._mail)
+        await _until(self._offered, lambda: self._offer is not None, wait_s)
         offer, self._offer = self._offer, None
         if isinstance(offer, AttemptPlan):
             self._plan, self._master, self._orders, self._left = offer, None, [], {}
+            for waiting in (self._ordered, self._met, self._leaving):
+                await _notify(waiting)  # whoever still waits for the attempt before: it is past
         return offer
 
     async def over(self, attempt: int, wait_s: float) -> bool:
         """Whether all workers of the attempt have left or one has failed, waiting for it if need be."""
-        await self._until(lambda: self._is_past(attempt) or self._all_left() or self._any_failed(), wait_s)
+        await self._until_over(attempt, wait_s)
         return self._is_past(attempt) or self._all_left() or self._any_failed()
 
     # -- supervisors --------------------------------------------------------------------------------------------
@@ -91,9 +94,10 @@ class Hub:
         plan = self._plan
         if worker == 0:
             self._master = (host, port)
+            await _notify(self._met)
         self._items.append(Joined(attempt=plan.attempt, worker=worker, node_id=node_id, at_s=time.time()))
-        await self._notify()
-        await self._until(lambda: self._master is not None or self._is_past(plan.attempt), None)
+        await _notify(self._mail)
+        await _until(self._met, lambda: self._master is not None or self._is_past(plan.attempt), None)
         if self._master is None:
             raise RuntimeError(f"attempt {plan.attempt} was given up before its first worker came")
         return Place(plan=plan, master_addr=self._master[0], master_port=self._master[1])
@@ -101,11 +105,11 @@ class Hub:
     async def say(self, said: list[Said]) -> None:
         """Pass rank messages on to the driver."""
         self._items.extend(said)
-        await self._notify()
+        await _notify(self._mail)
 
     async def orders(self, attempt: int, known: int, wait_s: float) -> list[Order]:
         """Orders of the attempt beyond the first `known`; an `Abort` when the attempt is not the current one."""
-        await self._until(lambda: self._is_past(attempt) or len(self._orders) > known, wait_s)
+        await _until(self._ordered, lambda: self._is_past(attempt) or len(self._orders) > known, wait_s)
         if self._is_past(attempt):
             return [Abort(attempt=attempt, reason="another attempt has begun")]
         return self._orders[known:]
@@ -122,8 +126,15 @@ class Hub:
         self._left[left.worker] = left
         if first_failure:
             self._orders.append(Abort(attempt=left.attempt, reason=left.detail))
-        await self._notify()
-        await self._until(lambda: self._is_past(left.attempt) or self._all_left() or self._any_failed(), None)
+            await _notify(self._ordered)
+        await _notify(self._mail)
+        if self._all_left() or self._any_failed():
+            await _notify(self._leaving)
+        else:
+            await self._until_over(left.attempt, None)
+
+    async def _until_over(self, attempt: int, wait_s: float | None) -> None:
+        await _until(self._leaving, lambda: self._is_past(attempt) or self._all_left() or self._any_failed(), wait_s)
 
     def _is_past(self, attempt: int) -> bool:
         return self._plan is None or self._plan.attempt != attempt
@@ -134,13 +145,15 @@ class Hub:
     def _any_failed(self) -> bool:
         return any(left.how in (Leaving.FAILED, Leaving.ABORTED) for left in self._left.values())
 
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
 
-    async def _until(self, holds: Callable[[], bool], wait_s: float | None) -> None:
-        async with self._changed:
-            try:
-                await asyncio.wait_for(self._changed.wait_for(holds), wait_s)
-            except TimeoutError:
-                return
+async def _notify(waiting: asyncio.Condition) -> None:
+    async with waiting:
+        waiting.notify_all()
+
+
+async def _until(waiting: asyncio.Condition, holds: Callable[[], bool], wait_s: float | None) -> None:
+    async with waiting:
+        try:
+            await asyncio.wait_for(waiting.wait_for(holds), wait_s)
+        except TimeoutError:
+            return
