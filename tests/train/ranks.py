@@ -99,9 +99,13 @@ class Group:
                 selector.register(handle, selectors.EVENT_READ, rank)
             while not (until and until(self)) and not self._all_ended():
                 assert selector.select(max(0.0, deadline_s - time.monotonic())), self.said
-                for rank, handle in enumerate(self.handles):
-                    self.said[rank] += handle.poll()
+                self._take_in()
+        self._take_in()  # looking for the end also reads what was said last
         return self
+
+    def _take_in(self) -> None:
+        for rank, handle in enumerate(self.handles):
+            self.said[rank] += handle.poll()
 
     def _all_ended(self) -> bool:
         return all(handle.wait(0) is not None for handle in self.handles)
