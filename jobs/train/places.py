@@ -8,6 +8,7 @@ from typing import Any
 from jobs.train.channel import Channel
 from jobs.train.config import StartRequest
 from jobs.train.groups import Groups, all_succeed, share_text
+from jobs.train.host_names import names_from_hosts_file
 from jobs.train.keeper.client import KeeperClient
 from jobs.train.keeper.sink import KeeperSink
 from jobs.train.keeper.states import KeeperStates
@@ -38,7 +39,9 @@ def places_of(request: StartRequest, groups: Groups, channel: Channel) -> Places
         return _with_keeper(request, groups, storage, stored)
     if storage is None:
         return Places(sink=None, source=None)
-    sink = StorageSink(storage, groups.store.clone(), request.rank, request.world_size, channel.send)
+    with names_from_hosts_file():
+        store = groups.store.clone()
+    sink = StorageSink(storage, store, request.rank, request.world_size, channel.send)
     return Places(sink=sink, source=stored)
 
 

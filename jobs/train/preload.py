@@ -53,7 +53,12 @@ def prepare_process() -> Accelerator:
 def warm_up(extra_modules: tuple[str, ...] = ()) -> None:
     """Import what ranks need and freeze it, so that the garbage collector does not copy shared pages in the ranks."""
     for name in (*STEM_MODULES, *extra_modules):
-        importlib.import_module(name)
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            # Inner modules of torch and DeepSpeed come and go between their versions; ranks import what they need.
+            if not (error.name or "").startswith(("torch.", "deepspeed.")):
+                raise
     from jobs.train import config, messages, wire
 
     wire.prepare(config.StartRequest, *messages.KINDS)

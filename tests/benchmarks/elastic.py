@@ -1,10 +1,14 @@
 """Elastic training against Ray Train's own elasticity: the same job, the same events, in one run.
 
-    python -m tests.benchmarks.elastic [--quick] [--parts stall,kill,churn] [--repeats N] [--data DIR]
+    python -m tests.benchmarks.elastic [--quick] [--parts stall,kill,churn,notice,loss,snapshot,reshard] [--repeats N]
 
 stall   a node joins a running 4-worker job, which goes on with 6: time from last step to next step, steps missing from
         60 s before to 60 s after against the undisturbed rate, steps made again
 kill    a node is killed -9 at a random moment, its folders removed, another joins: steps made again
+notice  nodes are announced to go, a hundred times: time until the state after the notice is safe on others
+loss    200 steps with two resizes against the same at one size, dropout on
+snapshot what snapshots add to the mean step
+reshard state at one size loaded at another, against universal checkpoints and against reading the bytes
 churn   recorded spot adds and removes (an eighth of the nodes, time compressed 8x): goodput
 
 The last line on stdout is one JSON object.
@@ -22,7 +26,7 @@ from statistics import median
 from typing import Any
 
 from orchestrator.adapters.ray_cluster import NodeSize
-from tests.benchmarks import elastic_ray
+from tests.benchmarks import elastic_ray, elastic_state
 from tests.benchmarks.churn import Player, node_events
 from tests.benchmarks.elastic_ours import wrong_samples
 from tests.benchmarks.harness import Options, print_result, read_options, say
@@ -47,7 +51,7 @@ class Setting:
 def main() -> None:
     """Run the parts and print the result."""
     extra = argparse.ArgumentParser(add_help=False)
-    extra.add_argument("--parts", default="stall,kill,churn")
+    extra.add_argument("--parts", default="stall,kill,churn,notice,loss,snapshot,reshard")
     extra.add_argument("--repeats", type=int, default=3)
     options = read_options(__doc__ or "", extra=extra)
     setting = Setting(workload=_workload(), data=packed_dataset(), margin_s=10.0 if options.quick else 60.0, seed=7)
@@ -62,6 +66,10 @@ def main() -> None:
         "stall": _stall,
         "kill": _kill,
         "churn": _churn,
+        "notice": lambda s, _, o: elastic_state.notices(s.workload, s.data, count=6 if o.quick else 102),
+        "loss": lambda _, __, o: elastic_state.losses(quick=o.quick),
+        "snapshot": lambda s, _, o: elastic_state.snapshot_overhead(s.workload, s.data, cycles=4 if o.quick else 40),
+        "reshard": lambda _, __, o: elastic_state.reshard(quick=o.quick),
     }
     for part in options.rest.parts.split(","):
         result |= parts[part](setting, repeats, options)

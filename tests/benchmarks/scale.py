@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.scale [--quick] [--sizes 50,100,200,100,50] [--ranks-per-worker N] [--ranks-per-node N]
 
-Nodes are real raylets of this machine. The job starts at the first size and follows its nodes: new ones join for a
-larger size, some get a notice for a smaller one. Per resize: the stall from last step to next step and its parts; per
-part: the exponent x of a fit seconds ~ ranks^x over all sizes met; private memory per rank beside the model.
+Nodes are real raylets of this machine, all up before the job starts: elsewhere they would not share its cores. The
+job's lease takes it from size to size, as `tide resize` and a control plane do. Per resize: the stall from last step
+to next step and its parts; per part: the exponent x of a fit seconds ~ ranks^x over all sizes met; private memory per
+rank beside the model.
 
 With one worker per node that supervises its ranks, 200 ranks fit 24 GiB; `--ranks-per-worker 1` starts a Ray Train
 worker for each rank. The last line on stdout is one JSON object.
@@ -22,7 +23,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
+from orchestrator.adapters.ray_cluster import NodeSize
+from orchestrator.adapters.ray_train.lease import FileLease, Lease
 from tests.benchmarks.elastic_ours import events_of
 from tests.benchmarks.harness import print_result, read_options, say
 from tests.benchmarks.steplog import changes, step_time_s
@@ -35,7 +37,6 @@ STEADY_STEPS = 8
 PATIENCE_S = 1800.0
 # Parts of a stall that the group which leaves pays; the others belong to the group which comes.
 LEAVING_PARTS = frozenset({"stop", "snapshot", "teardown"})
-NOTICE_S = 600.0
 
 
 def main() -> None:
@@ -55,9 +56,9 @@ def main() -> None:
         raise SystemExit(f"--sizes {sizes}: every size must be a multiple of the {per_node} ranks of a node")
     workload = _workload(max(sizes), options.rest.zero)
     system = Ours(ranks_per_worker=per_worker)
-    nodes = (NodeSize(num_cpus=0), *[NodeSize(num_cpus=per_node)] * (sizes[0] // per_node))
-    with watched(system, workload, packed_dataset(), nodes, patience_s=PATIENCE_S) as (watch, cluster, workdir):
-        memory = _walk(watch, cluster, sizes, per_node)
+    nodes = (NodeSize(num_cpus=0), *[NodeSize(num_cpus=per_node)] * (max(sizes) // per_node))
+    with watched(system, workload, packed_dataset(), nodes, patience_s=PATIENCE_S) as (watch, _, workdir):
+        memory = _walk(watch, FileLease(workdir / "home" / "runs" / "bench"), sizes)
         steps, events = watch.steps(), events_of(workdir / "home", "bench")
     found = changes(steps)
     print_result(
@@ -92,19 +93,13 @@ def _workload(most: int, zero_stage: int) -> Workload:
     )
 
 
-def _walk(watch: Watch, cluster: LocalCluster, sizes: list[int], per_node: int) -> dict[str, float]:
+def _walk(watch: Watch, lease: FileLease, sizes: list[int]) -> dict[str, float]:
     """Take the job through the sizes; the private memory of a rank at each."""
     memory: dict[str, float] = {}
     for size in sizes:
-        wanted, began_s = size // per_node, time.monotonic()
-        for _ in range(wanted - (len(cluster.nodes) - 1)):
-            cluster.add_node(NodeSize(num_cpus=per_node))
-        leaving = [node.node_id for node in cluster.nodes[1 + wanted :]]
-        for node_id in leaving:
-            cluster.drain_node(node_id, deadline_s=NOTICE_S)
+        began_s = time.monotonic()
+        lease.write(Lease(workers=size))
         watch.wait(lambda size=size: _steady(watch.steps(), size), f"{STEADY_STEPS} steps at {size}")
-        for node_id in leaving:
-            cluster.kill_node(node_id)
         memory[str(size)] = round(median(_private_mib()), 1)
         say(f"{size} ranks: steady after {time.monotonic() - began_s:.0f} s, {memory[str(size)]} MiB private a rank")
     return memory

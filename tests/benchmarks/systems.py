@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +38,8 @@ class Workload:
     seed: int = 7
     task: str = "jobs.models.gpt:task"
     dataset: str = "python-stdlib@latest"
+    precision: str = "fp32"
+    resources: dict[str, str] = field(default_factory=lambda: {"CPU": "1"})
 
 
 class System(Protocol):
@@ -140,7 +142,7 @@ def _job(workload: Workload) -> dict[str, Any]:
             "workers": {
                 "min": str(workload.min_workers),
                 "max": str(workload.max_workers),
-                "resources": {"CPU": "1"},
+                "resources": workload.resources,
             },
             "task": workload.task,
             "args": {name: str(value) for name, value in workload.args.items()},
@@ -151,7 +153,7 @@ def _job(workload: Workload) -> dict[str, Any]:
             },
             "steps": str(workload.steps),
             "optimizer": {"lr": str(workload.lr), "gradient_clipping": "1.0"},
-            "deepspeed": {"zero_stage": str(workload.zero_stage), "precision": "fp32"},
+            "deepspeed": {"zero_stage": str(workload.zero_stage), "precision": workload.precision},
             "checkpoint": {"every": "60s", "snapshot_every_steps": str(workload.snapshot_every_steps), "keep": "2"},
         },
     }

@@ -56,7 +56,12 @@ class Watch:
                 raise RuntimeError(f"{self.system.name}: the run ended before {what}:\n{output}")
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{self.system.name}: after {self._patience_s:.0f} s still not: {what}")
-            time.sleep(0.2)
+            self.pause(0.2)
+
+    @staticmethod
+    def pause(seconds: float) -> None:
+        """Let the run go on."""
+        time.sleep(seconds)
 
 
 @contextmanager

@@ -1,0 +1,137 @@
+"""Parts of `elastic` that need no competitor on a cluster: notices, the loss curve, cost of snapshots, resharding."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
+from tests.benchmarks.elastic_ours import events_of
+from tests.benchmarks.harness import say
+from tests.benchmarks.systems import Ours, Workload
+from tests.benchmarks.watching import Watch, watched
+from tests.train.state.loss_curves import resized_against_fixed
+
+NOTICE_DEADLINE_S = 30.0
+# Notices come in threes, a second apart, as when a zone runs short: each is a measurement, one restart answers all.
+TOGETHER = 3
+APART_S = 1.0
+
+
+# -- notices ------------------------------------------------------------------------------------------------------
+
+
+def notices(workload: Workload, data: Path, *, count: int) -> dict[str, Any]:
+    """Seconds from a notice until a snapshot taken after it is whole on nodes that stay; `count` notices to a job of
+    eight single-rank nodes on real Ray, leaving in threes and replaced."""
+    workload = replace(workload, min_workers=1, max_workers=8)
+    sizes = (NodeSize(num_cpus=0), *[NodeSize(num_cpus=1)] * 8)
+    safe_s: list[float] = []
+    with watched(Ours(), workload, data, sizes) as (watch, cluster, workdir):
+        watch.wait_steady(8)
+        while len(safe_s) < count:
+            for _ in range(2):
+                safe_s += _one_group(watch, cluster, workdir / "home")
+            say(f"notice: {len(safe_s)} of {count}, newest {[round(s, 2) for s in safe_s[-2 * TOGETHER :]]}")
+            for _ in range(8 - (len(cluster.nodes) - 1)):
+                cluster.add_node(NodeSize(num_cpus=1))
+            watch.wait_steady(8)
+        safe = _events(workdir / "home", "SnapshotSafe")
+        lag = [event["lag_steps"] for event in safe if event["lag_steps"] is not None]
+    return {
+        "notice_to_safe_s": {"p50": median(safe_s), "p99": _nearest_rank(safe_s, 0.99), "n": len(safe_s)},
+        "mirror_lag_steps": max(lag, default=None),
+    }
+
+
+def _one_group(watch: Watch, cluster: LocalCluster, home: Path) -> list[float]:
+    """Announce the end of three nodes; how long each notice took until the state was safe elsewhere."""
+    known, leaving = len(_events(home, "Noticed")), [node.node_id for node in cluster.nodes[-TOGETHER:]]
+    staying = len(cluster.nodes) - 1 - TOGETHER
+    for node_id in leaving:
+        cluster.drain_node(node_id, deadline_s=NOTICE_DEADLINE_S)
+        watch.pause(APART_S)
+    watch.wait_steady(staying)
+    for node_id in leaving:
+        cluster.kill_node(node_id)
+    return [_safe_after(notice, home) for notice in _events(home, "Noticed")[known:]]
+
+
+def _safe_after(notice: dict[str, Any], home: Path) -> float:
+    """From the notice to the first snapshot whose step ended after it and whose parts are all on two nodes; infinite
+    if there was none."""
+    steps = [event for event in _events(home, "StepDone") if event["at_s"] >= notice["at_s"]]
+    first = steps[0]["step"] if steps else math.inf
+    safe = [event["at_s"] for event in _events(home, "SnapshotSafe") if event["step"] >= first]
+    return min(safe) - notice["at_s"] if safe else math.inf
+
+
+def _events(home: Path, kind: str) -> list[dict[str, Any]]:
+    return [event for event in events_of(home, "bench") if event["kind"] == kind]
+
+
+def _nearest_rank(values: list[float], share: float) -> float:
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+# -- loss ---------------------------------------------------------------------------------------------------------
+
+
+def losses(*, quick: bool) -> dict[str, Any]:
+    """Largest relative difference of the loss at any of 200 steps, dropout on: 4 ranks that become 6 and then 3
+    against 4 all the way, for every ZeRO stage in fp32 and for stage 2 in bf16."""
+    stages = ((1, "fp32"), (2, "fp32"), (3, "fp32"), (2, "bf16"))
+    steps = 30 if quick else 200
+    found = {}
+    for stage, precision in stages:
+        found[f"zero{stage}-{precision}"] = resized_against_fixed(stage, precision, steps=steps, sizes=(4, 6, 3))
+        say(f"loss zero {stage} {precision}: {found[f'zero{stage}-{precision}']:.2e} over {steps} steps")
+    fp32 = [value for name, value in found.items() if name.endswith("fp32")]
+    return {"loss_max_rel_diff": max(fp32), "loss_max_rel_diff_bf16": found["zero2-bf16"], "loss": found}
+
+
+# -- snapshots ----------------------------------------------------------------------------------------------------
+
+
+def snapshot_overhead(workload: Workload, data: Path, *, cycles: int) -> dict[str, Any]:
+    """What snapshots add to the mean step, as a fraction, paired inside one run: every cycle of steps from one
+    snapshot to the next is compared with its own later half, in which nothing is copied or mirrored any more."""
+    every = 20
+    workload = replace(workload, snapshot_every_steps=every, min_workers=4, max_workers=4)
+    sizes = (NodeSize(num_cpus=0), NodeSize(num_cpus=2), NodeSize(num_cpus=2))
+    with watched(Ours(), workload, data, sizes, patience_s=1800.0) as (watch, _, workdir):
+        watch.wait(lambda: len(watch.steps()) > every * (cycles + 2), f"{cycles} snapshots")
+        ended = {event["step"]: event["at_s"] for event in _events(workdir / "home", "StepDone")}
+    shares = []
+    for first in range(2 * every, max(ended) - every, every):
+        took = [ended[step + 1] - ended[step] for step in range(first, first + every)]
+        undisturbed = sum(took[every // 2 :]) / (every - every // 2)
+        shares.append(sum(took) / (every * undisturbed) - 1.0)
+    return {
+        "snapshot_overhead": median(shares),
+        "snapshot_overhead_quartiles": [sorted(shares)[len(shares) // 4], sorted(shares)[3 * len(shares) // 4]],
+        "snapshot_cycles": len(shares),
+        "snapshot_every": every,
+    }
+
+
+# -- resharding ---------------------------------------------------------------------------------------------------
+
+
+def reshard(*, quick: bool) -> dict[str, Any]:
+    """The figures of `tests.benchmarks.reshard`, run in a process of its own."""
+    command = [sys.executable, "-m", "tests.benchmarks.reshard", "--stages", "3,2,1", *(["--quick"] if quick else [])]
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(Path(__file__).resolve().parents[2]):
+        env = {**os.environ, "TMPDIR": folder}
+        done = subprocess.run(command, stdout=subprocess.PIPE, env=env, check=True, text=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {"reshard_s": found["reshard_s"], "reshard": found["rows"]}
