@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,6 +17,8 @@ from deepspeed.utils import groups as deepspeed_groups
 from jobs.train.config import StartRequest
 from jobs.train.host_names import names_from_hosts_file
 
+# How often a rank looks whether rank 0 is there.
+LISTEN_LOOK_S = 0.01
 # Pairs of ranks are connected when they first speak. At once, N ranks open N^2 / 2 connections, most of them for
 # nothing: a ring knows two neighbours. 200 ranks on two cores: 6.3 s at once, 2.5 s in all when needed.
 GLOO_LAZY_INIT = {"TORCH_GLOO_LAZY_INIT": "1"}
@@ -33,11 +37,14 @@ def join_group(request: StartRequest, device: torch.device) -> Groups:
 
     Raises: torch's DistError family or RuntimeError when ranks do not come.
     """
-    timeout = timedelta(seconds=request.job.collective_timeout_s)
+    job = request.job
+    timeout = timedelta(seconds=job.collective_timeout_s)
     # DeepSpeed reads these instead of asking the group.
     places = {"RANK": request.rank, "WORLD_SIZE": request.world_size, "LOCAL_RANK": request.local_rank}
     os.environ.update({name: str(value) for name, value in places.items()} | GLOO_LAZY_INIT)
     backend = "nccl" if device.type == "cuda" else "gloo"
+    if request.rank != 0:
+        wait_until_listening(request.master_addr, request.master_port, job.collective_timeout_s)
     with names_from_hosts_file():
         # Rank 0 does not wait for the others here: the first collective does.
         store = dist.TCPStore(
@@ -65,6 +72,22 @@ def join_group(request: StartRequest, device: torch.device) -> Groups:
     # each); NCCL cannot carry CPU tensors.
     small = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
     return Groups(store=store, small=small)
+
+
+def wait_until_listening(host: str, port: int, timeout_s: float) -> None:
+    """Return when rank 0's store takes connections, or after `timeout_s`: then the store itself says what is wrong.
+
+    Its own second try comes half a second and more after the first, and ranks seldom start in order.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s:
+        try:
+            socket.create_connection((host, port), timeout=timeout_s).close()
+            return
+        except ConnectionRefusedError:
+            time.sleep(LISTEN_LOOK_S)
+        except OSError:
+            return
 
 
 def _meet() -> None:

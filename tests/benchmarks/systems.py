@@ -122,11 +122,12 @@ def running(system: System, workload: Workload, workdir: Path, address: str, dat
 
 def _spawn(module: str, arguments: list[str], workdir: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
     root = Path(__file__).resolve().parents[2]
+    path = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     with (workdir / "output.txt").open("wb") as output:
         return subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             cwd=root,
-            env={**os.environ, **env, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **env, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"},
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,

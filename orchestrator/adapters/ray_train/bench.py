@@ -41,8 +41,12 @@ class NoRoom(Exception):  # noqa: N818 - not an error: the driver looks again
 class Bench:
     """All worker actors of a run's session, by node. Used by one controller, in one event loop."""
 
-    def __init__(self, runtime_env: Mapping[str, Any], changed: Callable[[dict[str, int]], None]) -> None:
+    def __init__(
+        self, runtime_env: Mapping[str, Any], train_fn_ref: Any, changed: Callable[[dict[str, int]], None]
+    ) -> None:
+        """`train_fn_ref`: Ray Train's reference to the function that every worker will run."""
         self._runtime_env = dict(runtime_env)
+        self._train_fn_ref = train_fn_ref
         self._changed = changed
         self._seats: dict[str, list[Worker]] = defaultdict(list)
 
@@ -107,7 +111,7 @@ class Bench:
         )
         try:
             metadata = await asyncio.wait_for(_as_future(actor.get_metadata.remote()), timeout_s)
-            await asyncio.wait_for(_as_future(actor.execute.remote(_import_supervisor)), timeout_s)
+            await asyncio.wait_for(_as_future(actor.execute.remote(_get_ready, self._train_fn_ref)), timeout_s)
         except (TimeoutError, ray.exceptions.RayError) as error:
             _end(actor)
             raise _NotStarted(node) from error
@@ -166,6 +170,9 @@ def _is_idle() -> bool:
     return not runner.is_running()
 
 
-def _import_supervisor() -> None:
-    """Runs in a worker: what its train function needs is imported before anyone waits for it."""
+def _get_ready(train_fn_ref: Any) -> None:
+    """Runs in a worker: its train function, and what that needs, is there before anyone waits for it. The first worker
+    of a node fetches the function from another node's object store, which takes Ray half a second."""
     import orchestrator.adapters.ray_train.train_fn  # noqa: F401
+
+    train_fn_ref.get()

@@ -108,7 +108,7 @@ class OfferedController(TrainController):  # type: ignore[misc]
         self._plan: AttemptPlan | None = None
         super().__init__(**kwargs)
         runtime_env = WorkerGroup._get_worker_runtime_env(self._run_config.worker_runtime_env)
-        self._bench = Bench(runtime_env, self._tell_held)
+        self._bench = Bench(runtime_env, self._train_fn_ref, self._tell_held)
 
     async def warm(self, nodes: tuple[str, ...], ranks_per_worker: int, timeout_s: float) -> bool:
         """Start workers for a larger group while the present one trains; whether all of them came up."""
@@ -235,7 +235,9 @@ class OfferedTrainer(DataParallelTrainer):  # type: ignore[misc]
             train_fn,
             train_loop_config=config,
             # The number is never used: the hub's offers are.
-            scaling_config=ScalingConfig(num_workers=1, resources_per_worker=resources_per_rank),
+            scaling_config=ScalingConfig(
+                num_workers=1, use_gpu=resources_per_rank.get("GPU", 0) > 0, resources_per_worker=resources_per_rank
+            ),
             run_config=RunConfig(name=name, storage_path=storage, failure_config=FailureConfig(max_failures=-1)),
         )
         self._hub = hub
