@@ -23,6 +23,7 @@ from orchestrator.adapters.ray_train.hub import MAX_CONCURRENCY, Hub
 from orchestrator.adapters.ray_train.lease import FileLease
 from orchestrator.adapters.ray_train.names import NAMESPACE, hub_name, short_id
 from orchestrator.adapters.ray_train.node_agent import AgentConfig
+from orchestrator.adapters.ray_train.notice_desk import NoticePlan
 from orchestrator.adapters.ray_train.prepare import Prepared
 from orchestrator.adapters.ray_train.protocol import AttemptPlan, Item, Order, RunOver
 from orchestrator.adapters.ray_train.record import RunRecord
@@ -46,6 +47,7 @@ class SessionConfig:
     keep: bool
     habits: Habits
     wants_stop: Callable[[], int]
+    notices: NoticePlan
 
 
 class HubHandle:
@@ -205,6 +207,7 @@ class Session:
             keeper_limit_bytes=self._job.spec.checkpoint.keeper_memory,
             preload=self._prepared.preload,
             environment=self._prepared.environment,
+            notices=self._config.notices,
         )
 
 
