@@ -17,6 +17,7 @@ from orchestrator.adapters.ray_train.prepare import Prepared, prepare
 from orchestrator.adapters.ray_train.record import RunRecord
 from orchestrator.adapters.ray_train.record_store import RecordStore
 from orchestrator.adapters.ray_train.session import Session, SessionConfig
+from orchestrator.adapters.ray_train.tier import Tier
 from orchestrator.policy.resize import ResizeRules
 from orchestrator.spec import TrainJob
 
@@ -46,6 +47,7 @@ class RunOptions:
     wants_stop: Callable[[], int] = lambda: 0
     metrics_port: int = 0
     notices: NoticePlan = field(default_factory=NoticePlan)
+    tier: Tier = Tier.AUTO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +113,7 @@ def _session_config(options: RunOptions) -> SessionConfig:
         habits=options.habits,
         wants_stop=options.wants_stop,
         notices=options.notices,
+        tier=options.tier,
     )
 
 

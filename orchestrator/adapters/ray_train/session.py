@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import structlog
+from ray.train import TrainingFailedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.adapters.ray_train import capacity, train_fn
@@ -29,9 +31,11 @@ from orchestrator.adapters.ray_train.protocol import AttemptPlan, Item, Order, R
 from orchestrator.adapters.ray_train.record import RunRecord
 from orchestrator.adapters.ray_train.retries import RetryBudget
 from orchestrator.adapters.ray_train.run_state import RunState
-from orchestrator.adapters.ray_train.seam import OfferedTrainer, RunEnded
+from orchestrator.adapters.ray_train.tier import Tier, trainer_of
 from orchestrator.policy.batch_plan import BatchPlan
 from orchestrator.spec import TrainJob
+
+log = structlog.get_logger(__name__)
 
 TICK_S = 0.25
 # Workers for a larger group come up in seconds; nobody waits for them but the growth itself.
@@ -48,6 +52,7 @@ class SessionConfig:
     habits: Habits
     wants_stop: Callable[[], int]
     notices: NoticePlan
+    tier: Tier
 
 
 class HubHandle:
@@ -127,7 +132,7 @@ class Session:
     def run(self, record: RunRecord, emit: Callable[[Event], None]) -> tuple[Status, str]:
         """Train until the run is over; how it ended. Raises: RayError when Ray itself is lost."""
         driver = self._driver(record, emit)
-        trainer = OfferedTrainer(
+        trainer = trainer_of(self._config.tier)(
             train_fn.train,
             config={
                 "session": self._id,
@@ -142,8 +147,12 @@ class Session:
             drive=lambda controller, running: self._drive(driver, controller, running),
         )
         self._stack.callback(shutil.rmtree, self._run_dir / "ray", ignore_errors=True)
-        with contextlib.suppress(RunEnded):
+        try:
             trainer.fit()
+        except TrainingFailedError as error:
+            if not driver.detail:
+                raise
+            log.info("Ray Train ended the run", detail=str(error))
         return driver.status, driver.detail
 
     def _drive(self, driver: Driver, controller: Any, running: Any) -> None:
