@@ -43,12 +43,20 @@ spec:
   steps: {steps}
   optimizer: {{lr: "1e-3"}}
   deepspeed: {{zero_stage: {zero_stage}, precision: fp32}}
+  hang_timeout: {hang_timeout_s}s
   checkpoint: {{every: 600s, snapshot_every_steps: {snapshot_every}}}
 """
 
 
 def make_job(
-    name: str, *, low: int = 2, high: int = 2, steps: int = 20, pause_s: float = 0.0, zero_stage: int = 1
+    name: str,
+    *,
+    low: int = 2,
+    high: int = 2,
+    steps: int = 20,
+    pause_s: float = 0.0,
+    zero_stage: int = 1,
+    hang_timeout_s: int = 120,
 ) -> TrainJob:
     text = JOB.format(
         name=name,
@@ -59,6 +67,7 @@ def make_job(
         pause_s=pause_s,
         zero_stage=zero_stage,
         snapshot_every=SNAPSHOT_EVERY,
+        hang_timeout_s=hang_timeout_s,
     )
     (job,) = load_text(text, where=name)
     assert isinstance(job, TrainJob)

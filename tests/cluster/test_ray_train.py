@@ -20,6 +20,7 @@ from orchestrator.adapters.ray_train.events import Cause, Noticed, Status, StopA
 from orchestrator.adapters.ray_train.record import RunRecord
 from orchestrator.adapters.ray_train.record_store import load_events
 from orchestrator.adapters.ray_train.run import HABITS, RunResult
+from orchestrator.adapters.ray_train.signals import StopSignals
 from orchestrator.adapters.ray_train.tier import Tier
 from tests.cluster.ray_train_runs import (
     EAGER,
@@ -182,7 +183,8 @@ def test_a_notice_file_moves_the_run_off_its_node_in_time(
 def test_room_that_is_taken_between_two_attempts_is_done_without(
     fixed: tuple[RunResult, Watch], cluster: LocalCluster, home: Path
 ) -> None:
-    """2 -> 4, a worker is killed and somebody's waiting actor takes its room: -> 3 from the keepers. ZeRO 1."""
+    """2 -> 4, a worker is killed and somebody's waiting actor takes its room: -> 3 from the keepers; then a rank stands
+    still. ZeRO 1."""
     added: list[str] = []
     foreign: list[ray.actor.ActorHandle] = []
 
@@ -195,19 +197,25 @@ def test_room_that_is_taken_between_two_attempts_is_done_without(
         (worker,) = (p for p in node_processes(folder) if "RayTrainWorker" in "".join(p.cmdline()))
         os.kill(worker.pid, signal.SIGKILL)
 
+    def stop_a_rank() -> None:
+        (rank,) = (p for p in node_processes(cluster.nodes[1].folder) if p.name() == "tide-rank-1")
+        os.kill(rank.pid, signal.SIGSTOP)
+
     watch = Watch(
         plan=[
             (lambda w: w.made(1, attempt=1), add_nodes),
             (Warm(added), lambda: pin(home, "crowded", None)),
             (lambda w: w.made(8, attempt=2), kill_a_worker),
+            (lambda w: w.steps[-1].world_size == 3, stop_a_rank),
         ]
     )
     pin(home, "crowded", 2)
-    result = run(make_job("crowded", low=2, high=4, steps=60, pause_s=0.05, zero_stage=1), home, watch)
+    job = make_job("crowded", low=2, high=4, steps=60, pause_s=0.05, zero_stage=1, hang_timeout_s=15)
+    result = run(job, home, watch)
     assert result.status is Status.SUCCEEDED, result.detail
     assert is_up(foreign[0])
     assert [opened.world_size for opened in watch.attempts][:2] == [2, 4]
-    assert watch.attempts[-1].world_size == 3
+    assert (watch.attempts[-1].cause, watch.attempts[-1].world_size) == (Cause.HANG, 3)
     assert {opened.source for opened in watch.attempts[1:]} == {"keepers"}
     same(watch, fixed[1], steps=60)
     for node in added:
@@ -290,11 +298,13 @@ def test_the_public_tier_loses_no_step_either(
     cluster.kill_node(added[0])
 
 
-def test_interrupt_keeps_the_state_and_the_next_run_goes_on(fixed: tuple[RunResult, Watch], home: Path) -> None:
-    stopped, wishes = Watch(), [0]
-    stopped.plan = [(lambda w: w.made(7), lambda: wishes.__setitem__(0, 1))]
+def test_sigterm_at_the_driver_keeps_the_state_and_the_next_run_goes_on(
+    fixed: tuple[RunResult, Watch], home: Path
+) -> None:
+    stopped = Watch(plan=[(lambda w: w.made(7), lambda: os.kill(os.getpid(), signal.SIGTERM))])
     job = make_job("paused", steps=30, pause_s=0.05)
-    result = run(job, home, stopped, wants_stop=lambda: wishes[0])
+    with StopSignals() as signals:
+        result = run(job, home, stopped, wants_stop=signals)
     assert result.status is Status.PAUSED
     assert result.checkpoint_step == stopped.steps[-1].step
     again = Watch()
