@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 
@@ -91,6 +92,21 @@ def test_every_held_second_is_booked(fixed: tuple[RunResult, Watch]) -> None:
 
 def test_room_that_a_foreign_actor_holds_is_left_alone(fixed: tuple[RunResult, Watch]) -> None:
     assert [opened.world_size for opened in fixed[1].attempts] == [2]
+
+
+def test_no_process_of_a_local_cluster_listens_beyond_loopback(
+    fixed: tuple[RunResult, Watch], cluster: LocalCluster
+) -> None:
+    """Control store, raylets, agents, metrics: all but this driver itself, whose port no option of Ray's closes."""
+    listening = {
+        process.name(): connection.laddr.ip
+        for node in cluster.nodes
+        for process in node_processes(node.folder)
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert {"gcs_server", "raylet"} <= set(listening)
+    assert set(listening.values()) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 
 
 def test_growth_notice_and_kills_change_nothing_but_the_size(

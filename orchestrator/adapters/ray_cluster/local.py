@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from ray._private.node import Node
 from ray._private.parameter import RayParams
 from ray._private.services import wait_for_node
 
+from orchestrator.adapters.ray_cluster import loopback
 from orchestrator.adapters.ray_cluster.drain import drain_node
 from orchestrator.adapters.ray_cluster.environment import loopback_environment, require_token
 from orchestrator.adapters.ray_cluster.messages import messages_to_log
@@ -84,7 +84,7 @@ class LocalCluster:
     def address(self) -> str:
         """Address of the control store, for `ray.init(address=...)`."""
         assert self._nodes, "the cluster is not running"
-        return str(self.nodes[0].handle.gcs_address)
+        return loopback.for_ray_init(str(self.nodes[0].handle.gcs_address))
 
     @property
     def nodes(self) -> tuple[LocalNode, ...]:
@@ -150,14 +150,14 @@ class LocalCluster:
             include_dashboard=False,
             temp_dir=str(folder),
             env_vars={"TIDE_NODE_DIR": str(folder / "tide"), "TIDE_NOTICES": "file", "TIDE_NOTICE_FILE": NOTICE_FILE},
-            node_ip_address=_loopback_address(self._num_started),
+            node_ip_address=loopback.node_address(self._num_started),
             min_worker_port=0,
             max_worker_port=0,
             no_monitor=True,  # the autoscaler's monitor: nothing to scale here, 85 MB
             include_log_monitor=False,  # carries worker output to the driver's terminal, where none is wanted
         )
         if self._nodes:
-            params.update_if_absent(gcs_address=self.address)
+            params.update_if_absent(gcs_address=self.nodes[0].handle.gcs_address)
             params.dashboard_agent_listen_port = None
         return params
 
@@ -199,11 +199,3 @@ def num_local_gpus() -> int:
     from ray._private.accelerators import get_accelerator_manager_for_resource
 
     return int(get_accelerator_manager_for_resource("GPU").get_current_node_num_accelerators())
-
-
-def _loopback_address(index: int) -> str:
-    """A loopback address for node number `index` (from 1). On Linux all of 127/8 is loopback and every node gets its
-    own; not 127.0.0.1, which Ray replaces by the machine's outside address. Elsewhere Ray itself stays on 127.0.0.1."""
-    if sys.platform != "linux":
-        return "127.0.0.1"
-    return f"127.0.{1 + index // 250}.{1 + index % 250}"
