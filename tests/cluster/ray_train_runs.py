@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +23,10 @@ from orchestrator.spec import TrainJob, load_text
 
 E = TypeVar("E", bound=Event)
 SNAPSHOT_EVERY = 5
+# Seconds that every pass waits: slow while nodes warm up, so that a run does not end before they have; then a little,
+# so that things can happen between two steps; then not at all.
+SLOW, STEADY, FAST = 0.4, 0.05, 0.0
+PACE = Path(tempfile.mkdtemp(prefix="tide-pace-")) / "pace"
 ROOT = Path(__file__).resolve().parents[2]
 
 # Eager, so that a test need not wait for restraint that other tests cover.
@@ -37,7 +42,7 @@ spec:
   workers: {{min: {low}, max: {high}}}
   runtime: {{working_dir: {root}}}
   task: tests.cluster.ray_train_task:task
-  args: {{pause_s: {pause_s}}}
+  args: {{pace_file: {pace_file}}}
   data: {{dataset: corpus@latest, seed: 3}}
   batch: {{global_batch_size: 22, micro_batch_size: 2}}
   steps: {steps}
@@ -54,7 +59,6 @@ def make_job(
     low: int = 2,
     high: int = 2,
     steps: int = 20,
-    pause_s: float = 0.0,
     zero_stage: int = 1,
     hang_timeout_s: int = 120,
 ) -> TrainJob:
@@ -64,7 +68,7 @@ def make_job(
         high=high,
         root=ROOT,
         steps=steps,
-        pause_s=pause_s,
+        pace_file=PACE,
         zero_stage=zero_stage,
         snapshot_every=SNAPSHOT_EVERY,
         hang_timeout_s=hang_timeout_s,
@@ -85,6 +89,11 @@ class Watch:
         self.events.append(event)
         if self.plan and self.plan[0][0](self):
             self.plan.pop(0)[1]()
+            self.set_pace()
+
+    def set_pace(self) -> None:
+        """Passes wait as what is awaited next needs it."""
+        set_pace(FAST if not self.plan else SLOW if isinstance(self.plan[0][0], Warm) else STEADY)
 
     @property
     def steps(self) -> list[StepDone]:
@@ -126,12 +135,20 @@ def _is_warm(node_id: str) -> bool:
     return False
 
 
+def set_pace(seconds: float) -> None:
+    """How long every pass waits from now on."""
+    draft = PACE.with_suffix(".draft")
+    draft.write_text(str(seconds))
+    draft.replace(PACE)
+
+
 def pin(home: Path, name: str, workers: int | None) -> None:
     """What `tide resize` does: hold the size, or let it follow capacity again."""
     FileLease(home / "runs" / name).write(Lease(workers=workers))
 
 
 def run(job: TrainJob, home: Path, watch: Watch, **options: object) -> RunResult:
+    watch.set_pace()
     merged = {"habits": EAGER, **options}
     return run_train_job(job, home, on_event=watch, options=RunOptions(**merged))  # type: ignore[arg-type]
 

@@ -97,16 +97,16 @@ def test_room_that_a_foreign_actor_holds_is_left_alone(fixed: tuple[RunResult, W
 def test_no_process_of_a_local_cluster_listens_beyond_loopback(
     fixed: tuple[RunResult, Watch], cluster: LocalCluster
 ) -> None:
-    """Control store, raylets, agents, metrics: all but this driver itself, whose port no option of Ray's closes."""
+    """Control store, raylets, agents, workers, metrics, and this driver."""
+    processes = [psutil.Process(), *(p for node in cluster.nodes for p in node_processes(node.folder))]
     listening = {
-        process.name(): connection.laddr.ip
-        for node in cluster.nodes
-        for process in node_processes(node.folder)
+        (process.name(), connection.laddr.ip)
+        for process in processes
         for connection in process.net_connections("inet")
         if connection.status == psutil.CONN_LISTEN
     }
-    assert {"gcs_server", "raylet"} <= set(listening)
-    assert set(listening.values()) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+    assert {"gcs_server", "raylet"} <= {name for name, _ in listening}
+    assert {address for _, address in listening} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 
 
 def test_growth_notice_and_kills_change_nothing_but_the_size(
@@ -133,7 +133,7 @@ def test_growth_notice_and_kills_change_nothing_but_the_size(
         ]
     )
     pin(home, "elastic", 2)
-    result = run(make_job("elastic", low=2, high=4, steps=STEPS, pause_s=0.05, zero_stage=3), home, watch)
+    result = run(make_job("elastic", low=2, high=4, steps=STEPS, zero_stage=3), home, watch)
     assert result.status is Status.SUCCEEDED, result.detail
     assert [(opened.cause, opened.world_size) for opened in watch.attempts] == [
         (Cause.START, 2),
@@ -176,7 +176,7 @@ def test_a_notice_file_moves_the_run_off_its_node_in_time(
         ]
     )
     pin(home, "noticed", 2)
-    result = run(make_job("noticed", low=2, high=4, steps=STEPS, pause_s=0.05, zero_stage=2), home, watch)
+    result = run(make_job("noticed", low=2, high=4, steps=STEPS, zero_stage=2), home, watch)
     assert result.status is Status.SUCCEEDED, result.detail
     assert [(opened.cause, opened.world_size) for opened in watch.attempts] == [
         (Cause.START, 2),
@@ -226,14 +226,14 @@ def test_room_that_is_taken_between_two_attempts_is_done_without(
         ]
     )
     pin(home, "crowded", 2)
-    job = make_job("crowded", low=2, high=4, steps=60, pause_s=0.05, zero_stage=1, hang_timeout_s=15)
+    job = make_job("crowded", low=2, high=4, steps=STEPS, zero_stage=1, hang_timeout_s=15)
     result = run(job, home, watch)
     assert result.status is Status.SUCCEEDED, result.detail
     assert is_up(foreign[0])
     assert [opened.world_size for opened in watch.attempts][:2] == [2, 4]
     assert (watch.attempts[-1].cause, watch.attempts[-1].world_size) == (Cause.HANG, 3)
     assert {opened.source for opened in watch.attempts[1:]} == {"keepers"}
-    same(watch, fixed[1], steps=60)
+    same(watch, fixed[1], steps=STEPS)
     for node in added:
         cluster.kill_node(node)
 
@@ -268,7 +268,7 @@ def test_two_drains_five_seconds_apart_cause_one_restart_of_workers_with_two_ran
     )
     patient = replace(EAGER, rules=replace(EAGER.rules, collect_s=HABITS.rules.collect_s))
     pin(home, "together", 2)
-    job = make_job("together", low=2, high=6, steps=STEPS, pause_s=0.1, zero_stage=1)
+    job = make_job("together", low=2, high=6, steps=STEPS, zero_stage=1)
     result = run(job, home, watch, ranks_per_worker=2, habits=patient)
     assert result.status is Status.SUCCEEDED, result.detail
     assert [(opened.cause, opened.world_size) for opened in watch.attempts] == [
@@ -298,10 +298,12 @@ def test_the_public_tier_loses_no_step_either(
     watch = Watch(
         plan=[
             (lambda w: w.made(1, attempt=1), lambda: added.append(cluster.add_node(NodeSize(num_cpus=1)).node_id)),
+            (Warm(added), lambda: pin(home, "public", None)),
             (lambda w: w.made(8, attempt=2), kill_a_rank),
         ]
     )
-    job = make_job("public", low=2, high=3, steps=STEPS, pause_s=0.05, zero_stage=2)
+    pin(home, "public", 2)
+    job = make_job("public", low=2, high=3, steps=STEPS, zero_stage=2)
     result = run(job, home, watch, tier=Tier.PUBLIC)
     assert result.status is Status.SUCCEEDED, result.detail
     assert [(opened.cause, opened.world_size, opened.source) for opened in watch.attempts[1:]] == [
@@ -318,7 +320,7 @@ def test_sigterm_at_the_driver_keeps_the_state_and_the_next_run_goes_on(
     fixed: tuple[RunResult, Watch], home: Path
 ) -> None:
     stopped = Watch(plan=[(lambda w: w.made(7), lambda: os.kill(os.getpid(), signal.SIGTERM))])
-    job = make_job("paused", steps=30, pause_s=0.05)
+    job = make_job("paused", steps=STEPS)
     with StopSignals() as signals:
         result = run(job, home, stopped, wants_stop=signals)
     assert result.status is Status.PAUSED
@@ -329,4 +331,4 @@ def test_sigterm_at_the_driver_keeps_the_state_and_the_next_run_goes_on(
     assert [(opened.cause, opened.source) for opened in again.attempts] == [(Cause.RESUME, "storage")]
     assert again.attempts[0].start_step == stopped.steps[-1].step
     stopped.events.extend(again.events)
-    same(stopped, fixed[1], steps=30)
+    same(stopped, fixed[1], steps=STEPS)

@@ -3,8 +3,8 @@
 Ray 2.60 binds its servers (control store, raylets, workers, agents, metrics) to loopback when the node's address is
 127.0.0.1, and to every interface for any other address, those of 127/8 included. But `ray.init` and `ray start` replace
 127.0.0.1 in the address that they are given by the machine's outside one, where then nobody listens. The same address
-written as an IPv6 one is not replaced. Where the kernel has no IPv6, nodes get addresses that Ray leaves alone; its ports
-are then open to the network, behind the token only, and `tide doctor` says so.
+written as an IPv6 one is not replaced. Where the kernel has no IPv6, nodes get addresses that Ray leaves alone: its
+ports are then open to the network, behind the token only, and `tide doctor` says so.
 """
 
 from __future__ import annotations

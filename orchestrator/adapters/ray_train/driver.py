@@ -177,7 +177,11 @@ class Driver:
         if came:
             self.ask_to_stop(change.cause, change.detail)
         elif change.size is not None:
-            self._around.sizing.refused(set(change.size.nodes) - set(attempt.plan.nodes), now_s)
+            refused = set(change.size.nodes) - set(attempt.plan.nodes)
+            self._around.sizing.refused(refused, now_s)
+            names = ", ".join(sorted(node[:12] for node in refused))
+            detail = f"no worker came up on {names}: the group stays as it is"
+            self._emit(Remark(at_s=now_s, attempt=attempt.plan.attempt, detail=detail))
         return True
 
     def ask_to_stop(self, cause: Cause, detail: str) -> None:
