@@ -230,8 +230,12 @@ def test_room_that_is_taken_between_two_attempts_is_done_without(
     result = run(job, home, watch)
     assert result.status is Status.SUCCEEDED, result.detail
     assert is_up(foreign[0])
-    assert [opened.world_size for opened in watch.attempts][:2] == [2, 4]
-    assert (watch.attempts[-1].cause, watch.attempts[-1].world_size) == (Cause.HANG, 3)
+    assert [(opened.cause, opened.world_size) for opened in watch.attempts] == [
+        (Cause.START, 2),
+        (Cause.GROW, 4),
+        (Cause.WORKER_FAILURE, 3),
+        (Cause.HANG, 3),
+    ]
     assert {opened.source for opened in watch.attempts[1:]} == {"keepers"}
     same(watch, fixed[1], steps=STEPS)
     for node in added:
