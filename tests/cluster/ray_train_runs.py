@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +29,7 @@ SNAPSHOT_EVERY = 5
 # so that things can happen between two steps; then not at all.
 SLOW, STEADY, FAST = 0.4, 0.05, 0.0
 PACE = Path(tempfile.mkdtemp(prefix="tide-pace-")) / "pace"
+atexit.register(shutil.rmtree, PACE.parent, ignore_errors=True)
 ROOT = Path(__file__).resolve().parents[2]
 
 # Eager, so that a test need not wait for restraint that other tests cover.
