@@ -121,6 +121,33 @@ def _ray_token() -> Check:
     return Check(name="Ray authentication", state="warn", found="off for RAY_ADDRESS", advice=advice)
 
 
+def _ray_ports() -> Check:
+    from orchestrator.adapters.ray_cluster import loopback
+
+    if loopback.binds_loopback_only():
+        return Check(name="Ray ports", state="ok", found="clusters we start listen on loopback only")
+    return Check(
+        name="Ray ports",
+        state="warn",
+        found="clusters we start listen on every interface, behind their token",
+        advice="Ray keeps to loopback only where the kernel has IPv6: enable it, or let a firewall close the ports",
+    )
+
+
+def _ray_train() -> Check:
+    from orchestrator.adapters.ray_train.seam_contract import broken
+
+    missing = broken()
+    if not missing:
+        return Check(name="Ray Train", state="ok", found="resizes keep worker processes")
+    return Check(
+        name="Ray Train",
+        state="warn",
+        found=f"resizes start new worker processes: {missing[0]}",
+        advice="install the Ray of constraints.txt for faster resizes; none loses a step either way",
+    )
+
+
 def _gib(num_bytes: float) -> str:
     return f"{num_bytes / 2**30:.1f} GiB"
 
@@ -134,4 +161,6 @@ _CHECKS: tuple[Callable[[], Check], ...] = (
     _shared_memory,
     _state_folder,
     _ray_token,
+    _ray_ports,
+    _ray_train,
 )

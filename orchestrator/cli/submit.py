@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,12 +71,14 @@ def train(job: TrainJob, home: Path, console: Console) -> RunResult:
     from orchestrator.adapters.ray_train.run import RunOptions, run_train_job
     from orchestrator.adapters.ray_train.signals import StopSignals
     from orchestrator.cli.live import LiveLine
+    from orchestrator.cli.tier import tier_from_environment
 
+    options = RunOptions(tier=tier_from_environment())
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
         stack.enter_context(LocalCluster((local_node(job),)))
         live = stack.enter_context(LiveLine(console, job.spec.steps))
-        return run_train_job(job, home, on_event=live, options=RunOptions(wants_stop=signals))
+        return run_train_job(job, home, on_event=live, options=replace(options, wants_stop=signals))
 
 
 def local_node(job: TrainJob) -> Any:

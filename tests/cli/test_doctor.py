@@ -36,3 +36,15 @@ def test_something_that_will_not_work_exits_3(monkeypatch: pytest.MonkeyPatch, t
     broken = doctor.Check(name="x", state="fail", found="nothing", advice="mend it")
     monkeypatch.setattr(doctor, "_CHECKS", (lambda: broken,))
     assert CliRunner().invoke(doctor.app, [], env={"TIDE_HOME": str(tmp_path)}).exit_code == 3
+
+
+def test_ports_that_cannot_be_kept_off_the_network_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.adapters.ray_cluster.loopback.binds_loopback_only", lambda: False)
+    check = doctor._ray_ports()
+    assert (check.state, "every interface" in check.found) == ("warn", True)
+
+
+def test_a_seam_that_does_not_hold_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.adapters.ray_train.seam_contract.broken", lambda: ("X is gone",))
+    check = doctor._ray_train()
+    assert (check.state, "X is gone" in check.found) == ("warn", True)

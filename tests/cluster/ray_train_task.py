@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -12,17 +13,17 @@ from jobs.models.task import Batch
 
 
 class SlowTask(GPTTask):
-    """`GPTTask` with a pause in every pass."""
+    """`GPTTask` with a pause in every pass, as long as a file says at that moment."""
 
-    def __init__(self, config: GPTConfig, pause_s: float) -> None:
+    def __init__(self, config: GPTConfig, pace_file: str) -> None:
         super().__init__(config)
-        self._pause_s = pause_s
+        self._pace_file = Path(pace_file)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        time.sleep(self._pause_s)
+        time.sleep(float(self._pace_file.read_text()))
         return super().loss(model, batch)
 
 
-def task(*, pause_s: float = 0.0) -> SlowTask:
-    """Two small layers with dropout; every pass waits `pause_s` seconds."""
-    return SlowTask(gpt.task(layers=2, d_model=32, seq_len=32, dropout=0.1).config, pause_s)
+def task(*, pace_file: str) -> SlowTask:
+    """Two small layers with dropout; every pass waits the seconds that are written in `pace_file`."""
+    return SlowTask(gpt.task(layers=2, d_model=32, seq_len=32, dropout=0.1).config, pace_file)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 
@@ -15,63 +17,29 @@ from jobs.data import pack
 from jobs.models.load import load_model
 from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
 from orchestrator.adapters.ray_cluster.processes import node_processes
-from orchestrator.adapters.ray_train.events import (
-    AttemptOpened,
-    Cause,
-    Event,
-    Status,
-    StepDone,
-)
-from orchestrator.adapters.ray_train.governor import Habits
+from orchestrator.adapters.ray_train.events import Cause, Noticed, Status, StopAsked
 from orchestrator.adapters.ray_train.record import RunRecord
 from orchestrator.adapters.ray_train.record_store import load_events
-from orchestrator.adapters.ray_train.run import RunOptions, RunResult, run_train_job
-from orchestrator.policy.resize import ResizeRules
-from orchestrator.spec import TrainJob, load_text
-
-pytestmark = pytest.mark.cluster
-SNAPSHOT_EVERY = 5
-ROOT = Path(__file__).resolve().parents[2]
-
-# Eager, so that a test need not wait for restraint that other tests cover.
-EAGER = Habits(
-    rules=ResizeRules(dwell_s=0.5, settle_s=0.0, collect_s=1.0, margin=0.1), stay_s=3600.0, stall_s=2.0, stop_s=2.0
+from orchestrator.adapters.ray_train.run import HABITS, RunResult
+from orchestrator.adapters.ray_train.signals import StopSignals
+from orchestrator.adapters.ray_train.tier import Tier
+from tests.cluster.ray_train_runs import (
+    EAGER,
+    ROOT,
+    SNAPSHOT_EVERY,
+    Warm,
+    Watch,
+    foreign_actor,
+    is_up,
+    losses,
+    make_job,
+    pin,
+    run,
+    same,
 )
 
-JOB = """
-apiVersion: tideline/v1
-kind: TrainJob
-metadata: {{name: {name}}}
-spec:
-  workers: {{min: {low}, max: {high}}}
-  runtime: {{working_dir: {root}}}
-  task: tests.cluster.ray_train_task:task
-  args: {{pause_s: {pause_s}}}
-  data: {{dataset: corpus@latest, seed: 3}}
-  batch: {{global_batch_size: 22, micro_batch_size: 2}}
-  steps: {steps}
-  optimizer: {{lr: "1e-3"}}
-  deepspeed: {{zero_stage: {zero_stage}, precision: fp32}}
-  checkpoint: {{every: 600s, snapshot_every_steps: {snapshot_every}}}
-"""
-
-
-def make_job(
-    name: str, *, low: int = 2, high: int = 2, steps: int = 20, pause_s: float = 0.0, zero_stage: int = 1
-) -> TrainJob:
-    text = JOB.format(
-        name=name,
-        low=low,
-        high=high,
-        root=ROOT,
-        steps=steps,
-        pause_s=pause_s,
-        zero_stage=zero_stage,
-        snapshot_every=SNAPSHOT_EVERY,
-    )
-    (job,) = load_text(text, where=name)
-    assert isinstance(job, TrainJob)
-    return job
+pytestmark = pytest.mark.cluster
+STEPS = 120
 
 
 @pytest.fixture(scope="module")
@@ -88,72 +56,18 @@ def cluster() -> Iterator[LocalCluster]:
         yield cluster
 
 
-@dataclass
-class Watch:
-    """Collects a run's events and does things when their time has come, each once."""
-
-    plan: list[tuple[Callable[[Watch], bool], Callable[[], object]]] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
-
-    def __call__(self, event: Event) -> None:
-        self.events.append(event)
-        if self.plan and self.plan[0][0](self):
-            self.plan.pop(0)[1]()
-
-    @property
-    def steps(self) -> list[StepDone]:
-        return [event for event in self.events if isinstance(event, StepDone)]
-
-    @property
-    def attempts(self) -> list[AttemptOpened]:
-        return [event for event in self.events if isinstance(event, AttemptOpened)]
-
-    def made(self, steps: int, *, attempt: int = 1) -> bool:
-        """Whether this attempt has made so many steps."""
-        return sum(step.attempt == attempt for step in self.steps) >= steps
-
-
-def run(job: TrainJob, home: Path, watch: Watch, **options: object) -> RunResult:
-    return run_train_job(job, home, on_event=watch, options=RunOptions(habits=EAGER, **options))  # type: ignore[arg-type]
-
-
-def losses(watch: Watch) -> dict[int, float]:
-    """The loss of every step; of a step that was made again the last one."""
-    return {step.step: step.loss for step in watch.steps}
-
-
-def ledger(watch: Watch) -> dict[int, tuple[int, int]]:
-    return {step.step: step.ledger for step in watch.steps}
-
-
-STEPS = 120
-
-
 @pytest.fixture(scope="module")
 def fixed(cluster: LocalCluster, home: Path) -> tuple[RunResult, Watch]:
     """The run that every other one is compared with: two workers. There is a node with room for a third one by its
     numbers, but somebody else's actor holds it."""
-    node = cluster.add_node(NodeSize(num_cpus=1, resources={"theirs": 1}))
-    foreign = ray.remote(Foreign).options(num_cpus=1, resources={"theirs": 1}).remote()
-    assert ray.get(foreign.ping.remote())
+    node = cluster.add_node(NodeSize(num_cpus=1))
+    foreign = foreign_actor(node.node_id)
+    assert is_up(foreign)
     watch = Watch()
     result = run(make_job("fixed", low=2, high=3, steps=STEPS), home, watch)
     ray.kill(foreign)
     cluster.kill_node(node.node_id)
     return result, watch
-
-
-class Foreign:
-    def ping(self) -> bool:
-        return True
-
-
-def same(watch: Watch, reference: Watch, *, steps: int) -> None:
-    """Every step has the loss and the samples of the fixed-size run."""
-    wanted, made = losses(reference), losses(watch)
-    assert sorted(made) == list(range(1, steps + 1))
-    assert made == pytest.approx({step: wanted[step] for step in made}, rel=1e-5)
-    assert ledger(watch) == {step: ledger(reference)[step] for step in made}
 
 
 def test_a_job_runs_to_an_exported_model(fixed: tuple[RunResult, Watch]) -> None:
@@ -180,6 +94,21 @@ def test_room_that_a_foreign_actor_holds_is_left_alone(fixed: tuple[RunResult, W
     assert [opened.world_size for opened in fixed[1].attempts] == [2]
 
 
+def test_no_process_of_a_local_cluster_listens_beyond_loopback(
+    fixed: tuple[RunResult, Watch], cluster: LocalCluster
+) -> None:
+    """Control store, raylets, agents, workers, metrics, and this driver."""
+    processes = [psutil.Process(), *(p for node in cluster.nodes for p in node_processes(node.folder))]
+    listening = {
+        (process.name(), connection.laddr.ip)
+        for process in processes
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert {"gcs_server", "raylet"} <= {name for name, _ in listening}
+    assert {address for _, address in listening} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+
+
 def test_growth_notice_and_kills_change_nothing_but_the_size(
     fixed: tuple[RunResult, Watch], cluster: LocalCluster, home: Path
 ) -> None:
@@ -197,12 +126,14 @@ def test_growth_notice_and_kills_change_nothing_but_the_size(
     watch = Watch(
         plan=[
             (lambda w: w.made(1, attempt=1), add_nodes),
+            (Warm(added), lambda: pin(home, "elastic", None)),
             (lambda w: w.made(8, attempt=2), kill_a_rank),
             (lambda w: w.made(8, attempt=3), lambda: cluster.drain_node(added[0], deadline_s=30)),
             (lambda w: w.made(8, attempt=4), lambda: cluster.kill_node(added[1])),
         ]
     )
-    result = run(make_job("elastic", low=2, high=4, steps=STEPS, pause_s=0.05, zero_stage=3), home, watch)
+    pin(home, "elastic", 2)
+    result = run(make_job("elastic", low=2, high=4, steps=STEPS, zero_stage=3), home, watch)
     assert result.status is Status.SUCCEEDED, result.detail
     assert [(opened.cause, opened.world_size) for opened in watch.attempts] == [
         (Cause.START, 2),
@@ -219,11 +150,183 @@ def test_growth_notice_and_kills_change_nothing_but_the_size(
     assert {opened.source for opened in watch.attempts[1:]} == {"keepers"}
 
 
-def test_interrupt_keeps_the_state_and_the_next_run_goes_on(fixed: tuple[RunResult, Watch], home: Path) -> None:
-    stopped, wishes = Watch(), [0]
-    stopped.plan = [(lambda w: w.made(7), lambda: wishes.__setitem__(0, 1))]
-    job = make_job("paused", steps=30, pause_s=0.05)
-    result = run(job, home, stopped, wants_stop=lambda: wishes[0])
+def test_a_notice_file_moves_the_run_off_its_node_in_time(
+    fixed: tuple[RunResult, Watch], cluster: LocalCluster, home: Path
+) -> None:
+    """2 -> 4 when two nodes come, while somebody's actor waits for the same room; -> 3 when a file announces the end of
+    one; -> 2 when the other is killed. ZeRO 2."""
+    added: list[str] = []
+    foreign: list[ray.actor.ActorHandle] = []
+
+    def add_nodes() -> None:
+        added.extend(cluster.add_node(NodeSize(num_cpus=1)).node_id for _ in range(2))
+
+    def notify() -> None:
+        file = cluster.notice_file(added[0])
+        file.with_suffix(".new").write_text("60")
+        file.with_suffix(".new").rename(file)
+
+    watch = Watch(
+        plan=[
+            (lambda w: w.made(1, attempt=1), add_nodes),
+            (Warm(added), lambda: pin(home, "noticed", None)),
+            (lambda w: w.has(StopAsked), lambda: foreign.append(foreign_actor(added[0]))),
+            (lambda w: w.made(8, attempt=2), notify),
+            (lambda w: w.made(8, attempt=3), lambda: cluster.kill_node(added[1])),
+        ]
+    )
+    pin(home, "noticed", 2)
+    result = run(make_job("noticed", low=2, high=4, steps=STEPS, zero_stage=2), home, watch)
+    assert result.status is Status.SUCCEEDED, result.detail
+    assert [(opened.cause, opened.world_size) for opened in watch.attempts] == [
+        (Cause.START, 2),
+        (Cause.GROW, 4),
+        (Cause.NOTICE, 3),
+        (Cause.NODE_LOSS, 2),
+    ]
+    same(watch, fixed[1], steps=STEPS)
+    record = RunRecord.of("noticed", load_events(result.run_dir))
+    assert record.to_json()["planned_steps_lost"] == 0
+    assert record.lost_steps[Cause.NODE_LOSS] <= SNAPSHOT_EVERY + (record.mirror_lag_steps or 0) + 1
+    (notice,) = watch.of(Noticed)
+    assert notice.node_id == added[0]
+    assert 0 < (notice.deadline_s or 0) <= 60
+    assert notice.detail.startswith("file: ")
+    assert not is_up(foreign[0])
+    cluster.kill_node(added[0])
+
+
+def test_room_that_is_taken_between_two_attempts_is_done_without(
+    fixed: tuple[RunResult, Watch], cluster: LocalCluster, home: Path
+) -> None:
+    """2 -> 4, a worker is killed and somebody's waiting actor takes its room: -> 3 from the keepers; then a rank stands
+    still. ZeRO 1."""
+    added: list[str] = []
+    foreign: list[ray.actor.ActorHandle] = []
+
+    def add_nodes() -> None:
+        added.extend(cluster.add_node(NodeSize(num_cpus=1)).node_id for _ in range(2))
+
+    def kill_a_worker() -> None:
+        foreign.append(foreign_actor(added[0]))
+        folder = next(node.folder for node in cluster.nodes if node.node_id == added[0])
+        (worker,) = (p for p in node_processes(folder) if "RayTrainWorker" in "".join(p.cmdline()))
+        os.kill(worker.pid, signal.SIGKILL)
+
+    def stop_a_rank() -> None:
+        (rank,) = (p for p in node_processes(cluster.nodes[1].folder) if p.name() == "tide-rank-1")
+        os.kill(rank.pid, signal.SIGSTOP)
+
+    watch = Watch(
+        plan=[
+            (lambda w: w.made(1, attempt=1), add_nodes),
+            (Warm(added), lambda: pin(home, "crowded", None)),
+            (lambda w: w.made(8, attempt=2), kill_a_worker),
+            (lambda w: w.steps[-1].world_size == 3, stop_a_rank),
+        ]
+    )
+    pin(home, "crowded", 2)
+    job = make_job("crowded", low=2, high=4, steps=STEPS, zero_stage=1, hang_timeout_s=15)
+    result = run(job, home, watch)
+    assert result.status is Status.SUCCEEDED, result.detail
+    assert is_up(foreign[0])
+    assert [(opened.cause, opened.world_size) for opened in watch.attempts] == [
+        (Cause.START, 2),
+        (Cause.GROW, 4),
+        (Cause.WORKER_FAILURE, 3),
+        (Cause.HANG, 3),
+    ]
+    assert {opened.source for opened in watch.attempts[1:]} == {"keepers"}
+    same(watch, fixed[1], steps=STEPS)
+    for node in added:
+        cluster.kill_node(node)
+
+
+def test_two_drains_five_seconds_apart_cause_one_restart_of_workers_with_two_ranks_each(
+    fixed: tuple[RunResult, Watch], cluster: LocalCluster, home: Path
+) -> None:
+    """2 -> 6 ranks on three workers, a rank killed, then two of the three nodes are announced to go. ZeRO 1."""
+    added: list[str] = []
+    first_at_s: list[float] = []
+
+    def add_nodes() -> None:
+        added.extend(cluster.add_node(NodeSize(num_cpus=2)).node_id for _ in range(2))
+
+    def kill_a_rank() -> None:
+        ranks = [p for p in node_processes(cluster.nodes[1].folder) if p.name().startswith("tide-rank-")]
+        assert len(ranks) == 2
+        os.kill(ranks[0].pid, signal.SIGKILL)
+
+    def drain_first() -> None:
+        first_at_s.append(time.monotonic())
+        cluster.drain_node(added[0], deadline_s=120)
+
+    watch = Watch(
+        plan=[
+            (lambda w: w.made(1, attempt=1), add_nodes),
+            (Warm(added), lambda: pin(home, "together", None)),
+            (lambda w: w.made(8, attempt=2), kill_a_rank),
+            (lambda w: w.made(3, attempt=3), drain_first),
+            (lambda w: time.monotonic() - first_at_s[0] >= 5, lambda: cluster.drain_node(added[1], deadline_s=120)),
+        ]
+    )
+    patient = replace(EAGER, rules=replace(EAGER.rules, collect_s=HABITS.rules.collect_s))
+    pin(home, "together", 2)
+    job = make_job("together", low=2, high=6, steps=STEPS, zero_stage=1)
+    result = run(job, home, watch, ranks_per_worker=2, habits=patient)
+    assert result.status is Status.SUCCEEDED, result.detail
+    assert [(opened.cause, opened.world_size) for opened in watch.attempts] == [
+        (Cause.START, 2),
+        (Cause.GROW, 6),
+        (Cause.WORKER_FAILURE, 6),
+        (Cause.NOTICE, 2),
+    ]
+    same(watch, fixed[1], steps=STEPS)
+    record = RunRecord.of("together", load_events(result.run_dir))
+    assert record.to_json()["planned_steps_lost"] == 0
+    assert len(watch.of(Noticed)) == 2
+    for node in added:
+        cluster.kill_node(node)
+
+
+def test_the_public_tier_loses_no_step_either(
+    fixed: tuple[RunResult, Watch], cluster: LocalCluster, home: Path
+) -> None:
+    """2 -> 3 through nothing but Ray Train's public interface, then a rank is killed."""
+    added: list[str] = []
+
+    def kill_a_rank() -> None:
+        (rank,) = (p for p in node_processes(cluster.nodes[1].folder) if p.name() == "tide-rank-0")
+        os.kill(rank.pid, signal.SIGKILL)
+
+    watch = Watch(
+        plan=[
+            (lambda w: w.made(1, attempt=1), lambda: added.append(cluster.add_node(NodeSize(num_cpus=1)).node_id)),
+            (Warm(added), lambda: pin(home, "public", None)),
+            (lambda w: w.made(8, attempt=2), kill_a_rank),
+        ]
+    )
+    pin(home, "public", 2)
+    job = make_job("public", low=2, high=3, steps=STEPS, zero_stage=2)
+    result = run(job, home, watch, tier=Tier.PUBLIC)
+    assert result.status is Status.SUCCEEDED, result.detail
+    assert [(opened.cause, opened.world_size, opened.source) for opened in watch.attempts[1:]] == [
+        (Cause.GROW, 3, "keepers"),
+        (Cause.WORKER_FAILURE, 3, "keepers"),
+    ]
+    same(watch, fixed[1], steps=STEPS)
+    record = RunRecord.of("public", load_events(result.run_dir))
+    assert record.to_json()["planned_steps_lost"] == 0
+    cluster.kill_node(added[0])
+
+
+def test_sigterm_at_the_driver_keeps_the_state_and_the_next_run_goes_on(
+    fixed: tuple[RunResult, Watch], home: Path
+) -> None:
+    stopped = Watch(plan=[(lambda w: w.made(7), lambda: os.kill(os.getpid(), signal.SIGTERM))])
+    job = make_job("paused", steps=STEPS)
+    with StopSignals() as signals:
+        result = run(job, home, stopped, wants_stop=signals)
     assert result.status is Status.PAUSED
     assert result.checkpoint_step == stopped.steps[-1].step
     again = Watch()
@@ -232,4 +335,4 @@ def test_interrupt_keeps_the_state_and_the_next_run_goes_on(fixed: tuple[RunResu
     assert [(opened.cause, opened.source) for opened in again.attempts] == [(Cause.RESUME, "storage")]
     assert again.attempts[0].start_step == stopped.steps[-1].step
     stopped.events.extend(again.events)
-    same(stopped, fixed[1], steps=30)
+    same(stopped, fixed[1], steps=STEPS)

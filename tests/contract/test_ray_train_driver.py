@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from jobs.train.config import RestoreFrom
-from jobs.train.messages import Phase, Snapshot, Step, Stop, encode
+from jobs.train.messages import Checkpoint, Phase, Snapshot, Step, Stop, encode
+from orchestrator.adapters.ray_train.capacity import NodeView
 from orchestrator.adapters.ray_train.driver import Driver
 from orchestrator.adapters.ray_train.driver_ports import DriverConfig, Surroundings
 from orchestrator.adapters.ray_train.events import (
@@ -19,16 +21,19 @@ from orchestrator.adapters.ray_train.events import (
     Noticed,
     Outcome,
     Part,
+    Remark,
     Snapshotted,
     StallPart,
     Status,
     StopAsked,
 )
 from orchestrator.adapters.ray_train.explain import explain
-from orchestrator.adapters.ray_train.governor import Change
+from orchestrator.adapters.ray_train.governor import Bounds, Change, Governor
 from orchestrator.adapters.ray_train.journal import OpenAttempt
+from orchestrator.adapters.ray_train.lease import Lease
 from orchestrator.adapters.ray_train.protocol import (
     Abort,
+    Announced,
     AttemptPlan,
     GroupIdle,
     GroupPlaced,
@@ -49,7 +54,9 @@ from orchestrator.adapters.ray_train.retries import (
     RetryState,
     after_failure,
 )
+from orchestrator.adapters.ray_train.run import HABITS
 from orchestrator.adapters.ray_train.sizes import Size
+from orchestrator.policy.batch_plan import BatchPlan
 from tests.contract.ray_train_fakes import JOB, FakeHub, plan
 
 
@@ -72,7 +79,9 @@ class World:
     warmed: bool | None = None
     secured: list[int] = field(default_factory=list)
     told: list[frozenset[str]] = field(default_factory=list)
+    left: list[frozenset[str]] = field(default_factory=list)
     refusals: list[set[str]] = field(default_factory=list)
+    sizing: Any = None
     warm_requests: list[tuple[str, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -84,7 +93,7 @@ class World:
                 first_cause=Cause.START,
                 budget=RetryBudget(failures=self.failures, preemptions=None),
             ),
-            Surroundings(hub=self.hub, sizing=self, agents=self, state=self, warming=self),
+            Surroundings(hub=self.hub, sizing=self.sizing or self, agents=self, state=self, warming=self),
             emit=self.events.append,
             wants_stop=lambda: self.stop,
             now_s=lambda: self.now_s,
@@ -122,6 +131,12 @@ class World:
 
     def is_warming(self) -> bool:
         return self.warming_up
+
+    def announced(self, announced: Announced) -> None:
+        self.draining = self.draining | {announced.node_id}
+
+    def drained(self, nodes: Collection[str]) -> None:
+        self.left.append(frozenset(nodes))
 
     def restore_point(self) -> RestoreFrom | None:
         return self.restore
@@ -454,3 +469,99 @@ def test_keepers_hear_of_nodes_that_come_in_the_middle_of_an_attempt() -> None:
     world.now_s += 10
     world.driver.tick()
     assert world.told == [frozenset()]
+
+
+def test_a_notice_heard_by_a_node_is_looked_at_at_once() -> None:
+    world = running_world()
+    world.driver.tick()
+    world.alive = frozenset({"n", "m"})
+    world.driver.read([Announced(at_s=world.now_s, node_id="n", ends_at_s=world.now_s + 30, detail="file: go")])
+    world.driver.tick()
+    assert [event.node_id for event in world.of(Noticed)] == ["n"]  # type: ignore[union-attr]
+    assert world.told == [frozenset({"n"})]
+
+
+def test_a_mere_warning_is_told_and_moves_nothing() -> None:
+    world = running_world()
+    world.driver.read([Announced(at_s=1.0, node_id="n", ends_at_s=None, detail="aws: risk", advisory=True)])
+    world.driver.tick()
+    assert [event.detail for event in world.of(Remark)] == ["node n: aws: risk"]  # type: ignore[union-attr]
+    assert not world.draining
+
+
+def test_a_node_may_go_once_the_next_attempt_has_made_a_step_without_it() -> None:
+    world = running_world()
+    world.alive, world.draining = frozenset({"n", "m"}), frozenset({"n"})
+    world.driver.ask_to_stop(Cause.NOTICE, "")
+    world.leave(Leaving.STOPPED, steps=1)
+    world.idle(error="WorkerGroupError")
+    world.now_s, world.left, world.size = 200.0, [], Size(world_size=1, nodes=("m",))
+    world.driver.tick()
+    assert world.left == []
+    world.driver.read([world.said(2, 0, step(2))])
+    world.now_s += 10
+    world.driver.tick()
+    assert world.left == [frozenset({"n"})]
+
+
+def test_a_notice_that_may_wait_for_others_makes_the_state_safe_at_once_and_once() -> None:
+    world = running_world()
+    for draining in (frozenset({"n"}), frozenset[str](), frozenset[str]()):
+        world.draining = draining  # the fake announces what drains at every look, the governor once
+        world.now_s += 10
+        world.driver.tick()
+    assert world.hub.orders == [Tell(attempt=1, line=encode(Checkpoint()))]
+
+
+def governed_world(*nodes: NodeView) -> tuple[World, list[NodeView]]:
+    """A run of one worker on each node, under the governor and the habits of a user's run."""
+    seen = list(nodes)
+    bounds = Bounds(min_workers=2, max_workers=8, per_rank={"CPU": 1.0}, ranks_per_worker=1, batch=BatchPlan(64, 1))
+    names = tuple(node.node_id for node in nodes)
+    governor = Governor(bounds, HABITS, Lease, lambda: tuple(seen))
+    world = World(size=Size(world_size=len(names), nodes=names), alive=frozenset(names), sizing=governor)
+    world.idle()
+    world.start()
+    world.driver.read([Held(at_s=world.now_s, workers=dict.fromkeys(names, 1))])
+    return world, seen
+
+
+def busy(name: str, drain: float | None = None) -> NodeView:
+    return NodeView(node_id=name, free={"CPU": 0.0}, total={"CPU": 1.0}, drain_deadline_s=drain)
+
+
+def free(name: str) -> NodeView:
+    return NodeView(node_id=name, free={"CPU": 1.0}, total={"CPU": 1.0})
+
+
+def stops(world: World) -> list[tuple[float, str]]:
+    return [(event.at_s, event.cause.value) for event in world.of(StopAsked)]  # type: ignore[union-attr]
+
+
+def pass_time(world: World, seconds: int) -> None:
+    for _ in range(seconds):
+        world.now_s += 1.0
+        world.driver.tick()
+
+
+def test_two_drains_five_seconds_apart_cause_one_restart() -> None:
+    world, seen = governed_world(*(free(name) for name in "abcd"))
+    seen[:] = [busy(name) for name in "abcd"]
+    began_s = world.now_s
+    seen[3] = busy("d", drain=began_s + 120)
+    pass_time(world, 5)
+    seen[2] = busy("c", drain=began_s + 125)
+    pass_time(world, 30)
+    assert stops(world) == [(began_s + 11, "notice")]
+    world.leave(Leaving.STOPPED, steps=1, workers=4)
+    world.idle(error="WorkerGroupError")
+    world.driver.tick()
+    assert world.plan.nodes == ("a", "b")
+
+
+def test_a_near_deadline_is_not_waited_out_for_others() -> None:
+    world, seen = governed_world(*(free(name) for name in "abc"))
+    began_s = world.now_s
+    seen[:] = [busy("a"), busy("b"), busy("c", drain=began_s + 8)]
+    pass_time(world, 5)
+    assert stops(world) == [(began_s + 3, "notice")]

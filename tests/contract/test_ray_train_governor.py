@@ -12,7 +12,7 @@ from orchestrator.adapters.ray_train.capacity import NodeView, room
 from orchestrator.adapters.ray_train.events import Cause
 from orchestrator.adapters.ray_train.governor import Bounds, Change, Governor, Habits, Progress
 from orchestrator.adapters.ray_train.lease import FileLease, Lease
-from orchestrator.adapters.ray_train.protocol import AttemptPlan
+from orchestrator.adapters.ray_train.protocol import Announced, AttemptPlan
 from orchestrator.adapters.ray_train.sizes import Size, missing_seats, size_on
 from orchestrator.policy.batch_plan import BatchPlan
 from orchestrator.policy.resize import ResizeRules
@@ -146,6 +146,24 @@ def test_a_departure_is_noticed_once() -> None:
     first = cluster.governor.notices({"a", "b"}, 100.0)
     assert [(notice.node_id, notice.deadline_s) for notice in first] == [("a", 30.0), ("b", None)]
     assert cluster.governor.notices({"a", "b"}, 101.0) == []
+
+
+def test_what_a_nodes_own_agent_heard_counts_before_ray_knows_it() -> None:
+    cluster = Cluster(node("a", 0, total=3), node("b", 0, total=1))
+    cluster.governor.announced(Announced(at_s=100.0, node_id="b", ends_at_s=101.0, detail="file: go"))
+    change = cluster.change("a", "a", "a", "b")
+    assert change is not None
+    assert (change.cause, change.size) == (Cause.NOTICE, Size(world_size=3, nodes=("a",) * 3))
+    (notice,) = cluster.governor.notices({"b"}, 100.0)
+    assert (notice.deadline_s, notice.detail) == (1.0, "file: go")
+
+
+def test_the_earliest_deadline_of_several_notices_counts() -> None:
+    cluster = Cluster(node("a", 0, total=3), node("b", 0, total=1, drain=400.0))
+    for ends_at_s in (None, 300.0, None, 500.0):
+        cluster.governor.announced(Announced(at_s=100.0, node_id="b", ends_at_s=ends_at_s, detail=""))
+    cluster.governor.look()
+    assert [notice.deadline_s for notice in cluster.governor.notices({"b"}, 100.0)] == [200.0]
 
 
 NODES = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 6), min_size=1)

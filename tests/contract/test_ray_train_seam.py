@@ -3,79 +3,64 @@ run at night."""
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import pickle
+import sys
 
 import pytest
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.controller.controller import TrainControllerLoopIterationResult
 from ray.train.v2._internal.execution.controller.state import ErroredState, SchedulingState, ShuttingDownState
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
-from ray.train.v2._internal.execution.scaling_policy import ResizeDecision, ScalingPolicy
-from ray.train.v2._internal.execution.worker_group import WorkerGroup, WorkerGroupContext
-from ray.train.v2._internal.execution.worker_group.state import WorkerGroupState
-from ray.train.v2._internal.execution.worker_group.thread_runner import ThreadRunner
-from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker, Worker
+from ray.train.v2._internal.execution.scaling_policy import ResizeDecision
 from ray.train.v2.api.config import FailureConfig, ScalingConfig
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
+from orchestrator.adapters.ray_train import seam_contract
 from orchestrator.adapters.ray_train.bench import NoRoom
 from orchestrator.adapters.ray_train.exits import AttemptAborted, PlannedRestart, RankFailed
 from orchestrator.adapters.ray_train.protocol import Leaving, Left
-from orchestrator.adapters.ray_train.seam import AskDriver, LeasePolicy, OfferedController, RunEnded
+from orchestrator.adapters.ray_train.public_tier import PublicTrainer
+from orchestrator.adapters.ray_train.seam import AskDriver, LeasePolicy, OfferedController, OfferedTrainer, RunEnded
 from orchestrator.adapters.ray_train.standing import StandingWorkerGroup
+from orchestrator.adapters.ray_train.tier import Tier, trainer_of
+
+CONTROLLER = "ray.train.v2._internal.execution.controller"
 
 
-def parameters(function: object) -> list[str]:
-    # Ray adds the last one to methods of a class that some process has made an actor of.
-    added = ("self", "_ray_trace_ctx")
-    return [name for name in inspect.signature(function).parameters if name not in added]  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("function", "expected"),
-    [
-        (
-            TrainController.__init__,
-            ["train_fn_ref", "train_run_context", "scaling_policy", "failure_policy", "callbacks", "validation_config"],
-        ),
-        (TrainController._step, []),
-        (TrainController._poll_workers, []),
-        (TrainController._shutdown_worker_group, []),
-        (DataParallelTrainer._initialize_and_run_controller, ["controller_init_kwargs"]),
-        (DataParallelTrainer._create_default_callbacks, []),
-        (WorkerGroup.__init__, ["train_run_context", "worker_group_context", "callbacks"]),
-        (WorkerGroup._init_train_context, ["workers", "sync_actor"]),
-        (WorkerGroup._clear_state, []),
-        (WorkerGroup._get_worker_runtime_env, ["custom_runtime_env"]),
-        (RayTrainWorker.execute, ["fn", "fn_args", "fn_kwargs"]),
-        (RayTrainWorker.run_train_fn, ["train_fn_ref"]),
-        (RayTrainWorker.get_metadata, []),
-        (ThreadRunner.is_running, []),
-        (ScalingPolicy.after_controller_start, ["train_run_context"]),
-        (ScalingPolicy.before_controller_abort, []),
-    ],
-)
-def test_signatures_are_those_the_seam_was_written_against(function: object, expected: list[str]) -> None:
-    assert parameters(function) == expected
+def test_the_installed_ray_has_all_that_the_seam_stands_on() -> None:
+    assert seam_contract.broken() == ()
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"),
+    ("table", "place", "expected", "sentence"),
     [
-        (WorkerGroupState, ["start_time", "placement_group_handle", "workers", "sync_actor"]),
-        (ResizeDecision, ["num_workers", "resources_per_worker"]),
-        (TrainControllerLoopIterationResult, ["run_attempt_id", "previous_state", "next_state"]),
-        (WorkerGroupContext, ["run_attempt_id", "train_fn_ref", "num_workers", "resources_per_worker"]),
-        (Worker, ["actor", "metadata", "resources"]),
+        ("SIGNATURES", f"{CONTROLLER}:TrainController._step", ("more",), "takes (), not ('more',)"),
+        ("SIGNATURES", f"{CONTROLLER}:TrainController._gone", (), "is gone"),
+        ("FIELDS", "ray.gone:Nothing", ("x",), "is gone"),
+        ("ATTRIBUTES", f"{CONTROLLER}:TrainController.__init__", ("_gone",), "does not set ['_gone']"),
     ],
 )
-def test_values_have_the_fields_that_are_filled(kind: type, expected: list[str]) -> None:
-    names = [field.name for field in dataclasses.fields(kind)]
-    assert names[: len(expected)] == expected
+def test_what_is_missing_is_named_and_the_run_takes_the_public_tier(
+    monkeypatch: pytest.MonkeyPatch, table: str, place: str, expected: tuple[str, ...], sentence: str
+) -> None:
+    monkeypatch.setitem(getattr(seam_contract, table), place, expected)
+    (missing,) = seam_contract.broken()
+    assert sentence in missing
+    assert trainer_of(Tier.AUTO) is PublicTrainer
+    assert trainer_of(Tier.SEAM) is OfferedTrainer
+
+
+def test_a_name_that_the_seam_imports_and_ray_has_lost_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("ray.train.v2._internal.execution.controller.state.ReschedulingState")
+    monkeypatch.delitem(sys.modules, "orchestrator.adapters.ray_train.seam")
+    (missing,) = seam_contract.broken()
+    assert "ReschedulingState" in missing
+
+
+def test_a_seam_that_holds_is_taken_unless_the_public_tier_is_asked_for() -> None:
+    assert trainer_of(Tier.AUTO) is OfferedTrainer
+    assert trainer_of(Tier.PUBLIC) is PublicTrainer
 
 
 def test_the_loop_asks_step_and_awaits_it() -> None:
@@ -83,13 +68,6 @@ def test_the_loop_asks_step_and_awaits_it() -> None:
     assert inspect.iscoroutinefunction(TrainController._step)
     assert inspect.iscoroutinefunction(TrainController._run_control_loop_iteration)
     assert "await self._step()" in inspect.getsource(TrainController._run_control_loop_iteration)
-
-
-def test_attributes_that_are_set_by_ray_exist() -> None:
-    source = inspect.getsource(TrainController.__init__)
-    for name in ("_worker_group", "_run_config", "_worker_group_callbacks_to_propagate", "_latest_poll_time"):
-        assert f"self.{name}" in source, name
-    assert "self._worker_group_state" in inspect.getsource(WorkerGroup.__init__)
 
 
 def test_our_classes_leave_nothing_abstract() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,9 +15,10 @@ from jobs.train.notices.azure import AzureSource
 from jobs.train.notices.file import FileSource
 from jobs.train.notices.gcp import GcpKey, GcpSource
 from jobs.train.notices.hook import HookSource
+from jobs.train.notices.late import LateSource
 from jobs.train.notices.metadata import MetadataClient
 from jobs.train.notices.signals import SignalSource
-from jobs.train.notices.values import Notice, NoticeSource
+from jobs.train.notices.values import Notice, NoticeSource, SourceError
 from jobs.train.notices.watcher import NoticeWatcher, Pace, WatchState
 
 SourceName = Literal["aws", "gcp", "azure", "kubernetes", "file"]
@@ -38,7 +41,8 @@ class NoticeConfig:
 
     `sources` empty: nowhere. `urls`: metadata servers by source name, where not the cloud's own link-local address;
     an address is only ever asked if its source is named. `file`: for the source `file`. `deadline_s`: time left when a
-    notice does not say. `hook`: the preStop hook of the source `kubernetes`; None leaves it SIGTERM alone.
+    notice does not say. `hook`: the preStop hook of the source `kubernetes`; None leaves it SIGTERM alone, which is not
+    listened to where `signals` is false: a process that is not the pod's first never gets it in time.
     `maintenance_s`: Google's notice before maintenance of this machine (an hour with accelerators). `vm_name`: Azure's
     name of this machine, "" asks. Timeouts bound one question.
     """
@@ -50,15 +54,17 @@ class NoticeConfig:
     read_timeout_s: float
     file: Path | None = None
     hook: HookConfig | None = None
+    signals: bool = True
     maintenance_s: float = gcp.MAINTENANCE_S
     vm_name: str = ""
     urls: Mapping[str, str] = field(default_factory=dict)
 
 
 def build_sources(config: NoticeConfig) -> list[NoticeSource]:
-    """The sources that `config` names. With `kubernetes`, call it in the main thread: it handles SIGTERM.
+    """The sources that `config` names. With `kubernetes` and signals, call it in the main thread: it handles SIGTERM.
 
-    Raises: ValueError for a source that cannot be (no file named, a bad URL); OSError if the hook's port is taken.
+    A hook whose port is taken is tried again: another job's agent on this node may have it, and end first.
+    Raises: ValueError for a source that cannot be (no file named, a bad URL, a hook without a token).
     """
     found: list[NoticeSource] = []
     try:
@@ -100,8 +106,8 @@ class NoticeWatch:
         for source in self.sources:
             if source.name == notice.source and isinstance(source, AzureSource):
                 source.acknowledge(notice)
-            elif isinstance(source, HookSource):
-                source.release()
+            elif isinstance(source, LateSource) and isinstance(source.made, HookSource):
+                source.made.release()
 
 
 def _client(config: NoticeConfig, name: str) -> MetadataClient:
@@ -125,11 +131,17 @@ def _azure(config: NoticeConfig) -> list[NoticeSource]:
 
 
 def _kubernetes(config: NoticeConfig) -> list[NoticeSource]:
-    found: list[NoticeSource] = [SignalSource(config.deadline_s)]
+    found: list[NoticeSource] = [SignalSource(config.deadline_s)] if config.signals else []
     if config.hook:
-        hook = config.hook
-        found.append(HookSource(hook.host, hook.port, token=hook.token, grace_s=config.deadline_s, hold_s=hook.hold_s))
+        late = LateSource(HookSource.name, partial(_hook, config.hook, config.deadline_s))
+        with contextlib.suppress(SourceError):  # made now where it can be
+            late.poll(0)
+        found.append(late)
     return found
+
+
+def _hook(hook: HookConfig, grace_s: float) -> HookSource:
+    return HookSource(hook.host, hook.port, token=hook.token, grace_s=grace_s, hold_s=hook.hold_s)
 
 
 def _file(config: NoticeConfig) -> list[NoticeSource]:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +21,8 @@ from ray._private.node import Node
 from ray._private.parameter import RayParams
 from ray._private.services import wait_for_node
 
+from orchestrator.adapters.ray_cluster import loopback
+from orchestrator.adapters.ray_cluster.drain import drain_node
 from orchestrator.adapters.ray_cluster.environment import loopback_environment, require_token
 from orchestrator.adapters.ray_cluster.messages import messages_to_log
 from orchestrator.adapters.ray_cluster.processes import end_processes, node_processes, remove_folders
@@ -31,6 +31,8 @@ from orchestrator.spec.errors import ExitCode, UserError
 # Ray's own minimum is 75 MB; the product keeps tensors out of the object store, so a small one does.
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 START_TIMEOUT_S = 60
+# In a node's own folder (TIDE_NODE_DIR): a local node hears of its end from nobody but this file.
+NOTICE_FILE = "notice"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +84,7 @@ class LocalCluster:
     def address(self) -> str:
         """Address of the control store, for `ray.init(address=...)`."""
         assert self._nodes, "the cluster is not running"
-        return str(self.nodes[0].handle.gcs_address)
+        return loopback.for_ray_init(str(self.nodes[0].handle.gcs_address))
 
     @property
     def nodes(self) -> tuple[LocalNode, ...]:
@@ -147,30 +149,27 @@ class LocalCluster:
             object_store_memory=size.object_store_bytes,
             include_dashboard=False,
             temp_dir=str(folder),
-            env_vars={"TIDE_NODE_DIR": str(folder / "tide")},
-            node_ip_address=_loopback_address(self._num_started),
+            env_vars={"TIDE_NODE_DIR": str(folder / "tide"), "TIDE_NOTICES": "file", "TIDE_NOTICE_FILE": NOTICE_FILE},
+            node_ip_address=loopback.node_address(self._num_started),
             min_worker_port=0,
             max_worker_port=0,
             no_monitor=True,  # the autoscaler's monitor: nothing to scale here, 85 MB
             include_log_monitor=False,  # carries worker output to the driver's terminal, where none is wanted
         )
         if self._nodes:
-            params.update_if_absent(gcs_address=self.address)
+            params.update_if_absent(gcs_address=self.nodes[0].handle.gcs_address)
             params.dashboard_agent_listen_port = None
         return params
 
     def drain_node(self, node_id: str, *, deadline_s: float, reason: str = "spot notice") -> None:
         """Announce that a node will go away `deadline_s` seconds from now, as a cloud's notice does."""
-        from ray.core.generated import autoscaler_pb2
+        refusal = drain_node(self.address, node_id, deadline_s=deadline_s, reason=reason)
+        if refusal:
+            raise ValueError(f"Ray refused to drain {node_id}: {refusal}")
 
-        accepted, why_not = self._gcs_client().drain_node(
-            node_id,
-            autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"),
-            reason,
-            int((time.time() + deadline_s) * 1000),
-        )
-        if not accepted:
-            raise ValueError(f"Ray refused to drain {node_id}: {why_not}")
+    def notice_file(self, node_id: str) -> Path:
+        """The file whose appearance is a notice to this node, as `jobs.train.notices.file` reads it."""
+        return self._nodes[node_id].folder / "tide" / NOTICE_FILE
 
     def kill_node(self, node_id: str) -> None:
         """End a node as a power cut would: every process by SIGKILL, then its folders, so that nothing of it helps."""
@@ -194,22 +193,9 @@ class LocalCluster:
             if ray.is_initialized():
                 cleanup.callback(ray.shutdown)
 
-    def _gcs_client(self) -> Any:
-        from ray._raylet import GcsClient  # type: ignore[attr-defined]
-
-        return GcsClient(address=self.address)
-
 
 def num_local_gpus() -> int:
     """GPUs of this machine that Ray would manage."""
     from ray._private.accelerators import get_accelerator_manager_for_resource
 
     return int(get_accelerator_manager_for_resource("GPU").get_current_node_num_accelerators())
-
-
-def _loopback_address(index: int) -> str:
-    """A loopback address for node number `index` (from 1). On Linux all of 127/8 is loopback and every node gets its
-    own; not 127.0.0.1, which Ray replaces by the machine's outside address. Elsewhere Ray itself stays on 127.0.0.1."""
-    if sys.platform != "linux":
-        return "127.0.0.1"
-    return f"127.0.{1 + index // 250}.{1 + index % 250}"

@@ -125,6 +125,8 @@ class Bench:
             if not is_fit:
                 self._seats[worker.metadata.node_id].remove(worker)
                 _end(worker.actor)
+        if not all(fit):  # their room is anybody's now
+            self._changed(self.held())
         return {worker.metadata.node_id for worker, is_fit in zip(workers, fit, strict=True) if not is_fit}
 
     def _let_go(self, node: str, *, keep: int) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from jobs.train.messages import Stop, encode
+from jobs.train.messages import Checkpoint, Stop, encode
 from orchestrator.adapters.ray_train.driver_ports import DriverConfig, Surroundings
 from orchestrator.adapters.ray_train.events import (
     AttemptClosed,
@@ -18,6 +18,7 @@ from orchestrator.adapters.ray_train.events import (
     Cause,
     Event,
     Outcome,
+    Remark,
     Status,
     StatusChanged,
     StopAsked,
@@ -25,7 +26,16 @@ from orchestrator.adapters.ray_train.events import (
 from orchestrator.adapters.ray_train.explain import explain
 from orchestrator.adapters.ray_train.governor import Change
 from orchestrator.adapters.ray_train.journal import Journal, Metrics, OpenAttempt
-from orchestrator.adapters.ray_train.protocol import Abort, AttemptPlan, GroupIdle, Held, Item, RunOver, Tell
+from orchestrator.adapters.ray_train.protocol import (
+    Abort,
+    Announced,
+    AttemptPlan,
+    GroupIdle,
+    Held,
+    Item,
+    RunOver,
+    Tell,
+)
 from orchestrator.adapters.ray_train.retries import Failure, GiveUp, RetryState, after_failure
 from orchestrator.adapters.ray_train.sizes import Size, missing_seats
 from orchestrator.adapters.ray_train.tempo import Tempo
@@ -66,6 +76,7 @@ class Driver:
         self._stopping: Cause | None = None
         self._stopping_since_s = 0.0
         self._growing: Change | None = None
+        self._is_warned = False
         self._waiting_for = ""
         self._held: Mapping[str, int] = {}
         self._looked_at_s = float("-inf")
@@ -80,6 +91,8 @@ class Driver:
                 self._emit(event)
             if isinstance(item, Held):
                 self._held = item.workers
+            if isinstance(item, Announced):
+                self._on_announced(item)
             if isinstance(item, GroupIdle):
                 self._on_idle(item)
 
@@ -111,13 +124,27 @@ class Driver:
         sizing = self._around.sizing
         alive = sizing.look()
         self._around.agents.keep_up(alive, sizing.staying(), sizing.hosts())
+        attempt = self._journal.attempt
+        if attempt is not None and attempt.first_step_at_s is not None:
+            self._around.agents.drained(alive - sizing.staying() - set(attempt.plan.nodes))
         notices = sizing.notices(self._held, now_s)
         for notice in notices:
             self._emit(notice)
+        self._is_warned = self._is_warned or bool(notices)
         keeping = self._around.agents.ready()
-        if self._journal.attempt is not None and (notices or keeping != self._keeping):
+        if attempt is not None and (notices or keeping != self._keeping):
             self._keeping = keeping  # keepers mirror to nodes that came, and no longer to those that go
             self._around.state.tell(alive - sizing.staying())
+
+    def _on_announced(self, announced: Announced) -> None:
+        """A node's agent has heard a notice; what is only a warning is told and no more."""
+        if announced.advisory:
+            number = self._journal.attempt.plan.attempt if self._journal.attempt else 0
+            detail = f"node {announced.node_id[:12]}: {announced.detail}"
+            self._emit(Remark(at_s=announced.at_s, attempt=number, detail=detail))
+            return
+        self._around.sizing.announced(announced)
+        self._looked_at_s = float("-inf")
 
     def _consider(self, attempt: OpenAttempt, now_s: float) -> None:
         """Resize when the policy says so; a larger group's workers must be up before the present one is touched."""
@@ -126,7 +153,10 @@ class Driver:
         progress = self._tempo.progress()
         ready = self._around.agents.ready()
         change = self._around.sizing.change(attempt.plan, self._held, ready, progress, now_s)
+        is_warned, self._is_warned = self._is_warned, False
         if change is None:
+            if is_warned:  # other departures may follow and be answered together: the state need not wait for them
+                self._around.hub.order(Tell(attempt=attempt.plan.attempt, line=encode(Checkpoint())))
             return
         missing = missing_seats(change.size, self._held) if change.size else ()
         if change.cause is Cause.GROW and missing:
@@ -147,7 +177,11 @@ class Driver:
         if came:
             self.ask_to_stop(change.cause, change.detail)
         elif change.size is not None:
-            self._around.sizing.refused(set(change.size.nodes) - set(attempt.plan.nodes), now_s)
+            refused = set(change.size.nodes) - set(attempt.plan.nodes)
+            self._around.sizing.refused(refused, now_s)
+            names = ", ".join(sorted(node[:12] for node in refused))
+            detail = f"no worker came up on {names}: the group stays as it is"
+            self._emit(Remark(at_s=now_s, attempt=attempt.plan.attempt, detail=detail))
         return True
 
     def ask_to_stop(self, cause: Cause, detail: str) -> None:
@@ -177,7 +211,7 @@ class Driver:
                 self._over(RunOver())
         else:
             self._on_failure(attempt, idle)
-        self._journal.attempt, self._stopping, self._growing = None, None, None
+        self._journal.attempt, self._stopping, self._growing, self._is_warned = None, None, None, False
         self._looked_at_s = float("-inf")  # what is true of the cluster has just changed
 
     def _on_failure(self, attempt: OpenAttempt, idle: GroupIdle) -> None:
@@ -273,6 +307,7 @@ class Driver:
         """Too few workers are left: the state goes to storage before more nodes go."""
         if not self._waiting_for and self._tempo.steps_done:
             self._secure(0)
+            self._around.agents.drained(self._around.sizing.look() - self._around.sizing.staying())
         self._wait(why)
 
     def _wait(self, why: str) -> None:

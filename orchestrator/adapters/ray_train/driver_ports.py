@@ -9,7 +9,7 @@ from typing import Protocol
 from jobs.train.config import RankJob, RestoreFrom
 from orchestrator.adapters.ray_train.events import Cause, Event, Noticed
 from orchestrator.adapters.ray_train.governor import Change, Progress
-from orchestrator.adapters.ray_train.protocol import AttemptPlan, Order, RunOver
+from orchestrator.adapters.ray_train.protocol import Announced, AttemptPlan, Order, RunOver
 from orchestrator.adapters.ray_train.retries import RetryBudget
 from orchestrator.adapters.ray_train.sizes import Size
 
@@ -30,6 +30,8 @@ class Sizing(Protocol):
     def staying(self) -> frozenset[str]: ...
 
     def hosts(self) -> frozenset[str]: ...
+
+    def announced(self, announced: Announced) -> None: ...
 
     def notices(self, nodes: Collection[str], now_s: float) -> list[Noticed]: ...
 
@@ -54,6 +56,8 @@ class Agents(Protocol):
     def ready(self) -> frozenset[str]: ...
 
     def is_warming(self) -> bool: ...
+
+    def drained(self, nodes: Collection[str]) -> None: ...
 
 
 class State(Protocol):

@@ -37,6 +37,7 @@ class Fleet:
         self._warming: dict[Any, str] = {}
         self._facts: dict[str, AgentFacts] = {}
         self._blamed_until_s: dict[str, float] = {}
+        self._drained: set[str] = set()
         self._lead = ""
         self.trouble = ""
 
@@ -95,6 +96,13 @@ class Fleet:
     def is_warming(self) -> bool:
         """Whether some agent is still starting."""
         return bool(self._warming)
+
+    def drained(self, nodes: Collection[str]) -> None:
+        """Tell the agents of these nodes, each once, that the run has left them. Nobody waits for it."""
+        for node in set(nodes) - self._drained:
+            if node in self._facts:
+                self._drained.add(node)
+                self._agents[node].drained.remote()
 
     def has_keepers(self) -> bool:
         """Whether any node keeps snapshots."""

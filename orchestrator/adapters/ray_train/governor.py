@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from orchestrator.adapters.ray_train.capacity import NodeView, room
 from orchestrator.adapters.ray_train.events import Cause, Noticed
 from orchestrator.adapters.ray_train.lease import Lease
-from orchestrator.adapters.ray_train.protocol import AttemptPlan
+from orchestrator.adapters.ray_train.protocol import Announced, AttemptPlan
 from orchestrator.adapters.ray_train.sizes import Size, size_on
 from orchestrator.policy.batch_plan import BatchPlan
 from orchestrator.policy.resize import (
@@ -90,11 +90,12 @@ class Governor:
         self._state = ResizeState()
         self._refused_until_s: dict[str, float] = {}
         self._noticed: set[str] = set()
+        self._announced: dict[str, Announced] = {}
         self._nodes: tuple[NodeView, ...] = ()
 
     def look(self) -> frozenset[str]:
         """Read the cluster; the nodes that are alive. Decisions below are about what was seen last."""
-        self._nodes = self._read_nodes()
+        self._nodes = tuple(self._with_announcement(node) for node in self._read_nodes())
         return frozenset(node.node_id for node in self._nodes)
 
     def staying(self) -> frozenset[str]:
@@ -106,6 +107,19 @@ class Governor:
         empty = tuple(replace(node, free=node.total, drain_deadline_s=None) for node in self._nodes)
         return frozenset(room(empty, self._bounds.per_rank, {}, self._bounds.ranks_per_worker))
 
+    def announced(self, announced: Announced) -> None:
+        """A node's own agent has heard that it goes; Ray may not know it yet, or may have refused to."""
+        known = self._announced.get(announced.node_id)
+        if known is None or _end_s(announced) < _end_s(known):
+            self._announced[announced.node_id] = announced
+
+    def _with_announcement(self, node: NodeView) -> NodeView:
+        announced = self._announced.get(node.node_id)
+        if announced is None:
+            return node
+        deadlines = [deadline for deadline in (node.drain_deadline_s, announced.ends_at_s) if deadline]
+        return replace(node, drain_deadline_s=min(deadlines, default=0.0))
+
     def notices(self, nodes: Collection[str], now_s: float) -> list[Noticed]:
         """Departures of these nodes that were not announced before."""
         fresh = [
@@ -115,7 +129,12 @@ class Governor:
         ]
         self._noticed.update(node.node_id for node in fresh)
         return [
-            Noticed(at_s=now_s, node_id=node.node_id, deadline_s=_left_s(node.drain_deadline_s, now_s))
+            Noticed(
+                at_s=now_s,
+                node_id=node.node_id,
+                deadline_s=_left_s(node.drain_deadline_s, now_s),
+                detail=self._announced[node.node_id].detail if node.node_id in self._announced else "",
+            )
             for node in fresh
         ]
 
@@ -199,6 +218,10 @@ def _cause(decision: Resize, running: int) -> Cause:
     if decision.reason is ResizeReason.WORKERS_LEAVE:
         return Cause.NOTICE
     return Cause.GROW if decision.workers > running else Cause.SHRINK
+
+
+def _end_s(announced: Announced) -> float:
+    return float("inf") if announced.ends_at_s is None else announced.ends_at_s
 
 
 def _left_s(deadline_s: float | None, now_s: float) -> float | None:

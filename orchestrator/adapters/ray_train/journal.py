@@ -36,6 +36,7 @@ from orchestrator.adapters.ray_train.events import (
     StepDone,
 )
 from orchestrator.adapters.ray_train.protocol import (
+    Announced,
     AttemptPlan,
     GroupIdle,
     GroupPlaced,
@@ -110,7 +111,7 @@ class Journal:
     def read(self, item: Item) -> Iterator[Event]:
         """The events that `item` means."""
         attempt = self.attempt
-        if attempt is None or isinstance(item, GroupIdle | Held) or item.attempt != attempt.plan.attempt:
+        if attempt is None or isinstance(item, GroupIdle | Held | Announced) or item.attempt != attempt.plan.attempt:
             return
         match item:
             case Said():

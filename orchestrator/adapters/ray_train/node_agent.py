@@ -16,14 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import structlog
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.train.forkserver import ForkServer, ForkServerStarter
 from jobs.train.plain_starter import PlainStarter
 from jobs.train.starters import RankStarter
+from orchestrator.adapters.ray_cluster.drain import drain_node
 from orchestrator.adapters.ray_cluster.processes import SHARED_MEMORY_NOTE
 from orchestrator.adapters.ray_train.keeper_host import KeeperFacts, KeeperHost
-from orchestrator.adapters.ray_train.names import NAMESPACE, agent_name, short_id
+from orchestrator.adapters.ray_train.names import NAMESPACE, agent_name, hub_name, short_id
+from orchestrator.adapters.ray_train.notice_desk import NoticeDesk, NoticePlan, notice_config
+from orchestrator.adapters.ray_train.protocol import Announced
+
+log = structlog.get_logger(__name__)
 
 # Importing torch and DeepSpeed takes 7 s on a quiet core; several nodes of one busy machine share it.
 STEM_TIMEOUT_S = 300.0
@@ -59,6 +65,7 @@ class AgentConfig:
     keeper_limit_bytes: int | None
     preload: tuple[str, ...]
     environment: dict[str, str]
+    notices: NoticePlan
 
 
 class NodeAgent:
@@ -71,6 +78,7 @@ class NodeAgent:
         self._folder = self._make_folder()
         self._keeper = self._start_keeper() if config.keep else None
         self._fork_server: ForkServer | None = None
+        self._notices = self._start_notices()
         self._fork_socket = self._start_fork_server() if config.fork else ""
 
     def _make_folder(self) -> Path:
@@ -89,6 +97,24 @@ class NodeAgent:
         # Whoever ends this node without asking finds here what else to remove.
         (self._folder / SHARED_MEMORY_NOTE).write_text(str(keeper.folder), encoding="utf-8")
         return keeper
+
+    def _start_notices(self) -> NoticeDesk:
+        """Before the stem warms up: a node may be told to go while it does."""
+        hub = ray.get_actor(hub_name(self._config.session), namespace=NAMESPACE)
+        gcs_address: str = ray.get_runtime_context().gcs_address
+
+        def announce(announced: Announced) -> None:
+            hub.note.remote(announced)
+
+        def drain(deadline_s: float | None, reason: str) -> None:
+            refusal = drain_node(gcs_address, self._node_id, deadline_s=deadline_s, reason=reason)
+            if refusal:
+                log.warning("Ray does not drain this node", node=self._node_id, refusal=refusal)
+
+        config = notice_config(self._config.notices, os.environ, ray.util.get_node_ip_address())
+        desk = NoticeDesk(self._node_id, config, announce=announce, drain=drain)
+        self._stack.callback(desk.close)
+        return desk
 
     def _start_fork_server(self) -> str:
         """Warm a stem; its socket's path."""
@@ -112,6 +138,10 @@ class NodeAgent:
     def keeper_call(self, method: str, *args: Any) -> Any:
         """Call a method of this node's `KeeperHost`; None where there is no keeper."""
         return getattr(self._keeper, method)(*args) if self._keeper else None
+
+    def drained(self) -> None:
+        """The run has left this node."""
+        self._notices.drained()
 
     def ping(self) -> str:
         """The node's id: the node is alive and its services run."""

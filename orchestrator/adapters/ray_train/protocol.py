@@ -129,7 +129,19 @@ class Held:
     workers: dict[str, int]
 
 
-Item = Said | Joined | Left | GroupIdle | GroupStarting | GroupPlaced | Held
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announced:
+    """A node's agent has heard at `at_s` that the node goes away at `ends_at_s` (Unix seconds; None: nobody said when).
+    `advisory`: it may, nothing is decided."""
+
+    at_s: float
+    node_id: str
+    ends_at_s: float | None
+    detail: str
+    advisory: bool = False
+
+
+Item = Said | Joined | Left | GroupIdle | GroupStarting | GroupPlaced | Held | Announced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

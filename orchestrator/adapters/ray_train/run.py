@@ -12,19 +12,22 @@ import structlog
 from orchestrator.adapters.ray_train.events import Event, Status
 from orchestrator.adapters.ray_train.governor import Habits
 from orchestrator.adapters.ray_train.metrics import RunMetrics
+from orchestrator.adapters.ray_train.notice_desk import NoticePlan
 from orchestrator.adapters.ray_train.prepare import Prepared, prepare
 from orchestrator.adapters.ray_train.record import RunRecord
 from orchestrator.adapters.ray_train.record_store import RecordStore
 from orchestrator.adapters.ray_train.session import Session, SessionConfig
+from orchestrator.adapters.ray_train.tier import Tier
 from orchestrator.policy.resize import ResizeRules
 from orchestrator.spec import TrainJob
 
 log = structlog.get_logger(__name__)
 
 # Restraint while nobody forecasts capacity: offered room is expected to stay for a quarter of an hour, a second resize
-# waits half a minute, and departures announced within 5 s of one another are answered together.
+# waits half a minute. Departures announced within 10 s of the first are answered together, where its deadline allows;
+# the state leaves the node at once all the same.
 HABITS = Habits(
-    rules=ResizeRules(dwell_s=30.0, settle_s=2.0, collect_s=5.0, margin=0.1), stay_s=900.0, stall_s=10.0, stop_s=5.0
+    rules=ResizeRules(dwell_s=30.0, settle_s=2.0, collect_s=10.0, margin=0.1), stay_s=900.0, stall_s=10.0, stop_s=5.0
 )
 
 
@@ -34,7 +37,7 @@ class RunOptions:
 
     `ranks_per_worker`: ranks that one Ray Train worker supervises. `fork` False starts every rank by a new interpreter,
     `keep` False keeps no snapshots in memory. `wants_stop` is asked a few times a second: 1 = stop in order, 2 = at
-    once. `metrics_port` 0 takes any free one.
+    once. `metrics_port` 0 takes any free one. `notices`: where nodes look for notices that say nothing themselves.
     """
 
     ranks_per_worker: int = 1
@@ -43,6 +46,8 @@ class RunOptions:
     habits: Habits = HABITS
     wants_stop: Callable[[], int] = lambda: 0
     metrics_port: int = 0
+    notices: NoticePlan = field(default_factory=NoticePlan)
+    tier: Tier = Tier.AUTO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +112,8 @@ def _session_config(options: RunOptions) -> SessionConfig:
         keep=options.keep,
         habits=options.habits,
         wants_stop=options.wants_stop,
+        notices=options.notices,
+        tier=options.tier,
     )
 
 

@@ -37,6 +37,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 from ray.train.v2.api.result import Result
 
+from orchestrator.adapters.ray_train import capacity
 from orchestrator.adapters.ray_train.bench import Bench, NoRoom
 from orchestrator.adapters.ray_train.exits import WorkerExit
 from orchestrator.adapters.ray_train.protocol import AttemptPlan, GroupIdle, GroupPlaced, GroupStarting, Held, RunOver
@@ -47,6 +48,8 @@ ASK_S = 10.0
 HEALTH_CHECK_S = 2.0
 # How long a worker's thread takes from its last word to the hub until Ray Train sees that it has ended.
 SETTLE_S = 0.02
+# How long the cluster's view of free resources may lag behind a worker's death.
+RELEASE_S = 0.5
 # Room that the driver has just seen free is taken in milliseconds, a worker's process is up in seconds.
 PLACEMENT_S = 60.0
 
@@ -158,12 +161,27 @@ class OfferedController(TrainController):  # type: ignore[misc]
         if self._worker_group is not None:
             self._shutdown_worker_group()
         silent = await self._bench.dismiss_unfit()
+        if silent:
+            await self._see_release(silent)
         return GroupIdle(
             at_s=time.time(),
             error=type(error).__name__ if error else "",
             detail=_sentence(error),
             silent_nodes=tuple(sorted(silent)),
         )
+
+    async def _see_release(self, nodes: set[str]) -> None:
+        """Until the cluster's view shows what dead workers held as free, or for a moment: others may have taken it, and
+        the driver must neither count on it nor do without it."""
+        assert self._plan is not None
+        per_rank = self._resources(1)
+        deadline_s = time.monotonic() + RELEASE_S
+        while time.monotonic() < deadline_s:
+            seen = await asyncio.to_thread(capacity.read_nodes)
+            asked = [node for node in seen if node.node_id in nodes]
+            if len(capacity.room(tuple(asked), per_rank, {}, self._plan.ranks_per_worker)) == len(asked):
+                return
+            await asyncio.sleep(0.05)
 
     async def _start_group(self) -> None:
         plan = self._plan

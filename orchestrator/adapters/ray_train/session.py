@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import structlog
+from ray.train import TrainingFailedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.adapters.ray_train import capacity, train_fn
@@ -23,14 +25,17 @@ from orchestrator.adapters.ray_train.hub import MAX_CONCURRENCY, Hub
 from orchestrator.adapters.ray_train.lease import FileLease
 from orchestrator.adapters.ray_train.names import NAMESPACE, hub_name, short_id
 from orchestrator.adapters.ray_train.node_agent import AgentConfig
+from orchestrator.adapters.ray_train.notice_desk import NoticePlan
 from orchestrator.adapters.ray_train.prepare import Prepared
 from orchestrator.adapters.ray_train.protocol import AttemptPlan, Item, Order, RunOver
 from orchestrator.adapters.ray_train.record import RunRecord
 from orchestrator.adapters.ray_train.retries import RetryBudget
 from orchestrator.adapters.ray_train.run_state import RunState
-from orchestrator.adapters.ray_train.seam import OfferedTrainer, RunEnded
+from orchestrator.adapters.ray_train.tier import Tier, trainer_of
 from orchestrator.policy.batch_plan import BatchPlan
 from orchestrator.spec import TrainJob
+
+log = structlog.get_logger(__name__)
 
 TICK_S = 0.25
 # Workers for a larger group come up in seconds; nobody waits for them but the growth itself.
@@ -46,6 +51,8 @@ class SessionConfig:
     keep: bool
     habits: Habits
     wants_stop: Callable[[], int]
+    notices: NoticePlan
+    tier: Tier
 
 
 class HubHandle:
@@ -125,7 +132,7 @@ class Session:
     def run(self, record: RunRecord, emit: Callable[[Event], None]) -> tuple[Status, str]:
         """Train until the run is over; how it ended. Raises: RayError when Ray itself is lost."""
         driver = self._driver(record, emit)
-        trainer = OfferedTrainer(
+        trainer = trainer_of(self._config.tier)(
             train_fn.train,
             config={
                 "session": self._id,
@@ -140,8 +147,12 @@ class Session:
             drive=lambda controller, running: self._drive(driver, controller, running),
         )
         self._stack.callback(shutil.rmtree, self._run_dir / "ray", ignore_errors=True)
-        with contextlib.suppress(RunEnded):
+        try:
             trainer.fit()
+        except TrainingFailedError as error:
+            if not driver.detail:
+                raise
+            log.info("Ray Train ended the run", detail=str(error))
         return driver.status, driver.detail
 
     def _drive(self, driver: Driver, controller: Any, running: Any) -> None:
@@ -205,6 +216,7 @@ class Session:
             keeper_limit_bytes=self._job.spec.checkpoint.keeper_memory,
             preload=self._prepared.preload,
             environment=self._prepared.environment,
+            notices=self._config.notices,
         )
 
 

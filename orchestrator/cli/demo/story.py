@@ -25,6 +25,7 @@ from orchestrator.cli.live import LiveLine
 from orchestrator.cli.output import make_table
 from orchestrator.cli.run_report import run_report
 from orchestrator.cli.submit import finish, put_aside
+from orchestrator.cli.tier import tier_from_environment
 from orchestrator.registry import Registry, Version
 from orchestrator.report import LadderRung, write_report
 from orchestrator.spec import Endpoint, TrainJob, load_one
@@ -111,7 +112,8 @@ class Story:
                     live(event)
                     weather(event)
 
-                run = run_train_job(job, self._home, on_event=on_event, options=RunOptions(wants_stop=signals))
+                options = RunOptions(wants_stop=signals, tier=tier_from_environment())
+                run = run_train_job(job, self._home, on_event=on_event, options=options)
             self._told.run = run
         with self._stages.stage("register", "evaluating on held-out text, then committing the version"):
             self._told.version = finish(job, run, self._home, self._job_file)

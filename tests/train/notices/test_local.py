@@ -203,7 +203,22 @@ def test_being_drained_lets_the_hook_go():
     old = signal.getsignal(signal.SIGTERM)
     watch = NoticeWatch(config(sources=("kubernetes",), hook=hook_config), lambda notice: watch.drained(notice))
     watch.start()
-    hook = watch.sources[1]
+    hook = watch.sources[1].made
     assert ask(hook) == 200
     watch.close()
     assert signal.getsignal(signal.SIGTERM) is old
+
+
+def test_a_hook_whose_port_is_taken_is_had_when_its_owner_leaves():
+    first = HookSource("127.0.0.1", 0, token="t", grace_s=30.0, hold_s=0.0)
+    hook = HookConfig(host="127.0.0.1", port=first.address[1], token="t", hold_s=0.0)
+    watch = NoticeWatch(config(sources=("kubernetes",), hook=hook, signals=False), lambda notice: None)
+    (late,) = watch.sources
+    with pytest.raises(SourceError, match="in use"):
+        late.poll(0)
+    first.close()
+    assert late.poll(0) == ()
+    assert ask(late.made) == 200
+    (notice,) = late.poll(0)
+    assert notice.source == "prestop"
+    watch.close()
