@@ -8,11 +8,12 @@ from typing import Literal, Protocol
 
 from jobs.train.config import RankJob
 from jobs.train.engine import Engine
-from jobs.train.state.checkpoints import latest, load_latest_good
+from jobs.train.state.checkpoints import latest
 from jobs.train.state.compatibility import Expected
 from jobs.train.state.deepspeed_shards import view_of
 from jobs.train.state.errors import CorruptStateError
 from jobs.train.state.manifest import Manifest
+from jobs.train.state.recovery import load_latest_good
 from jobs.train.state.storage import Storage
 
 

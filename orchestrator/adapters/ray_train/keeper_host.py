@@ -19,6 +19,7 @@ from jobs.train.keeper.memory import space
 from jobs.train.keeper.mirror import Retry
 from jobs.train.keeper.restore import newest_complete
 from jobs.train.keeper.socket_transport import PeerServer, SocketTransport
+from jobs.train.keeper.state_storage import StateStorage
 from jobs.train.keeper.values import AttemptPlan
 
 # Shared memory also holds Ray's object store and the user's own; snapshots never take more than this part of it.
@@ -135,6 +136,4 @@ def _limit(shared_memory: Path, limit_bytes: int | None) -> int:
 
 
 def _open_storage(url: str) -> CheckpointStorage:
-    from jobs.train.keeper.state_storage import StateStorage  # brings torch, which an agent that never flushes spares
-
     return StateStorage.open(url)

@@ -32,8 +32,9 @@ from jobs.train.state.kinds import FP32
 from jobs.train.state.layout import PartLayout
 from jobs.train.state.loading import fill
 from jobs.train.state.manifest import Manifest
+from jobs.train.state.naming import part_file
 from jobs.train.state.open_storage import open_storage
-from jobs.train.state.parts import copy_part_into, describe_part, part_file
+from jobs.train.state.parts import copy_part_into, describe_part
 from jobs.train.state.view import Piece, ShardView
 from tests.train.keeper.live_keeper import LIMIT_BYTES, config
 
