@@ -189,7 +189,10 @@ def _mirrors(
     peers = dict(choose_mirrors(staying, domains, count).peers)
     for at, node in enumerate(sorted(leaving)):
         if node not in peers:
-            peers[node] = tuple(staying[(at + n) % len(staying)] for n in range(min(count, len(staying))))
+            around = [staying[(at + n) % len(staying)] for n in range(len(staying))]
+            near = domains.get(node, "")
+            around.sort(key=lambda peer: bool(near) and domains.get(peer, "") == near)  # stable: other places first
+            peers[node] = tuple(around[:count])
     return peers
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import ray
@@ -14,6 +14,7 @@ from jobs.train.keeper.judge import Choice, Source
 from jobs.train.keeper.keeper import RunStatus
 from jobs.train.state.checkpoints import latest, manifest_file
 from jobs.train.state.open_storage import open_storage
+from orchestrator.adapters.ray_train.domains import read_domains
 from orchestrator.adapters.ray_train.events import CheckpointSaved, Event, SnapshotSafe
 from orchestrator.adapters.ray_train.fleet import Fleet
 
@@ -26,7 +27,17 @@ FLUSH_S = 300.0
 class RunState:
     """One session's view of its run's state. Blocks only between attempts, when nothing trains."""
 
-    def __init__(self, run: str, fleet: Fleet, *, storage_url: str, every_s: float, keep: int) -> None:
+    def __init__(
+        self,
+        run: str,
+        fleet: Fleet,
+        *,
+        storage_url: str,
+        every_s: float,
+        keep: int,
+        domains: Callable[[], Mapping[str, str]] = read_domains,
+    ) -> None:
+        self._domains = domains
         self._run = run
         self._fleet = fleet
         self._storage_url = storage_url
@@ -71,7 +82,7 @@ class RunState:
             first_checkpoint_in_s=max(0.0, self._every_s - since_s),
             committed_step=self._committed,
             keep_checkpoints=self._keep,
-            domains={},
+            domains=self._domains(),
         )
 
     def secure(self, step: int, give_up: Callable[[], bool]) -> bool:
