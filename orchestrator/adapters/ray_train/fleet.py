@@ -15,6 +15,7 @@ from jobs.train.keeper.judge import Choice, Source
 from jobs.train.keeper.keeper import RunStatus
 from jobs.train.keeper.topology import choose_mirrors
 from jobs.train.keeper.values import AttemptPlan as KeeperPlan
+from orchestrator.adapters.ray_train.keeper_host import KeeperFacts
 from orchestrator.adapters.ray_train.node_agent import AgentConfig, AgentFacts, start_agent
 
 log = structlog.get_logger(__name__)
@@ -100,6 +101,10 @@ class Fleet:
         """Whether any node keeps snapshots."""
         return bool(self._addresses())
 
+    def keepers(self) -> dict[str, KeeperFacts]:
+        """The keepers by node."""
+        return {node: facts.keeper for node, facts in self._facts.items() if facts.keeper}
+
     def newest(self, storage_step: int | None) -> Choice | None:
         """The newest whole state that keepers or storage have; None without keepers."""
         addresses = self._addresses()
@@ -176,7 +181,7 @@ class Fleet:
             self._forget(node)
 
     def _addresses(self) -> dict[str, str]:
-        return {node: facts.keeper.address for node, facts in self._facts.items() if facts.keeper}
+        return {node: keeper.address for node, keeper in self.keepers().items()}
 
     def _call(self, node: str, method: str, *args: Any) -> Any:
         return self._agents[node].keeper_call.remote(method, *args)

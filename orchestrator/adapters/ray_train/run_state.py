@@ -17,6 +17,7 @@ from jobs.train.state.open_storage import open_storage
 from orchestrator.adapters.ray_train.domains import read_domains
 from orchestrator.adapters.ray_train.events import CheckpointSaved, Event, SnapshotSafe
 from orchestrator.adapters.ray_train.fleet import Fleet
+from orchestrator.adapters.ray_train.keeper_host import KeeperFacts
 
 log = structlog.get_logger(__name__)
 
@@ -35,9 +36,11 @@ class RunState:
         storage_url: str,
         every_s: float,
         keep: int,
+        require_room: Callable[[int, Mapping[str, KeeperFacts]], None] = lambda world_size, keepers: None,
         domains: Callable[[], Mapping[str, str]] = read_domains,
     ) -> None:
         self._domains = domains
+        self._require_room = require_room
         self._run = run
         self._fleet = fleet
         self._storage_url = storage_url
@@ -51,6 +54,7 @@ class RunState:
         self._status: Any = None
         self._attempt = 0
         self._world_size = 0
+        self._begun = False
 
     def restore_point(self) -> RestoreFrom | None:
         """The newest whole state there is; None when the run has none yet."""
@@ -65,7 +69,14 @@ class RunState:
         return RestoreFrom(step=newest.step, keepers=False) if newest else None
 
     def begin(self, attempt: int, world_size: int, leaving: Collection[str]) -> None:
-        """Tell the keepers what begins; call after `restore_point`."""
+        """Tell the keepers what begins; call after `restore_point`.
+
+        Raises: UserError if this session's first attempt would not fit into the keepers' memory. Later ones go on:
+        a snapshot that finds no room is left out and said, and storage has the state.
+        """
+        if not self._begun:
+            self._require_room(world_size, self._fleet.keepers())
+            self._begun = True
         self._attempt, self._world_size = attempt, world_size
         self.tell(leaving)
 

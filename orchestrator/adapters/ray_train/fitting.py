@@ -1,0 +1,106 @@
+"""Do a run's snapshots fit into its nodes' shared memory? Asked when the nodes are known and nothing has started.
+
+Pure. The answer is for the size that the run starts at: a smaller one needs more per node, and is only warned of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from jobs.train.keeper.memory import Space, plan_memory
+from jobs.train.keeper.topology import choose_mirrors
+from orchestrator.adapters.ray_train.keeper_host import KeeperFacts
+from orchestrator.spec.errors import UserError
+
+log = structlog.get_logger(__name__)
+
+# A part's header and, beside parameters, buffers: small, but a part is never exactly its share.
+SLACK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeeperRoom:
+    """A node's keeper. `host` tells keepers apart that share one machine's memory; `ranks`: how many fit at most."""
+
+    node: str
+    host: str
+    ranks: int
+    limit_bytes: int
+    space: Space
+
+
+def require_room(
+    state_bytes: int,
+    world_size: int,
+    keepers: Sequence[KeeperRoom],
+    *,
+    domains: Mapping[str, str],
+    mirrors: int,
+) -> None:
+    """Check the worst placement of `world_size` ranks, as many on each node as fit there.
+
+    Raises: UserError (never) with the first node's numbers if its keeper, or those of its machine, cannot fit.
+    """
+    part = -(-state_bytes // world_size) + SLACK_BYTES
+    own = {one.node: [part] * min(one.ranks, world_size) for one in keepers}
+    mirrored: dict[str, list[int]] = {one.node: [] for one in keepers}
+    for node, peers in choose_mirrors(own, domains, mirrors).peers.items():
+        for peer in peers:
+            mirrored[peer] += own[node]
+    taken: dict[str, int] = {}
+    for one in sorted(keepers, key=lambda keeper: keeper.node):
+        left = Space(
+            total_bytes=one.space.total_bytes, free_bytes=max(0, one.space.free_bytes - taken.get(one.host, 0))
+        )
+        plan = plan_memory(
+            own[one.node],
+            mirrored[one.node],
+            node=one.node[:12],
+            limit_bytes=one.limit_bytes,
+            space=left,
+            flushes=True,
+        )
+        taken[one.host] = taken.get(one.host, 0) + plan.total_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitting:
+    """A job's question to its keepers; `mirrors` as in its checkpoint settings."""
+
+    state_bytes: int
+    min_workers: int
+    mirrors: int
+    domains: Mapping[str, str]
+
+    def require(self, world_size: int, keepers: Sequence[KeeperRoom]) -> None:
+        """Refuse a start at `world_size` that cannot fit; warn when only the smallest size could not.
+
+        Raises: UserError.
+        """
+        self._require(world_size, keepers)
+        try:
+            self._require(self.min_workers, keepers)
+        except UserError as error:
+            log.warning("snapshots would not fit at the smallest size", workers=self.min_workers, detail=str(error))
+
+    def _require(self, world_size: int, keepers: Sequence[KeeperRoom]) -> None:
+        require_room(self.state_bytes, world_size, keepers, domains=self.domains, mirrors=self.mirrors)
+
+
+def keeper_room(node: str, facts: KeeperFacts, ranks: int) -> KeeperRoom:
+    """A keeper's room from what it says of itself; `ranks`: how many fit on its node at most."""
+    host = facts.address.rpartition(":")[0]
+    return KeeperRoom(node=node, host=host, ranks=ranks, limit_bytes=facts.limit_bytes, space=facts.space)
+
+
+def require_share(state_bytes: int, world_size: int, limit_bytes: int) -> None:
+    """Check that a node with one rank of the largest group could keep its part within a limit, mirrors aside.
+
+    Raises: UserError (never).
+    """
+    plenty = Space(total_bytes=1 << 62, free_bytes=1 << 62)
+    one = KeeperRoom(node="of one rank", host="", ranks=1, limit_bytes=limit_bytes, space=plenty)
+    require_room(state_bytes, world_size, [one], domains={}, mirrors=0)
