@@ -79,7 +79,8 @@ def exchange(groups: Sequence[Sequence[Bytes]], rank: int, window: Bytes, meet: 
 
 
 def _bytes(tensor: torch.Tensor) -> Bytes:
-    return tensor.detach().view(torch.uint8).numpy()
+    whole: Bytes = tensor.detach().view(torch.uint8).numpy()
+    return whole
 
 
 @contextlib.contextmanager
