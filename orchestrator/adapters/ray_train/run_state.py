@@ -13,6 +13,8 @@ from jobs.train.config import RestoreFrom
 from jobs.train.keeper.judge import Choice, Source
 from jobs.train.keeper.keeper import RunStatus
 from jobs.train.state.checkpoints import latest, manifest_file
+from jobs.train.state.errors import StorageError
+from jobs.train.state.manifest import Manifest
 from jobs.train.state.open_storage import open_storage
 from orchestrator.adapters.ray_train.domains import read_domains
 from orchestrator.adapters.ray_train.events import CheckpointSaved, Event, SnapshotSafe
@@ -57,16 +59,29 @@ class RunState:
         self._begun = False
 
     def restore_point(self) -> RestoreFrom | None:
-        """The newest whole state there is; None when the run has none yet."""
-        newest = latest(open_storage(self._storage_url), self._run)
-        self._committed = newest.step if newest else None
-        self._choice = self._fleet.newest(self._committed)
+        """The newest whole state there is; None when the run has none yet.
+
+        Raises: StorageError if storage cannot be asked and no keeper has a state: starting again would be wrong.
+        """
+        newest, trouble = self._newest_stored()
+        if trouble is None:
+            self._committed = newest.step if newest else None
+        self._choice = self._fleet.newest(newest.step if newest else None)
+        if trouble is not None and (self._choice is None or self._choice.source is not Source.KEEPERS):
+            raise trouble
         if self._choice is not None:
             log.info("restore point", detail=self._choice.detail)
             if self._choice.source is Source.NOTHING:
                 return None
             return RestoreFrom(step=self._choice.step, keepers=self._choice.source is Source.KEEPERS)
         return RestoreFrom(step=newest.step, keepers=False) if newest else None
+
+    def _newest_stored(self) -> tuple[Manifest | None, StorageError | None]:
+        try:
+            return latest(open_storage(self._storage_url), self._run), None
+        except StorageError as error:
+            log.warning("storage cannot be asked for checkpoints", error=str(error))
+            return None, error
 
     def begin(self, attempt: int, world_size: int, leaving: Collection[str]) -> None:
         """Tell the keepers what begins; call after `restore_point`.
@@ -132,7 +147,7 @@ class RunState:
 
     def committed(self, at_s: float) -> Iterator[Event]:
         """The newest checkpoint in storage, if it has not been told yet."""
-        newest = latest(open_storage(self._storage_url), self._run)
+        newest, _ = self._newest_stored()
         if newest is not None and newest.step != self._committed:
             yield self._saved(newest.step, at_s)
 
