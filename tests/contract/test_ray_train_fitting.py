@@ -98,18 +98,21 @@ class SilentFleet:
     def keepers(self):
         return {}
 
+    def marker_trouble(self, url, marker):
+        return None
+
     def begin_attempt(self, attempt, world_size, **rest):
         self.begun.append((attempt, rest["domains"]))
 
 
-def test_only_the_sessions_first_attempt_is_refused_and_then_no_keeper_is_told():
+def test_only_the_sessions_first_attempt_is_refused_and_then_no_keeper_is_told(tmp_path):
     fleet, asked = SilentFleet(), []
 
     def refuse(world_size, keepers):
         asked.append(world_size)
         raise UserError("does not fit", code=ExitCode.NEVER)
 
-    rest = {"storage_url": "", "every_s": 1.0, "keep": 1, "domains": lambda: {"n": "zone"}}
+    rest = {"storage_url": tmp_path.as_uri(), "every_s": 1.0, "keep": 1, "domains": lambda: {"n": "zone"}}
     with pytest.raises(UserError):
         RunState("r", fleet, require_room=refuse, **rest).begin(1, 4, ())
     assert (fleet.begun, asked) == ([], [4])

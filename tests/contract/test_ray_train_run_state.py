@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobs.train.keeper.judge import Choice, Source
-from jobs.train.state import FileStorage, StorageError
+from jobs.train.state import FileStorage, StorageError, open_storage, require_marker
 from orchestrator.adapters.ray_train.run_state import RunState
 from tests.train.state.fakes import random_whole, save_to_storage, views, zero12_cuts
 
@@ -15,6 +15,22 @@ class Keepers:
 
     def __init__(self, step):
         self.step = step
+
+    seen = None
+
+    def keepers(self):
+        return {}
+
+    def marker_trouble(self, url, marker):
+        """As a node answers whose storage is `seen`, if that is another."""
+        try:
+            require_marker(open_storage(self.seen or url), marker, "n1")
+        except StorageError as error:
+            return error
+        return None
+
+    def begin_attempt(self, attempt, world_size, **rest):
+        self.begun = attempt
 
     def newest(self, storage_step):
         if self.step is None:
@@ -72,3 +88,22 @@ def test_news_of_checkpoints_wait_until_storage_is_back(store):
     store.unlink()
     store.with_name("unmounted").rename(store)
     assert [event.step for event in run.committed(6.0)] == [30]
+
+
+def test_storage_that_cannot_be_written_is_refused_before_anything_starts(store):
+    run = state(store, None)
+    take_away(store)
+    with pytest.raises(StorageError, match="storage failed"):
+        run.begin(1, 2, ())
+
+
+def test_nodes_that_see_another_folder_are_refused_before_anything_starts(store, tmp_path):
+    keepers = Keepers(None)
+    keepers.seen = (tmp_path / "another").as_uri()
+    run = RunState("run", keepers, storage_url=store.as_uri(), every_s=1.0, keep=1, domains=dict)
+    with pytest.raises(StorageError, match="node n1 does not see the storage that the first node sees"):
+        run.begin(1, 2, ())
+    keepers.seen = None
+    run.begin(1, 2, ())
+    assert keepers.begun == 1
+    assert FileStorage(store).names("") == FileStorage(store).names("run"), "markers are taken away"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from jobs.train import messages
 from jobs.train.config import RankJob, RestoreFrom
 from jobs.train.starters import Exit, RankStarter
 from jobs.train.state import open_storage, steps
-from tests.train.ranks import Group, make_job, run, started
+from tests.train.ranks import ADAMW, Group, make_job, run, started
 
 pytestmark = pytest.mark.cluster
 FOREVER = 10**9
@@ -135,10 +136,12 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_said(
 def test_a_run_goes_on_at_another_stage_and_precision_and_says_so(
     forked: RankStarter, tiny_dataset: Path, tmp_path: Path
 ) -> None:
-    undisturbed = run(forked, make_job(tiny_dataset), 1)
-    run(forked, make_job(tiny_dataset, steps=6, storage_url=tmp_path.as_uri()), 2)
+    steady = replace(ADAMW, schedule="constant", warmup_steps=0)  # the same rates whatever the number of steps
+    undisturbed = run(forked, make_job(tiny_dataset, optimizer=steady), 1)
+    run(forked, make_job(tiny_dataset, steps=6, optimizer=steady, storage_url=tmp_path.as_uri()), 2)
     changed = make_job(
         tiny_dataset,
+        optimizer=steady,
         zero_stage=3,
         precision="bf16",
         storage_url=tmp_path.as_uri(),

@@ -15,6 +15,7 @@ from jobs.train.keeper.judge import Choice, Source
 from jobs.train.keeper.keeper import RunStatus
 from jobs.train.keeper.topology import choose_mirrors
 from jobs.train.keeper.values import AttemptPlan as KeeperPlan
+from jobs.train.state.errors import StorageError
 from orchestrator.adapters.ray_train.keeper_host import KeeperFacts
 from orchestrator.adapters.ray_train.node_agent import AgentConfig, AgentFacts, start_agent
 
@@ -104,6 +105,17 @@ class Fleet:
     def keepers(self) -> dict[str, KeeperFacts]:
         """The keepers by node."""
         return {node: facts.keeper for node, facts in self._facts.items() if facts.keeper}
+
+    def marker_trouble(self, storage_url: str, marker: str) -> StorageError | None:
+        """Whether some node sees other storage than this one, where `marker` has been placed. Blocks a moment."""
+        calls = [self._call(node, "marker_trouble", storage_url, marker) for node in self._addresses()]
+        done, _ = ray.wait(calls, num_returns=len(calls), timeout=ANSWER_S) if calls else ([], [])
+        for ref in done:
+            with contextlib.suppress(ray.exceptions.RayActorError):
+                trouble: StorageError | None = ray.get(ref)
+                if trouble is not None:
+                    return trouble
+        return None
 
     def newest(self, storage_step: int | None) -> Choice | None:
         """The newest whole state that keepers or storage have; None without keepers."""

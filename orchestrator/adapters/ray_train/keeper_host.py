@@ -21,6 +21,8 @@ from jobs.train.keeper.restore import newest_complete
 from jobs.train.keeper.socket_transport import PeerServer, SocketTransport
 from jobs.train.keeper.state_storage import StateStorage
 from jobs.train.keeper.values import AttemptPlan
+from jobs.train.state.errors import StorageError
+from jobs.train.state.open_storage import open_storage, require_marker
 
 # Shared memory also holds Ray's object store and the user's own; snapshots never take more than this part of it.
 LIMIT_SHARE = 0.8
@@ -111,6 +113,14 @@ class KeeperHost:
         """On the lead: write the newest complete snapshot to storage now; whether `step` is there in time."""
         self._keeper.flush_now(run)
         return self._keeper.wait_flushed(run, step, timeout_s)
+
+    def marker_trouble(self, url: str, marker: str) -> StorageError | None:
+        """What is wrong with this node's view of the storage in which the driver has placed a marker."""
+        try:
+            require_marker(open_storage(url), marker, self._node[:12])
+        except StorageError as error:
+            return error
+        return None
 
     def close(self) -> None:
         """Stop and remove what is held."""

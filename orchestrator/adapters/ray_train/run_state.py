@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from jobs.train.keeper.keeper import RunStatus
 from jobs.train.state.checkpoints import latest, manifest_file
 from jobs.train.state.errors import StorageError
 from jobs.train.state.manifest import Manifest
-from jobs.train.state.open_storage import open_storage
+from jobs.train.state.open_storage import open_storage, place_marker, remove_marker
 from orchestrator.adapters.ray_train.domains import read_domains
 from orchestrator.adapters.ray_train.events import CheckpointSaved, Event, SnapshotSafe
 from orchestrator.adapters.ray_train.fleet import Fleet
@@ -86,14 +87,27 @@ class RunState:
     def begin(self, attempt: int, world_size: int, leaving: Collection[str]) -> None:
         """Tell the keepers what begins; call after `restore_point`.
 
-        Raises: UserError if this session's first attempt would not fit into the keepers' memory. Later ones go on:
-        a snapshot that finds no room is left out and said, and storage has the state.
+        Raises: before this session's first attempt, UserError if it would not fit into the keepers' memory, and
+        StorageError if storage cannot be written or is not the same on every node. Later attempts go on: a snapshot
+        that finds no room, or a checkpoint that cannot be written, is left out and said.
         """
         if not self._begun:
+            self._require_shared_storage()
             self._require_room(world_size, self._fleet.keepers())
             self._begun = True
         self._attempt, self._world_size = attempt, world_size
         self.tell(leaving)
+
+    def _require_shared_storage(self) -> None:
+        storage = open_storage(self._storage_url)
+        marker = place_marker(storage)
+        try:
+            trouble = self._fleet.marker_trouble(self._storage_url, marker)
+        finally:
+            with contextlib.suppress(StorageError):  # a small file that nobody looks for again
+                remove_marker(storage, marker)
+        if trouble is not None:
+            raise trouble
 
     def tell(self, leaving: Collection[str]) -> None:
         """Tell the keepers again, when nodes come or are about to go in the middle of an attempt."""
