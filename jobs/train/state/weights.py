@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-# Two halves, used in turn. Smaller ones cost more meetings, larger ones more fresh pages: 32 to 128 MiB are alike.
+# At most; two halves, used in turn. Smaller ones cost meetings, larger ones fresh pages: 32 to 128 MiB are alike.
 WINDOW_BYTES = 32 * 2**20
 _TOKEN_BYTES = 16
 _PREFIX = "tide-weights-"
@@ -48,7 +48,9 @@ def spread(groups: Sequence[Shares], process_group: Any) -> bool:
     rank, world_size = dist.get_rank(process_group), dist.get_world_size(process_group)
     if any(cut.device.type != "cpu" for group in groups for cut in group.cuts):
         return False
-    with _window(process_group, rank) as window:
+    largest = max((cut.nbytes for group in groups for cut in group.cuts), default=0)
+    nbytes = min(WINDOW_BYTES, 2 * world_size * max(largest, 1))  # no more than one round needs
+    with _window(process_group, rank, nbytes) as window:
         if window is None:
             return False
         for group in groups:
@@ -84,36 +86,36 @@ def _bytes(tensor: torch.Tensor) -> Bytes:
 
 
 @contextlib.contextmanager
-def _window(process_group: Any, rank: int) -> Iterator[Bytes | None]:
+def _window(process_group: Any, rank: int, nbytes: int) -> Iterator[Bytes | None]:
     """The same memory on every rank, or None on every rank."""
     with contextlib.ExitStack() as stack:
         facts = torch.zeros(2 + _TOKEN_BYTES, dtype=torch.int64)
         mapped: mmap.mmap | None = None
         if rank == 0:
             token = secrets.token_bytes(_TOKEN_BYTES)
-            descriptor = _make(token)
+            descriptor = _make(token, nbytes)
             if descriptor is not None:
                 stack.callback(os.close, descriptor)
                 facts = torch.tensor([os.getpid(), descriptor, *token])
         dist.broadcast(facts, group=process_group, group_src=0)
         pid, number, *letters = facts.tolist()
-        mapped = open_window(pid, number, bytes(letters)) if pid else None
+        mapped = open_window(pid, number, bytes(letters), nbytes) if pid else None
         here = torch.tensor(1 if mapped is not None else 0)
         dist.all_reduce(here, op=dist.ReduceOp.MIN, group=process_group)
         yield np.frombuffer(mapped, dtype=np.uint8) if mapped is not None and int(here) else None
 
 
-def _make(token: bytes) -> int | None:
+def _make(token: bytes, nbytes: int) -> int | None:
     """A memory file whose name is the token; None where the machine has none to give."""
     try:
         descriptor = os.memfd_create(_PREFIX + token.hex())
-        os.ftruncate(descriptor, WINDOW_BYTES)
+        os.ftruncate(descriptor, nbytes)
     except OSError:
         return None
     return descriptor
 
 
-def open_window(pid: int, descriptor: int, token: bytes) -> mmap.mmap | None:
+def open_window(pid: int, descriptor: int, token: bytes, nbytes: int) -> mmap.mmap | None:
     """Map another process's memory file; None if that process is not on this machine or not ours to see.
 
     The file is known by its name before it is opened: on another machine the same number may be anything.
@@ -126,7 +128,7 @@ def open_window(pid: int, descriptor: int, token: bytes) -> mmap.mmap | None:
     except OSError:
         return None
     try:
-        return mmap.mmap(opened, WINDOW_BYTES, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        return mmap.mmap(opened, nbytes, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
     except (OSError, ValueError):
         return None
     finally:

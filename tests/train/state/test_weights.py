@@ -54,14 +54,14 @@ def test_every_rank_ends_with_everybodys_bytes_whatever_the_sizes(data, world_si
 
 def test_a_window_is_known_by_its_name_before_it_is_opened(tmp_path):
     token = b"0123456789abcdef"
-    descriptor = weights._make(token)
+    descriptor = weights._make(token, 4096)
     assert descriptor is not None
     other = os.open(tmp_path / "file", os.O_CREAT | os.O_RDWR)
     try:
-        assert open_window(os.getpid(), descriptor, token) is not None
-        assert open_window(os.getpid(), descriptor, b"another token 16") is None
-        assert open_window(os.getpid(), other, token) is None
-        assert open_window(2**22 + 1, descriptor, token) is None  # no such process here: another machine's
+        assert open_window(os.getpid(), descriptor, token, 4096) is not None
+        assert open_window(os.getpid(), descriptor, b"another token 16", 4096) is None
+        assert open_window(os.getpid(), other, token, 4096) is None
+        assert open_window(2**22 + 1, descriptor, token, 4096) is None  # no such process here: another machine's
     finally:
         os.close(descriptor)
         os.close(other)
@@ -74,7 +74,7 @@ class TestAloneInAGroup:
         assert cut.tolist() == [0, 1, 2, 3, 4]
 
     def test_without_a_window_nothing_is_done_and_said_so(self, alone, monkeypatch):
-        monkeypatch.setattr(weights, "open_window", lambda pid, descriptor, token: None)
+        monkeypatch.setattr(weights, "open_window", lambda pid, descriptor, token, nbytes: None)
         cut = torch.zeros(5)
         assert not spread([Shares([cut], torch.arange(5.0))], alone)
         assert cut.tolist() == [0] * 5
