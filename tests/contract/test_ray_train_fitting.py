@@ -56,10 +56,14 @@ def test_without_mirrors_a_node_holds_its_own_alone():
 
 
 def test_keepers_of_one_machine_share_its_memory():
-    apart = [keeper("a"), keeper("b")]
-    require_room(4 * GIB, 4, apart, domains={}, mirrors=1)
-    with pytest.raises(UserError, match="of which others use 14"):
+    require_room(4 * GIB, 4, [keeper("a"), keeper("b")], domains={}, mirrors=1)  # 14 GiB each
+    with pytest.raises(UserError, match=r"node a and its neighbours needs 28\.\d\d GiB .* but /dev/shm has 16\.00 GiB"):
         require_room(4 * GIB, 4, [keeper("a", host="m"), keeper("b", host="m")], domains={}, mirrors=1)
+
+
+def test_a_machine_of_many_nodes_is_not_asked_to_hold_more_ranks_than_there_are():
+    nodes = [keeper(f"n{i}", host="m", ranks=8) for i in range(10)]
+    require_room(2 * GIB, 8, nodes, domains={}, mirrors=1)  # 8 parts of a quarter GiB, kept 4 and 3 times: 14 GiB
 
 
 def test_a_node_without_room_for_ranks_holds_mirrors_only():

@@ -40,30 +40,31 @@ def require_room(
     domains: Mapping[str, str],
     mirrors: int,
 ) -> None:
-    """Check the worst placement of `world_size` ranks, as many on each node as fit there.
+    """Check the worst placement of `world_size` ranks: as many on a node, and on a machine, as fit there.
 
     Raises: UserError (never) with the first node's numbers if its keeper, or those of its machine, cannot fit.
     """
     part = -(-state_bytes // world_size) + SLACK_BYTES
-    own = {one.node: [part] * min(one.ranks, world_size) for one in keepers}
-    mirrored: dict[str, list[int]] = {one.node: [] for one in keepers}
-    for node, peers in choose_mirrors(own, domains, mirrors).peers.items():
+    ranks = {one.node: min(one.ranks, world_size) for one in keepers}
+    mirrored = dict.fromkeys(ranks, 0)
+    for node, peers in choose_mirrors(ranks, domains, mirrors).peers.items():
         for peer in peers:
-            mirrored[peer] += own[node]
-    taken: dict[str, int] = {}
+            mirrored[peer] += ranks[node]
     for one in sorted(keepers, key=lambda keeper: keeper.node):
-        left = Space(
-            total_bytes=one.space.total_bytes, free_bytes=max(0, one.space.free_bytes - taken.get(one.host, 0))
-        )
-        plan = plan_memory(
-            own[one.node],
-            mirrored[one.node],
-            node=one.node[:12],
-            limit_bytes=one.limit_bytes,
-            space=left,
-            flushes=True,
-        )
-        taken[one.host] = taken.get(one.host, 0) + plan.total_bytes
+        _require(one.node[:12], part, ranks[one.node], mirrored[one.node], one.limit_bytes, one.space)
+    for host in sorted({one.host for one in keepers}):
+        here = [one for one in keepers if one.host == host]
+        if len(here) > 1:
+            own = min(world_size, sum(ranks[one.node] for one in here))
+            others = min(world_size * mirrors, sum(mirrored[one.node] for one in here))
+            free = min(here, key=lambda one: one.space.free_bytes).space
+            _require(
+                f"{here[0].node[:12]} and its neighbours", part, own, others, sum(o.limit_bytes for o in here), free
+            )
+
+
+def _require(name: str, part: int, own: int, mirrored: int, limit_bytes: int, space: Space) -> None:
+    plan_memory([part] * own, [part] * mirrored, node=name, limit_bytes=limit_bytes, space=space, flushes=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,13 +81,13 @@ class Fitting:
 
         Raises: UserError.
         """
-        self._require(world_size, keepers)
+        self._check(world_size, keepers)
         try:
-            self._require(self.min_workers, keepers)
+            self._check(self.min_workers, keepers)
         except UserError as error:
             log.warning("snapshots would not fit at the smallest size", workers=self.min_workers, detail=str(error))
 
-    def _require(self, world_size: int, keepers: Sequence[KeeperRoom]) -> None:
+    def _check(self, world_size: int, keepers: Sequence[KeeperRoom]) -> None:
         require_room(self.state_bytes, world_size, keepers, domains=self.domains, mirrors=self.mirrors)
 
 
