@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import SupportsFloat
 
 VECTOR_LENGTH = 5
 
@@ -19,16 +20,17 @@ VECTOR_LENGTH = 5
 class Contribution:
     """What one rank adds after a step.
 
-    `loss` is its share of the weighted mean; `hash_hi` and `hash_lo` the halves of its samples' ledger hash.
+    `loss` is its share of the weighted mean; a device may still be computing it, and nobody here looks at it. `hash_hi`
+    and `hash_lo` are the halves of its samples' ledger hash.
     """
 
     stop: bool
     checkpoint: bool
-    loss: float
+    loss: SupportsFloat
     hash_hi: int
     hash_lo: int
 
-    def to_vector(self) -> tuple[float, ...]:
+    def to_vector(self) -> tuple[SupportsFloat, ...]:
         """For a float64 sum; halves of 32 bits stay exact over up to 2^21 ranks."""
         return (float(self.stop), float(self.checkpoint), self.loss, float(self.hash_hi), float(self.hash_lo))
 

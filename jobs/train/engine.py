@@ -39,8 +39,9 @@ class Engine(Protocol):
         """
 
     @property
-    def grad_norm(self) -> float:
-        """Global gradient norm of the last update, before clipping; infinite if it was not finite."""
+    def grad_norm(self) -> Tensor | float:
+        """Global gradient norm of the last update, before clipping; infinite if it was not finite. May be on the
+        device: read it late."""
 
 
 class ShardedEngine:
@@ -90,8 +91,8 @@ class ShardedEngine:
         return bool(self.deepspeed.was_step_applied())
 
     @property
-    def grad_norm(self) -> float:
-        return float(self._norm)
+    def grad_norm(self) -> Tensor | float:
+        return self._norm
 
     def _prepare_unsharded(self) -> bool:
         """What the ZeRO optimizers do by themselves: the norm, clipping, and no step with an infinite gradient."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,7 @@ from deepspeed.utils import groups as deepspeed_groups
 
 from jobs.train.config import StartRequest
 from jobs.train.host_names import names_from_hosts_file
+from jobs.train.late import LateSum
 
 # How often a rank looks whether rank 0 is there.
 LISTEN_LOOK_S = 0.01
@@ -102,14 +103,32 @@ def _bind(device: torch.device) -> torch.device | None:
 class PendingSum:
     """A sum over ranks in flight."""
 
-    def __init__(self, vector: Sequence[float], group: Any) -> None:
-        self._tensor = torch.tensor(vector, dtype=torch.float64)
+    def __init__(self, vector: Sequence[SupportsFloat], group: Any) -> None:
+        self._tensor = torch.tensor([float(value) for value in vector], dtype=torch.float64)
         self._work = dist.all_reduce(self._tensor, group=group, async_op=True)
 
     def wait(self) -> list[float]:
         """The sum. Raises: RuntimeError if a rank is gone or silent."""
         self._work.wait()
         return [float(value) for value in self._tensor]
+
+
+class StepSum:
+    """A step's sum. What the host knows travels over `groups.small`, which notices a lost rank; what a device is still
+    computing over the devices' own group, so that nobody waits for it before the sum is read."""
+
+    def __init__(self, vector: Sequence[SupportsFloat], groups: Groups) -> None:
+        on_device = {at: v for at, v in enumerate(vector) if isinstance(v, torch.Tensor) and v.device.type != "cpu"}
+        self._places = list(on_device)
+        self._known = PendingSum([0.0 if at in on_device else v for at, v in enumerate(vector)], groups.small)
+        self._late = LateSum(list(on_device.values()), dist.group.WORLD) if on_device else None
+
+    def wait(self) -> list[float]:
+        """The sum. Raises: RuntimeError if a rank is gone or silent."""
+        total = self._known.wait()
+        for at, value in zip(self._places, self._late.wait() if self._late else (), strict=True):
+            total[at] = value
+        return total
 
 
 def all_succeed(mine: bool, group: Any) -> bool:

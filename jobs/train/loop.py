@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsFloat
 
 from torch import Tensor
 
 from jobs.train.agree import Contribution, Rhythm, Total, decide
+from jobs.train.late import late
 from jobs.train.messages import Phase
 from jobs.train.not_finite import NotFiniteHandler
 from jobs.train.passes import PreparedPass
@@ -27,7 +28,7 @@ class Model(Protocol):
     def update(self, lr: float) -> bool: ...
 
     @property
-    def grad_norm(self) -> float: ...
+    def grad_norm(self) -> Tensor | float: ...
 
 
 class Saving(Protocol):
@@ -74,7 +75,7 @@ class Loop:
     reporter: Reporter
     not_finite: NotFiniteHandler
     wishes: Wishes
-    begin_sum: Callable[[tuple[float, ...]], Sum]
+    begin_sum: Callable[[tuple[SupportsFloat, ...]], Sum]
     send_phase: Callable[[Phase], None]
 
     def run(self) -> Outcome:
@@ -86,7 +87,7 @@ class Loop:
             loss, sample_hash = self._run_passes(step)
             self._update(step)
             # 2. say what this rank wishes, hear what all wished a step ago
-            begun = self._contribute(float(loss), sample_hash)
+            begun = self._contribute(loss, sample_hash)
             if in_flight is not None:
                 heard.append(self._read(*in_flight))
             in_flight = (step, begun)
@@ -122,11 +123,11 @@ class Loop:
         else:
             self.saver.finish()
             self.not_finite.refused(step)
-        self.reporter.step_ended(step, lr=lr, grad_norm=self.model.grad_norm)
+        self.reporter.step_ended(step, lr=lr, grad_norm=late(self.model.grad_norm))
         if step == self.start_step + 1:
             self.send_phase(Phase("first_step", self.reporter.last_step_s))
 
-    def _contribute(self, loss: float, sample_hash: int) -> Sum:
+    def _contribute(self, loss: SupportsFloat, sample_hash: int) -> Sum:
         stop, checkpoint = self.wishes.take()
         mine = Contribution(
             stop=stop,

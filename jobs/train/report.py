@@ -25,7 +25,7 @@ class Measured:
     """What this rank knows of a step when it ends."""
 
     lr: float
-    grad_norm: float
+    grad_norm: Callable[[], float]
     step_s: float
 
 
@@ -55,8 +55,8 @@ class Reporter:
         self._clock = clock
         self._measured: dict[int, Measured] = {}
 
-    def step_ended(self, step: int, *, lr: float, grad_norm: float) -> None:
-        """Call when the step's update is done."""
+    def step_ended(self, step: int, *, lr: float, grad_norm: Callable[[], float]) -> None:
+        """Call when the step's update has been given to the device; the norm is read when the step is reported."""
         now_s = self._clock()
         self.last_step_s = now_s - self.last_step_ended_s
         self._measured[step] = Measured(lr=lr, grad_norm=grad_norm, step_s=self.last_step_s)
@@ -84,7 +84,7 @@ class Reporter:
             step=total.step,
             loss=total.loss,
             lr=measured.lr,
-            grad_norm=measured.grad_norm,
+            grad_norm=measured.grad_norm(),
             tokens=self._cost.tokens,
             step_s=measured.step_s,
             hash_hi=used >> 32,

@@ -8,17 +8,19 @@ from typing import Literal, Protocol
 
 from jobs.train.config import RankJob
 from jobs.train.engine import Engine
-from jobs.train.state.checkpoints import latest, load_latest_good
-from jobs.train.state.compatibility import Expected
+from jobs.train.state.checkpoints import latest
+from jobs.train.state.compatibility import Expected, changes
 from jobs.train.state.deepspeed_shards import view_of
 from jobs.train.state.errors import CorruptStateError
 from jobs.train.state.manifest import Manifest
+from jobs.train.state.recovery import load_latest_good
 from jobs.train.state.storage import Storage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """The state an engine now has; `detail` says why it is not the one that was asked for, if so."""
+    """The state an engine now has; `detail` says why it is not the one that was asked for, if so, and what else is
+    otherwise than when it was saved."""
 
     manifest: Manifest
     source: Literal["keepers", "storage"]
@@ -59,7 +61,7 @@ class StorageSource:
             manifest=loaded.manifest,
             source="storage",
             read_bytes=loaded.report.read_bytes,
-            detail="; ".join(loaded.refused),
+            detail="; ".join([*loaded.refused, *changes(expected, loaded.manifest)]),
         )
 
 

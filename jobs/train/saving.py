@@ -19,7 +19,8 @@ from jobs.train.state.errors import StateError
 from jobs.train.state.hashing import hash_blocks
 from jobs.train.state.layout import PartLayout
 from jobs.train.state.manifest import Manifest, Part
-from jobs.train.state.parts import copy_part_into, describe_part, part_file
+from jobs.train.state.naming import part_file
+from jobs.train.state.parts import copy_part_into, describe_part
 from jobs.train.state.view import ShardView
 
 

@@ -17,7 +17,7 @@ from jobs.train.agree import Rhythm
 from jobs.train.channel import Channel
 from jobs.train.config import StartRequest
 from jobs.train.engine import Engine, ShardedEngine, device_name, open_device
-from jobs.train.groups import PendingSum, barrier, join_group, leave_group
+from jobs.train.groups import StepSum, barrier, join_group, leave_group
 from jobs.train.loop import Loop, Outcome, Saving
 from jobs.train.messages import Finished, Part, Phase, Stopped
 from jobs.train.not_finite import NotFiniteHandler
@@ -92,7 +92,7 @@ def run_rank(request: StartRequest, channel: Channel) -> None:
         ),
         # Keepers write checkpoints by themselves, from the snapshots they have.
         wishes=Wishlist(channel, 0.0 if request.rank or job.keeper_socket else job.checkpoint_every_s),
-        begin_sum=lambda vector: PendingSum(vector, groups.small),
+        begin_sum=lambda vector: StepSum(vector, groups),
         send_phase=channel.send,
     )
     try:

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from jobs.models.task import Task
 from jobs.train.config import RankJob, StartRequest
 from jobs.train.engine import build_model
+from jobs.train.footprint import require_small
 from orchestrator.policy.batch_plan import BatchPlan
 from orchestrator.spec.errors import UserError
-
-MAX_PARAMETERS = 50_000_000
 
 
 class StrictEngine:
@@ -132,17 +131,12 @@ class OrderedSum:
 
 def require_strict(job: RankJob, model: nn.Module) -> None:
     """Raises: UserError saying which of strict mode's conditions does not hold."""
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
     if job.zero_stage != 1 or job.precision != "fp32":
         raise UserError(
             f"strict needs zero_stage 1 and precision fp32, not {job.zero_stage} and {job.precision}",
             next_step="Change deepspeed.zero_stage and deepspeed.precision, or set strict: false",
         )
-    if num_parameters > MAX_PARAMETERS:
-        raise UserError(
-            f"strict is for models of up to {MAX_PARAMETERS:,} parameters; this one has {num_parameters:,}",
-            next_step="Set strict: false",
-        )
+    require_small(sum(parameter.numel() for parameter in model.parameters()))
 
 
 def flatten_gradients(parameters: list[nn.Parameter]) -> Tensor:

@@ -8,6 +8,8 @@ from orchestrator.adapters.ray_train.events import Event, StepDone
 from orchestrator.adapters.ray_train.record import Attempt, RunRecord
 from orchestrator.report import LadderRung, RunReport, Span, StepPoint
 
+MAX_POINTS = 4000
+
 
 def run_report(
     record: RunRecord,
@@ -27,7 +29,7 @@ def run_report(
     return RunReport(
         title=title,
         summary=(*facts, *run_facts(record)),
-        steps=tuple(_point(event, zero_s) for event in events if isinstance(event, StepDone)),
+        steps=tuple(_thinned([_point(event, zero_s) for event in events if isinstance(event, StepDone)])),
         spans=(*stages, *attempts),
         ladder=tuple(ladder),
         prompt=prompt,
@@ -50,6 +52,12 @@ def run_facts(record: RunRecord) -> list[tuple[str, str]]:
         ("steps lost", lost or "0"),
         ("training goodput", "–" if goodput is None else f"{goodput:.1%}"),
     ]
+
+
+def _thinned(points: list[StepPoint]) -> list[StepPoint]:
+    """At most about `MAX_POINTS` of them, evenly, the last one among them: a page draws no more than that apart."""
+    every = max(1, -(-len(points) // MAX_POINTS))
+    return [point for at, point in enumerate(points) if (len(points) - 1 - at) % every == 0]
 
 
 def _point(event: StepDone, zero_s: float) -> StepPoint:

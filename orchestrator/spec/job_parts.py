@@ -215,6 +215,10 @@ class DeepSpeed(SpecModel):
         for key in sorted(set(self.extra) & set(_OWN_DEEPSPEED_KEYS)):
             want = f"it follows from {_OWN_DEEPSPEED_KEYS[key]}"
             yield Finding(("extra", key), Code.CONFLICT, "is set by Tideline", want, "Remove it here")
+        if self.zero_stage == 0 and self.precision != "fp32":
+            what = f"0 shards nothing and trains in fp32 only, and precision is {self.precision}"
+            want = "stage 1 shards the optimizer's state and is otherwise the same"
+            yield Finding(("zero_stage",), Code.CONFLICT, what, want, "Set zero_stage: 1, or precision: fp32")
         zero: Any = self.extra.get("zero_optimization")
         if isinstance(zero, dict) and "stage" in zero:
             want = "it follows from deepspeed.zero_stage"

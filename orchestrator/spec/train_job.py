@@ -84,6 +84,10 @@ class TrainJobSpec(SpecModel):
             what = f"needs ZeRO stage 1, and deepspeed.zero_stage is {self.deepspeed.zero_stage}"
             want = "equal bits at every size need our own sum of gradients"
             yield Finding(("strict",), Code.CONFLICT, what, want, "Set deepspeed.zero_stage: 1, or strict: false")
+        if self.strict and self.deepspeed.precision != "fp32":
+            what = f"needs precision fp32, and deepspeed.precision is {self.deepspeed.precision}"
+            want = "equal bits at every size need our own sum of gradients, which adds in fp32"
+            yield Finding(("strict",), Code.CONFLICT, what, want, "Set deepspeed.precision: fp32, or strict: false")
         if self.schedule and isinstance(self.deadline, dt.datetime):
             want = "a job that starts again and again needs one after each start, such as 8h"
             yield Finding(

@@ -1,6 +1,7 @@
 """How long does a rank group of another size wait for its state? Ours, `ds_to_universal` + load, and bare reading.
 
-`python -m tests.benchmarks.reshard [--quick] [--state-gib 2] [--sizes 4:6] [--stages 2,3] [--workdir DIR]`
+`python -m tests.benchmarks.reshard [--quick] [--state-gib 2] [--sizes 4:6] [--stages 1,2,3] [--workdir DIR]
+[--without-universal]`
 
 Real DeepSpeed engines (CPU, gloo, fp32), forked ranks. Times are from a barrier before to a barrier after, engines
 built beforehand; `universal` is conversion (as many workers as cores) plus `load_checkpoint`; `read` is what the M
@@ -193,7 +194,7 @@ def _drop_cache(folder: Path) -> None:
         os.close(descriptor)
 
 
-def measure(folder: Path, stage: int, layers: int, n: int, m: int) -> dict[str, Any]:
+def measure(folder: Path, stage: int, layers: int, n: int, m: int, *, universal: bool) -> dict[str, Any]:
     """One stage and pair of sizes; every figure in seconds unless its name says otherwise."""
     run_ranks(n, save, folder, stage, layers)
     saved = _read(folder, "save", n)
@@ -207,6 +208,9 @@ def measure(folder: Path, stage: int, layers: int, n: int, m: int) -> dict[str, 
                 _drop_cache(folder / "ours")
             run_ranks(m, work, folder, *arguments, name)
             reshard[name] = max(one["seconds"] for one in _read(folder, name, m))
+        row[temperature] = {"reshard_s": reshard}
+        if not universal:
+            continue
         shutil.rmtree(folder / "theirs" / "universal", ignore_errors=True)
         if temperature == "cold":
             _drop_cache(folder / "theirs")
@@ -216,15 +220,15 @@ def measure(folder: Path, stage: int, layers: int, n: int, m: int) -> dict[str, 
         run_ranks(m, load_universal, folder, stage, layers, "universal")
         reshard["universal"] = converted_s + max(one["seconds"] for one in _read(folder, "universal", m))
         hashes = {name: [one["hash"] for one in _read(folder, name, m)] for name in ("ours", "universal")}
-        row[temperature] = {"reshard_s": reshard, "convert_s": converted_s}
-    assert hashes["ours"] == hashes["universal"], "the two ways loaded different state"
+        row[temperature]["convert_s"] = converted_s
+    assert not universal or hashes["ours"] == hashes["universal"], "the two ways loaded different state"
     ours = _read(folder, "ours", m)
     warm = row["warm"]["reshard_s"]
     return row | {
         "read_bytes_per_rank": [one["read_bytes"] for one in ours],
         "needed_bytes_per_rank": [one["needed_bytes"] for one in ours],
         "gb_per_s_per_rank": max(one["needed_bytes"] for one in ours) / warm["ours"] / 1e9,
-        "times_faster_than_universal": warm["universal"] / warm["ours"],
+        "times_faster_than_universal": warm["universal"] / warm["ours"] if universal else None,
         "times_the_reading": warm["ours"] / warm["read"],
         "save_gb_per_s": state_bytes / max(one["save_s"] for one in saved) / 1e9,
         "copy_gb_per_s_per_rank": saved[0]["nbytes"] / max(one["copy_s"] for one in saved) / 1e9,
@@ -236,17 +240,18 @@ def main() -> None:
     extra = argparse.ArgumentParser(add_help=False)
     extra.add_argument("--state-gib", type=float, default=2.0)
     extra.add_argument("--sizes", default="4:6", help="N:M[,N:M...]")
-    extra.add_argument("--stages", default="2,3")
+    extra.add_argument("--stages", default="1,2,3")
+    extra.add_argument("--without-universal", action="store_true", help="ours and reading only; no oracle then")
     extra.add_argument("--workdir", type=Path, default=None, help="on the disk to measure")
     options = read_options(__doc__, extra=extra)
     state_bytes = (0.125 if options.quick else options.rest.state_gib) * 2**30
     layers = max(1, round(state_bytes / 12 / (WIDTH * WIDTH + WIDTH)))
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # a compiler run of a minute
-    rows = []
+    rows, universal = [], not options.rest.without_universal
     for stage, pair in itertools.product(options.rest.stages.split(","), options.rest.sizes.split(",")):
         n, m = map(int, pair.split(":"))
         with tempfile.TemporaryDirectory(prefix="reshard-", dir=options.rest.workdir) as folder:
-            rows.append(measure(Path(folder), int(stage), layers, n, m))
+            rows.append(measure(Path(folder), int(stage), layers, n, m, universal=universal))
         say(json.dumps(rows[-1], indent=1))
     parameters = layers * (WIDTH * WIDTH + WIDTH)
     result = {"benchmark": "reshard", "parameters": parameters, "reshard_s": rows[0]["warm"]["reshard_s"], "rows": rows}

@@ -46,6 +46,13 @@ def test_attempts_are_drawn_without_holes() -> None:
     assert report.steps[0].tokens_per_s == 200
 
 
+def test_a_long_run_is_drawn_by_some_of_its_steps_the_last_one_among_them() -> None:
+    events = [EVENTS[0], *(step(1, number, 1000.0 + number, 2) for number in range(1, 20_002))]
+    points = run_report(RunRecord.of("demo", events), events, title="demo").steps
+    assert 3000 < len(points) <= 4000
+    assert points[-1].step == 20_001
+
+
 def test_facts_tell_sizes_and_losses() -> None:
     facts = dict(run_facts(RunRecord.of("demo", EVENTS)))
     assert facts["workers"] == "2 → 4"

@@ -17,6 +17,7 @@ from jobs.data import pack
 from jobs.models.load import load_model
 from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
 from orchestrator.adapters.ray_cluster.processes import node_processes
+from orchestrator.adapters.ray_train.domains import TOPOLOGY_LABEL, ZONE_LABEL, read_domains
 from orchestrator.adapters.ray_train.events import Cause, Noticed, Status, StopAsked
 from orchestrator.adapters.ray_train.record import RunRecord
 from orchestrator.adapters.ray_train.record_store import load_events
@@ -52,7 +53,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
     """A head without room for workers, and one node with room for two."""
-    with LocalCluster((NodeSize(num_cpus=0), NodeSize(num_cpus=2))) as cluster:
+    labelled = NodeSize(num_cpus=2, labels={TOPOLOGY_LABEL: "local/rack1"})
+    with LocalCluster((NodeSize(num_cpus=0, labels={ZONE_LABEL: "here"}), labelled)) as cluster:
         yield cluster
 
 
@@ -88,6 +90,10 @@ def test_every_held_second_is_booked(fixed: tuple[RunResult, Watch]) -> None:
     seconds = record.worker_seconds()
     assert seconds["useful"] + sum(seconds["stalled"].values()) == pytest.approx(seconds["held"])
     assert record.status is Status.SUCCEEDED
+
+
+def test_failure_domains_are_read_from_the_nodes_labels(cluster: LocalCluster) -> None:
+    assert {"here", "local/rack1"} <= set(read_domains().values())
 
 
 def test_room_that_a_foreign_actor_holds_is_left_alone(fixed: tuple[RunResult, Watch]) -> None:

@@ -24,7 +24,7 @@ from orchestrator.adapters.ray_train.events import (
     to_json,
 )
 from orchestrator.adapters.ray_train.record import RunRecord
-from orchestrator.adapters.ray_train.record_store import RecordStore, load_events
+from orchestrator.adapters.ray_train.record_store import RecordStore, load_events, read_events
 
 
 def opened(at_s: float, attempt: int, cause: Cause, size: int, start_step: int) -> AttemptOpened:
@@ -83,12 +83,15 @@ def test_steps_made_again_are_lost_to_the_cause_of_the_restart() -> None:
     record = RunRecord.of("r", events)
     assert record.lost_steps == {Cause.NODE_LOSS: 2}
     assert record.worker_seconds()["lost"] == {"node_loss": 4.0}
-    assert record.to_json()["losses"] == [[1, 1.0], [2, 0.5]]
+    assert list(record.steps.losses()) == [(1, 1.0), (2, 0.5)]
+    assert record.to_json()["loss"] == 0.5
 
 
 def test_last_words_of_a_closed_attempt_change_nothing() -> None:
     record = RunRecord.of("r", [*GROWTH, step(10, 1, 3, 2)])
-    assert record.steps[3].attempt == 2
+    made = record.steps.get(3)
+    assert made is not None
+    assert made.attempt == 2
 
 
 @st.composite
@@ -130,6 +133,56 @@ def test_events_survive_json() -> None:
 def test_a_line_that_is_no_event_is_refused(data: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"event"):
         from_json(data)
+
+
+@given(histories())
+def test_the_surviving_steps_are_those_that_a_plain_dictionary_keeps(events: list[Event]) -> None:
+    plain: dict[int, float] = {}
+    number = 0
+    for event in events:
+        if isinstance(event, AttemptOpened):
+            plain = {step: loss for step, loss in plain.items() if step <= event.start_step}
+            number = event.attempt
+        elif isinstance(event, StepDone) and event.attempt == number:
+            plain = {step: loss for step, loss in plain.items() if step < event.step} | {event.step: event.loss}
+    record = RunRecord.of("r", events)
+    assert dict(record.steps.losses()) == plain
+    assert record.steps.num_tokens == 10 * len(plain) == record.to_json()["tokens"]
+    assert record.steps.get(99) is None
+
+
+def test_the_record_does_not_grow_with_the_steps(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path, "r")
+    store.append(opened(0, 1, Cause.START, 2, 0))
+    sizes = []
+    for number in range(1, 1001):
+        store.append(step(float(number), 1, number, 2))
+        if number in (100, 1000):
+            store.write_record()
+            sizes.append((tmp_path / "record.json").stat().st_size)
+    store.close()
+    assert sizes[1] < sizes[0] + 40  # more digits, no more entries
+    assert dict(RunRecord.of("r", read_events(tmp_path)).steps.losses())[777] == 1 / 777
+
+
+@pytest.mark.parametrize("torn", ["x", "x" * 200_000, '{"kind": "StepDo'])
+def test_an_append_that_was_killed_at_any_length_costs_its_own_line_only(tmp_path: Path, torn: str) -> None:
+    store = RecordStore(tmp_path, "r")
+    for event in GROWTH:
+        store.append(event)
+    store.close()
+    whole = (tmp_path / "events.jsonl").read_bytes()
+    with (tmp_path / "events.jsonl").open("a") as log:
+        log.write(torn)
+    assert load_events(tmp_path) == GROWTH
+    RecordStore(tmp_path, "r").close()
+    assert (tmp_path / "events.jsonl").read_bytes() == whole
+
+
+def test_a_log_that_is_one_torn_line_starts_anew(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text("x" * 100_000)
+    RecordStore(tmp_path, "r").close()
+    assert (tmp_path / "events.jsonl").read_bytes() == b""
 
 
 def test_a_torn_last_line_is_cut_and_the_log_goes_on(tmp_path: Path) -> None:

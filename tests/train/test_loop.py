@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, SupportsFloat
 
 import pytest
 import torch
@@ -63,11 +63,11 @@ class FakeSaver:
 class FakeSum:
     """The sum of a group of one."""
 
-    def __init__(self, vector: tuple[float, ...]) -> None:
+    def __init__(self, vector: tuple[SupportsFloat, ...]) -> None:
         self.vector = vector
 
     def wait(self) -> list[float]:
-        return list(self.vector)
+        return [float(value) for value in self.vector]
 
 
 class FakeWishes:

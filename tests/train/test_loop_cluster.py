@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jobs.data.manifest import read_manifest
 from jobs.train import messages
 from jobs.train.config import RankJob, RestoreFrom
 from jobs.train.starters import Exit, RankStarter
 from jobs.train.state import open_storage, steps
-from tests.train.ranks import Group, make_job, run, started
+from tests.train.ranks import ADAMW, Group, make_job, run, started
 
 pytestmark = pytest.mark.cluster
 FOREVER = 10**9
@@ -129,6 +131,46 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_said(
     assert restored.step == older
     assert f"step {newest}" in restored.detail
     assert [step.step for step in group.of(messages.Step)] == [older + 1, older + 2]
+
+
+def test_a_run_goes_on_at_another_stage_and_precision_and_says_so(
+    forked: RankStarter, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    steady = replace(ADAMW, schedule="constant", warmup_steps=0)  # the same rates whatever the number of steps
+    undisturbed = run(forked, make_job(tiny_dataset, optimizer=steady), 1)
+    run(forked, make_job(tiny_dataset, steps=6, optimizer=steady, storage_url=tmp_path.as_uri()), 2)
+    changed = make_job(
+        tiny_dataset,
+        optimizer=steady,
+        zero_stage=3,
+        precision="bf16",
+        storage_url=tmp_path.as_uri(),
+        start_step=6,
+        restore=RestoreFrom(step=6, keepers=False),
+    )
+    group = run(forked, changed, 3)
+    [restored] = group.of(messages.Restored)
+    assert "ZeRO stage 1 -> 3" in restored.detail
+    assert "precision fp32 -> bf16" in restored.detail
+    assert group.losses == pytest.approx(undisturbed.losses[6:], rel=1e-2)
+
+
+def test_state_of_another_data_set_is_refused_with_both_hashes(
+    forked: RankStarter, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    run(forked, make_job(tiny_dataset, steps=2, storage_url=tmp_path.as_uri()), 1)
+    known = read_manifest(tiny_dataset).hash
+    [manifest] = tmp_path.rglob("manifest.json")
+    manifest.write_text(manifest.read_text().replace(known, "ab" * 32))
+    again = make_job(
+        tiny_dataset, storage_url=tmp_path.as_uri(), start_step=2, restore=RestoreFrom(step=2, keepers=False)
+    )
+    group = run(forked, again, 2, succeed=False)
+    for last in group.last_words:
+        assert isinstance(last, messages.Failed)
+        assert last.kind == "state"
+        assert known in last.detail
+        assert "ab" * 32 in last.detail
 
 
 def test_state_of_another_model_is_refused_by_name(forked: RankStarter, tiny_dataset: Path, tmp_path: Path) -> None:

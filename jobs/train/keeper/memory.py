@@ -82,8 +82,8 @@ def _refused(problem: str) -> UserError:
     return UserError(
         problem,
         code=ExitCode.NEVER,
-        next_step="Run on more nodes, raise the limit (and the size of /dev/shm), or set "
-        "checkpoint.snapshot_every_steps: 0 to keep state in storage only.",
+        next_step="Run on more nodes, raise checkpoint.keeper_memory (and the size of /dev/shm), or lower "
+        "checkpoint.mirrors",
     )
 
 

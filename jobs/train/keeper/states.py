@@ -21,7 +21,7 @@ from jobs.train.keeper.source import KeeperSource
 from jobs.train.keeper.values import SnapshotKey
 from jobs.train.restoring import Restored, StateSource
 from jobs.train.state.checkpoints import steps
-from jobs.train.state.compatibility import Expected, require
+from jobs.train.state.compatibility import Expected, changes, require
 from jobs.train.state.deepspeed_shards import view_of
 from jobs.train.state.errors import StateError
 from jobs.train.state.hashing import BLOCK_BYTES
@@ -76,12 +76,13 @@ class KeeperStates:
                 return restored and replace(restored, detail="; ".join(filter(None, said)))
             manifest = Manifest.from_bytes(plan.manifest.encode(), f"keepers, step {plan.step}")
             view = view_of(engine.deepspeed, moments=manifest.moments)
-            require(_expected(view, job, dataset_hash), manifest)
+            expected = _expected(view, job, dataset_hash)
+            require(expected, manifest)
             problem, read_bytes = self._fill(view, manifest, plan)
             if self._agree(not problem):
                 view.set_scalars(manifest.scalars)
                 view.publish()
-                detail = "; ".join([plan.detail, *problems])
+                detail = "; ".join([plan.detail, *problems, *changes(expected, manifest)])
                 return Restored(manifest=manifest, source="keepers", read_bytes=read_bytes, detail=detail)
             problems.append(f"step {plan.step} passed over: {problem or 'another rank could not read it'}")
             refused.append(next(iter(plan.places.values())).key.snapshot)

@@ -27,29 +27,35 @@ to where they lie. This package refuses to know Ray, keepers and schedules, and 
 (`deepspeed_shards`, `native`, `universal`) refuses to know DeepSpeed.
 """
 
-from jobs.train.state.checkpoints import Loaded, commit, latest, load_latest_good, prune, read_manifest, steps, verify
-from jobs.train.state.compatibility import Expected, changes, require
-from jobs.train.state.describe import describe_state
-from jobs.train.state.errors import CorruptStateError, StateError, StorageError, WrongStateError
-from jobs.train.state.hashing import BLOCK_BYTES, hash_blocks
-from jobs.train.state.kinds import BUFFER, FP32, FROZEN
-from jobs.train.state.layout import PartLayout
-from jobs.train.state.loading import LoadReport, fill, load_into
-from jobs.train.state.manifest import IntervalGroup, Manifest, Part
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+# At once, because the function hides the module of its name.
 from jobs.train.state.open_storage import open_storage, place_marker, remove_marker, require_marker
-from jobs.train.state.parts import (
-    copy_part_into,
-    describe_part,
-    encode_part,
-    part_file,
-    part_nbytes,
-    step_folder,
-    write_part,
-    write_part_into,
-)
-from jobs.train.state.sources import MemorySource, ShardSource
-from jobs.train.state.storage import FileStorage, Storage
-from jobs.train.state.view import Piece, ShardView
+
+if TYPE_CHECKING:
+    from jobs.train.state.checkpoints import commit, latest, prune, read_manifest, steps, verify
+    from jobs.train.state.compatibility import Expected, changes, require
+    from jobs.train.state.describe import describe_state
+    from jobs.train.state.errors import CorruptStateError, StateError, StorageError, WrongStateError
+    from jobs.train.state.hashing import BLOCK_BYTES, hash_blocks
+    from jobs.train.state.kinds import BUFFER, FP32, FROZEN
+    from jobs.train.state.layout import PartLayout
+    from jobs.train.state.loading import LoadReport, fill, load_into
+    from jobs.train.state.manifest import IntervalGroup, Manifest, Part
+    from jobs.train.state.naming import part_file, step_folder
+    from jobs.train.state.parts import (
+        copy_part_into,
+        describe_part,
+        encode_part,
+        part_nbytes,
+        write_part,
+        write_part_into,
+    )
+    from jobs.train.state.recovery import Loaded, load_latest_good
+    from jobs.train.state.sources import MemorySource, ShardSource
+    from jobs.train.state.storage import FileStorage, Storage
+    from jobs.train.state.view import Piece, ShardView
 
 __all__ = [
     "BLOCK_BYTES",
@@ -99,3 +105,29 @@ __all__ = [
     "write_part",
     "write_part_into",
 ]
+
+# Loaded when first asked for: a node's agent commits checkpoints and must not bring torch (hundreds of MB) for that.
+_NAMES = {
+    "checkpoints": "commit latest prune read_manifest steps verify",
+    "compatibility": "Expected changes require",
+    "describe": "describe_state",
+    "errors": "CorruptStateError StateError StorageError WrongStateError",
+    "hashing": "BLOCK_BYTES hash_blocks",
+    "kinds": "BUFFER FP32 FROZEN",
+    "layout": "PartLayout",
+    "loading": "LoadReport fill load_into",
+    "manifest": "IntervalGroup Manifest Part",
+    "naming": "part_file step_folder",
+    "parts": "copy_part_into describe_part encode_part part_nbytes write_part write_part_into",
+    "recovery": "Loaded load_latest_good",
+    "sources": "MemorySource ShardSource",
+    "storage": "FileStorage Storage",
+    "view": "Piece ShardView",
+}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from jobs.train.state.errors import StateError
+from jobs.train.state.weights import Shares, spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +50,11 @@ def masters_of(optimizer: Any, names: dict[int, str], rank: int, world_size: int
     if hasattr(optimizer, "fp32_partitioned_groups_flat"):
         return _zero3(optimizer, names, rank, world_size)
     if hasattr(optimizer, "single_partition_of_fp32_groups"):
-        return _zero12(optimizer, optimizer.single_partition_of_fp32_groups, optimizer.bit16_groups, names)
+        cuts = optimizer.parallel_partitioned_bit16_groups
+        return _zero12(optimizer, optimizer.single_partition_of_fp32_groups, optimizer.bit16_groups, cuts, names)
     if hasattr(optimizer, "fp32_groups_flat_partition"):
-        return _zero12(optimizer, optimizer.fp32_groups_flat_partition, optimizer.bf16_groups, names)
+        cuts = optimizer.bf16_partitioned_groups
+        return _zero12(optimizer, optimizer.fp32_groups_flat_partition, optimizer.bf16_groups, cuts, names)
     if hasattr(optimizer, "fp32_groups_flat"):
         return _fused(optimizer, names)
     if hasattr(optimizer, "fp32_groups"):
@@ -65,7 +68,11 @@ def masters_of(optimizer: Any, names: dict[int, str], rank: int, world_size: int
 
 
 def _zero12(
-    optimizer: Any, flats: list[torch.Tensor], groups: list[list[torch.Tensor]], names: dict[int, str]
+    optimizer: Any,
+    flats: list[torch.Tensor],
+    groups: list[list[torch.Tensor]],
+    cuts: list[list[torch.Tensor]],
+    names: dict[int, str],
 ) -> Masters:
     """One flat partition per parameter group; `_hp_mapping` says which part of which parameter lies where."""
     slices = []
@@ -74,7 +81,16 @@ def _zero12(
         for mapping, name in sorted(found, key=lambda pair: pair[0].hp_fragment_address.start):
             lp, hp = mapping.lp_fragment_address, mapping.hp_fragment_address
             slices.append(Slice(name, lp.start, lp.start + lp.numel, flat, hp.start))
-    return Masters(tuple(flats), tuple(slices), sharded=True, publish=optimizer.update_lp_params)
+    shares = [Shares(cut, flat) for cut, flat in zip(cuts, flats, strict=True)]
+    return Masters(tuple(flats), tuple(slices), sharded=True, publish=lambda: _publish_zero12(optimizer, shares))
+
+
+def _publish_zero12(optimizer: Any, shares: list[Shares]) -> None:
+    """Cast masters into weights and bring everybody's to everybody, as at the end of ZeRO's own step."""
+    everyone, *others = optimizer.real_dp_process_group
+    with torch.no_grad():
+        if any(group is not everyone for group in others) or not spread(shares, everyone):
+            optimizer.update_lp_params()
 
 
 def _zero3(optimizer: Any, names: dict[int, str], rank: int, world_size: int) -> Masters:

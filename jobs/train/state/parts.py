@@ -15,19 +15,6 @@ from jobs.train.state.storage import Storage
 from jobs.train.state.view import ShardView
 
 
-def part_file(run: str, step: int, attempt: int, rank: int, world_size: int) -> str:
-    """Name of a part relative to the storage.
-
-    The attempt is in it, so that a straggler of an earlier attempt never writes into a file of this one.
-    """
-    return f"{step_folder(run, step)}/part-{rank:05d}-of-{world_size:05d}.a{attempt}.safetensors"
-
-
-def step_folder(run: str, step: int) -> str:
-    """Folder of one saved step; names sort like numbers."""
-    return f"{run}/{step:012d}"
-
-
 def part_nbytes(view: ShardView) -> int:
     """Size of the rank's part in bytes."""
     return PartLayout.of(view).nbytes

@@ -15,6 +15,8 @@ from jobs.train.keeper.judge import Choice, Source
 from jobs.train.keeper.keeper import RunStatus
 from jobs.train.keeper.topology import choose_mirrors
 from jobs.train.keeper.values import AttemptPlan as KeeperPlan
+from jobs.train.state.errors import StorageError
+from orchestrator.adapters.ray_train.keeper_host import KeeperFacts
 from orchestrator.adapters.ray_train.node_agent import AgentConfig, AgentFacts, start_agent
 
 log = structlog.get_logger(__name__)
@@ -108,6 +110,21 @@ class Fleet:
         """Whether any node keeps snapshots."""
         return bool(self._addresses())
 
+    def keepers(self) -> dict[str, KeeperFacts]:
+        """The keepers by node."""
+        return {node: facts.keeper for node, facts in self._facts.items() if facts.keeper}
+
+    def marker_trouble(self, storage_url: str, marker: str) -> StorageError | None:
+        """Whether some node sees other storage than this one, where `marker` has been placed. Blocks a moment."""
+        calls = [self._call(node, "marker_trouble", storage_url, marker) for node in self._addresses()]
+        done, _ = ray.wait(calls, num_returns=len(calls), timeout=ANSWER_S) if calls else ([], [])
+        for ref in done:
+            with contextlib.suppress(ray.exceptions.RayActorError):
+                trouble: StorageError | None = ray.get(ref)
+                if trouble is not None:
+                    return trouble
+        return None
+
     def newest(self, storage_step: int | None) -> Choice | None:
         """The newest whole state that keepers or storage have; None without keepers."""
         addresses = self._addresses()
@@ -184,7 +201,7 @@ class Fleet:
             self._forget(node)
 
     def _addresses(self) -> dict[str, str]:
-        return {node: facts.keeper.address for node, facts in self._facts.items() if facts.keeper}
+        return {node: keeper.address for node, keeper in self.keepers().items()}
 
     def _call(self, node: str, method: str, *args: Any) -> Any:
         return self._agents[node].keeper_call.remote(method, *args)
@@ -197,7 +214,10 @@ def _mirrors(
     peers = dict(choose_mirrors(staying, domains, count).peers)
     for at, node in enumerate(sorted(leaving)):
         if node not in peers:
-            peers[node] = tuple(staying[(at + n) % len(staying)] for n in range(min(count, len(staying))))
+            around = [staying[(at + n) % len(staying)] for n in range(len(staying))]
+            near = domains.get(node, "")
+            around.sort(key=lambda peer: bool(near) and domains.get(peer, "") == near)  # stable: other places first
+            peers[node] = tuple(around[:count])
     return peers
 
 

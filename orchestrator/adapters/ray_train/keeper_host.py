@@ -15,11 +15,14 @@ from jobs.train.keeper.flushing import CheckpointStorage
 from jobs.train.keeper.folder import default_folder
 from jobs.train.keeper.judge import Choice
 from jobs.train.keeper.keeper import Keeper, KeeperConfig, RunStatus
-from jobs.train.keeper.memory import space
+from jobs.train.keeper.memory import Space, space
 from jobs.train.keeper.mirror import Retry
 from jobs.train.keeper.restore import newest_complete
 from jobs.train.keeper.socket_transport import PeerServer, SocketTransport
+from jobs.train.keeper.state_storage import StateStorage
 from jobs.train.keeper.values import AttemptPlan
+from jobs.train.state.errors import StorageError
+from jobs.train.state.open_storage import open_storage, require_marker
 
 # Shared memory also holds Ray's object store and the user's own; snapshots never take more than this part of it.
 LIMIT_SHARE = 0.8
@@ -33,10 +36,15 @@ YOUNG_S = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeeperFacts:
-    """Where ranks of this node and keepers of other nodes reach this one."""
+    """Where ranks of this node and keepers of other nodes reach this one, and how much it may hold.
+
+    `space` is as it was found when the keeper began.
+    """
 
     socket_path: str
     address: str
+    limit_bytes: int
+    space: Space
 
 
 class KeeperHost:
@@ -51,10 +59,12 @@ class KeeperHost:
         self._stack = contextlib.ExitStack()
         self._transport = SocketTransport(token, {}, timeout_s=PEER_TIMEOUT_S)
         self._stack.callback(self._transport.close)
+        self._space = space(folder.parent)
+        self._limit_bytes = _limit(self._space, limit_bytes)
         config = KeeperConfig(
             node=node,
             folder=folder,
-            limit_bytes=_limit(folder.parent, limit_bytes),
+            limit_bytes=self._limit_bytes,
             mirror_streams=STREAMS,
             mirror_max_bytes_per_s=0.0,
             retry=RETRY,
@@ -70,7 +80,12 @@ class KeeperHost:
 
     def facts(self) -> KeeperFacts:
         """Addresses; constant for the keeper's life."""
-        return KeeperFacts(socket_path=self._keeper.socket_path, address=self._server.address)
+        return KeeperFacts(
+            socket_path=self._keeper.socket_path,
+            address=self._server.address,
+            limit_bytes=self._limit_bytes,
+            space=self._space,
+        )
 
     def begin_attempt(self, plan: AttemptPlan, addresses: Mapping[str, str]) -> None:
         """Learn who the peers are and what the next attempt is; also for a change of peers in its middle."""
@@ -98,6 +113,14 @@ class KeeperHost:
         """On the lead: write the newest complete snapshot to storage now; whether `step` is there in time."""
         self._keeper.flush_now(run)
         return self._keeper.wait_flushed(run, step, timeout_s)
+
+    def marker_trouble(self, url: str, marker: str) -> StorageError | None:
+        """What is wrong with this node's view of the storage in which the driver has placed a marker."""
+        try:
+            require_marker(open_storage(url), marker, self._node[:12])
+        except StorageError as error:
+            return error
+        return None
 
     def close(self) -> None:
         """Stop and remove what is held."""
@@ -129,12 +152,10 @@ def _is_locked(folder: Path) -> bool:
     return False
 
 
-def _limit(shared_memory: Path, limit_bytes: int | None) -> int:
-    share = int(space(shared_memory).total_bytes * LIMIT_SHARE)
+def _limit(found: Space, limit_bytes: int | None) -> int:
+    share = int(found.total_bytes * LIMIT_SHARE)
     return share if limit_bytes is None else min(limit_bytes, share)
 
 
 def _open_storage(url: str) -> CheckpointStorage:
-    from jobs.train.keeper.state_storage import StateStorage  # brings torch, which an agent that never flushes spares
-
     return StateStorage.open(url)

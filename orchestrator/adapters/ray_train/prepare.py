@@ -9,21 +9,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import structlog
+
 from jobs.data import ensure_dataset, open_dataset
 from jobs.models.task import Task, load_task
 from jobs.train.config import OptimizerConfig, RankJob
+from jobs.train.footprint import Footprint, footprint, require_small
+from orchestrator.adapters.ray_train.fitting import require_share
 from orchestrator.spec import TrainJob
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A job that can start: its task, its ranks' common instructions, and where things lie."""
+    """A job that can start: its task, its ranks' common instructions, and where things lie.
+
+    `state_bytes` None: the task's model cannot be counted without being built.
+    """
 
     task: Task
     job: RankJob
     dataset_dir: Path
     dataset_hash: str
     storage_url: str
+    state_bytes: int | None
     cwd: str
     environment: dict[str, str]
     preload: tuple[str, ...]
@@ -36,6 +46,8 @@ def prepare(job: TrainJob, home: Path, run_id: str) -> Prepared:
     with _importable(code_paths):
         task = load_task(spec.task, spec.args)
     dataset_dir = ensure_dataset(spec.data.dataset, home)
+    size = _footprint(task)
+    _require_possible(job, size)
     storage_url = spec.checkpoint.storage or (home / "checkpoints" / job.metadata.name).as_uri()
     return Prepared(
         task=task,
@@ -43,11 +55,31 @@ def prepare(job: TrainJob, home: Path, run_id: str) -> Prepared:
         dataset_dir=dataset_dir,
         dataset_hash=open_dataset(dataset_dir).manifest.hash,
         storage_url=storage_url,
+        state_bytes=size.state_bytes if size else None,
         cwd=code_paths[0] if code_paths else "",
         environment=dict(spec.runtime.env),
         # Only our own modules go into the stem: a user's may start threads, and forking those is not safe.
         preload=tuple(name for name in (spec.task.partition(":")[0],) if name.startswith("jobs.")),
     )
+
+
+def _footprint(task: Task) -> Footprint | None:
+    try:
+        return footprint(task)
+    except Exception as error:  # a user's code: it may do on real memory what cannot be done without
+        log.warning("the model's size is not known before it is built", error=f"{type(error).__name__}: {error}")
+        return None
+
+
+def _require_possible(job: TrainJob, size: Footprint | None) -> None:
+    """Raises: UserError for what no cluster could change."""
+    spec = job.spec
+    if size is None:
+        return
+    if spec.strict:
+        require_small(size.parameters)
+    if spec.checkpoint.keeper_memory is not None:
+        require_share(size.state_bytes, spec.workers.max, spec.checkpoint.keeper_memory)
 
 
 def _rank_job(job: TrainJob, run_id: str, dataset_dir: str, storage_url: str, code_paths: tuple[str, ...]) -> RankJob:

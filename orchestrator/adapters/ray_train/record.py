@@ -30,6 +30,7 @@ from orchestrator.adapters.ray_train.events import (
     StepDone,
     StopAsked,
 )
+from orchestrator.adapters.ray_train.step_book import StepBook, StepCost
 
 # Causes under which we chose the moment: they must lose nothing.
 PLANNED = frozenset({Cause.GROW, Cause.SHRINK, Cause.NOTICE, Cause.PAUSE, Cause.INTERRUPT})
@@ -60,17 +61,6 @@ class Attempt:
         return self.last_step_at_s - self.first_step_began_at_s
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepCost:
-    """What one surviving step cost."""
-
-    attempt: int
-    worker_s: float
-    loss: float
-    num_tokens: int
-    ledger: tuple[int, int]
-
-
 class RunRecord:
     """The state of the fold. `apply` events in order; `to_json` is what `record.json` holds."""
 
@@ -79,7 +69,7 @@ class RunRecord:
         self.status = Status.WAITING
         self.detail = ""
         self.attempts: list[Attempt] = []
-        self.steps: dict[int, StepCost] = {}
+        self.steps = StepBook()
         self.lost_worker_s: dict[Cause, float] = defaultdict(float)
         self.lost_steps: dict[Cause, int] = defaultdict(int)
         self.notices = 0
@@ -101,7 +91,10 @@ class RunRecord:
     @property
     def steps_done(self) -> int:
         """Completed steps that survive so far."""
-        return max(self.steps, default=self.attempts[0].start_step if self.attempts else 0)
+        last = self.steps.last
+        if last is not None:
+            return last
+        return self.attempts[0].start_step if self.attempts else 0
 
     @property
     def current(self) -> Attempt | None:
@@ -156,9 +149,10 @@ class RunRecord:
 
     def _lose_after(self, step: int, cause: Cause) -> None:
         """Steps after `step` will be made again: what they cost is lost, charged to the cause."""
-        for lost in [made for made in self.steps if made > step]:
-            self.lost_worker_s[cause] += self.steps.pop(lost).worker_s
-            self.lost_steps[cause] += 1
+        dropped, worker_s = self.steps.drop_after(step)
+        if dropped:
+            self.lost_worker_s[cause] += worker_s
+            self.lost_steps[cause] += dropped
 
     def _step(self, event: StepDone) -> None:
         attempt = self.current
@@ -170,13 +164,13 @@ class RunRecord:
             attempt.first_step_began_at_s = max(event.at_s - event.step_s, attempt.opened_at_s)
         began_at_s = attempt.last_step_at_s or attempt.first_step_began_at_s
         attempt.last_step_at_s = max(event.at_s, began_at_s)
-        self.steps[event.step] = StepCost(
+        cost = StepCost(
             attempt=event.attempt,
             worker_s=(attempt.last_step_at_s - began_at_s) * attempt.world_size,
             loss=event.loss,
             num_tokens=event.num_tokens,
-            ledger=event.ledger,
         )
+        self.steps.add(event.step, cost)
 
     def _close(self, event: AttemptClosed) -> None:
         attempt = self._attempt(event.attempt)
@@ -184,6 +178,10 @@ class RunRecord:
             return
         attempt.closed_at_s = max(event.at_s, attempt.last_step_at_s or attempt.opened_at_s)
         attempt.outcome, attempt.close_cause, attempt.detail = event.outcome, event.cause, event.detail
+
+    def _loss(self) -> float | None:
+        last = self.steps.get(self.steps_done)
+        return last.loss if last else None
 
     def worker_seconds(self) -> dict[str, Any]:
         """Held worker-time in worker-seconds: `useful`, `lost` and `stalled` by cause, and their sum `held`.
@@ -201,7 +199,7 @@ class RunRecord:
             stalled[attempt.close_cause or attempt.cause] += attempt.world_size * tail_s
         return {
             "held": held,
-            "useful": sum(cost.worker_s for cost in self.steps.values()),
+            "useful": self.steps.worker_s,
             "lost": _by_name(self.lost_worker_s),
             "stalled": _by_name(stalled),
         }
@@ -214,7 +212,10 @@ class RunRecord:
         return max(0.0, self.last_at_s - self.first_at_s - holding)
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON values; `training_goodput` is a fraction of held worker-time, null before any."""
+        """The record as JSON values, of a size that does not grow with the steps: those are in the log of events.
+
+        `loss` is the last surviving step's; `training_goodput` is a fraction of held worker-time, null before any.
+        """
         seconds = self.worker_seconds()
         return {
             "apiVersion": "tideline/v1",
@@ -225,7 +226,8 @@ class RunRecord:
             "started_at_s": self.first_at_s,
             "updated_at_s": self.last_at_s,
             "steps": self.steps_done,
-            "tokens": sum(cost.num_tokens for cost in self.steps.values()),
+            "loss": self._loss(),
+            "tokens": self.steps.num_tokens,
             "training_goodput": seconds["useful"] / seconds["held"] if seconds["held"] else None,
             "worker_seconds": seconds,
             "waiting_s": self.waiting_s(),
@@ -237,7 +239,6 @@ class RunRecord:
             "mirror_lag_steps": self.mirror_lag_steps,
             "checkpoint": {"step": self.checkpoint.step, "path": self.checkpoint.path} if self.checkpoint else None,
             "attempts": [_attempt_json(attempt) for attempt in self.attempts],
-            "losses": [[step, self.steps[step].loss] for step in sorted(self.steps)],
         }
 
 

@@ -1,10 +1,15 @@
-"""A run's record on disk: `events.jsonl` grows by whole lines, `record.json` is replaced in one rename."""
+"""A run's record on disk: `events.jsonl` grows by whole lines, `record.json` is replaced in one rename.
+
+Every step is a line of the log, with its loss; the record holds sums and the last loss only, so that replacing it every
+few seconds costs the same after a million steps as after one.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.adapters.ray_train.events import Event, StepDone, from_json, to_json
@@ -12,6 +17,7 @@ from orchestrator.adapters.ray_train.record import RunRecord
 
 # Steps come many a second; rewriting the record for each would cost more than it tells.
 REWRITE_EVERY_S = 2.0
+_CHUNK_BYTES = 1 << 16
 
 
 class RecordStore:
@@ -21,7 +27,7 @@ class RecordStore:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "events.jsonl"
-        self.record = RunRecord.of(run_id, load_events(folder))
+        self.record = RunRecord.of(run_id, read_events(folder))
         _cut_torn_line(self._path)
         self._log = self._path.open("a", encoding="utf-8")
         self._written_at = 0.0
@@ -50,18 +56,30 @@ class RecordStore:
 
 def load_events(folder: Path) -> list[Event]:
     """Events of the run in `folder`, oldest first; a torn last line is left out. Empty when there is no log."""
+    return list(read_events(folder))
+
+
+def read_events(folder: Path) -> Iterator[Event]:
+    """As `load_events`, one at a time: a long run's log need not fit into memory."""
     path = folder / "events.jsonl"
     if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [from_json(json.loads(line)) for line in lines[:-1] if line]
+        return
+    with path.open("rb") as log:
+        for line in log:
+            if line.endswith(b"\n") and line != b"\n":
+                yield from_json(json.loads(line))
 
 
 def _cut_torn_line(path: Path) -> None:
     if not path.exists():
         return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole != len(content):
-        with path.open("r+b") as log:
-            log.truncate(whole)
+    with path.open("r+b") as log:
+        end = start = log.seek(0, os.SEEK_END)
+        while start:  # backwards, because the log may be long and the torn line is at most one
+            start = max(0, start - _CHUNK_BYTES)
+            log.seek(start)
+            newline = log.read(min(_CHUNK_BYTES, end - start)).rfind(b"\n")
+            if newline >= 0:
+                log.truncate(start + newline + 1)
+                return
+        log.truncate(0)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 
-from orchestrator.adapters.ray_train.events import Event, Status
+from orchestrator.adapters.ray_train.events import Event, Status, StatusChanged
 from orchestrator.adapters.ray_train.governor import Habits
 from orchestrator.adapters.ray_train.metrics import RunMetrics
 from orchestrator.adapters.ray_train.notice_desk import NoticePlan
@@ -20,6 +21,7 @@ from orchestrator.adapters.ray_train.session import Session, SessionConfig
 from orchestrator.adapters.ray_train.tier import Tier
 from orchestrator.policy.resize import ResizeRules
 from orchestrator.spec import TrainJob
+from orchestrator.spec.errors import UserError
 
 log = structlog.get_logger(__name__)
 
@@ -101,7 +103,11 @@ def run_train_job(
             on_event(event)
 
         with Session(job, prepared, run_dir, _session_config(options)) as session:
-            status, detail = session.run(store.record, emit)
+            try:
+                status, detail = session.run(store.record, emit)
+            except UserError as error:  # what only the nodes could say: it is the record's last word, too
+                emit(StatusChanged(at_s=time.time(), status=Status.FAILED, detail=str(error)))
+                raise
     return _result(job, prepared, store.record, run_dir, status, detail)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import ray
@@ -13,9 +14,13 @@ from jobs.train.config import RestoreFrom
 from jobs.train.keeper.judge import Choice, Source
 from jobs.train.keeper.keeper import RunStatus
 from jobs.train.state.checkpoints import latest, manifest_file
-from jobs.train.state.open_storage import open_storage
+from jobs.train.state.errors import StorageError
+from jobs.train.state.manifest import Manifest
+from jobs.train.state.open_storage import open_storage, place_marker, remove_marker
+from orchestrator.adapters.ray_train.domains import read_domains
 from orchestrator.adapters.ray_train.events import CheckpointSaved, Event, SnapshotSafe
 from orchestrator.adapters.ray_train.fleet import Fleet
+from orchestrator.adapters.ray_train.keeper_host import KeeperFacts
 
 log = structlog.get_logger(__name__)
 
@@ -26,7 +31,19 @@ FLUSH_S = 300.0
 class RunState:
     """One session's view of its run's state. Blocks only between attempts, when nothing trains."""
 
-    def __init__(self, run: str, fleet: Fleet, *, storage_url: str, every_s: float, keep: int) -> None:
+    def __init__(
+        self,
+        run: str,
+        fleet: Fleet,
+        *,
+        storage_url: str,
+        every_s: float,
+        keep: int,
+        require_room: Callable[[int, Mapping[str, KeeperFacts]], None] = lambda world_size, keepers: None,
+        domains: Callable[[], Mapping[str, str]] = read_domains,
+    ) -> None:
+        self._domains = domains
+        self._require_room = require_room
         self._run = run
         self._fleet = fleet
         self._storage_url = storage_url
@@ -40,12 +57,19 @@ class RunState:
         self._status: Any = None
         self._attempt = 0
         self._world_size = 0
+        self._begun = False
 
     def restore_point(self) -> RestoreFrom | None:
-        """The newest whole state there is; None when the run has none yet."""
-        newest = latest(open_storage(self._storage_url), self._run)
-        self._committed = newest.step if newest else None
-        self._choice = self._fleet.newest(self._committed)
+        """The newest whole state there is; None when the run has none yet.
+
+        Raises: StorageError if storage cannot be asked and no keeper has a state: starting again would be wrong.
+        """
+        newest, trouble = self._newest_stored()
+        if trouble is None:
+            self._committed = newest.step if newest else None
+        self._choice = self._fleet.newest(newest.step if newest else None)
+        if trouble is not None and (self._choice is None or self._choice.source is not Source.KEEPERS):
+            raise trouble
         if self._choice is not None:
             log.info("restore point", detail=self._choice.detail)
             if self._choice.source is Source.NOTHING:
@@ -53,10 +77,37 @@ class RunState:
             return RestoreFrom(step=self._choice.step, keepers=self._choice.source is Source.KEEPERS)
         return RestoreFrom(step=newest.step, keepers=False) if newest else None
 
+    def _newest_stored(self) -> tuple[Manifest | None, StorageError | None]:
+        try:
+            return latest(open_storage(self._storage_url), self._run), None
+        except StorageError as error:
+            log.warning("storage cannot be asked for checkpoints", error=str(error))
+            return None, error
+
     def begin(self, attempt: int, world_size: int, leaving: Collection[str]) -> None:
-        """Tell the keepers what begins; call after `restore_point`."""
+        """Tell the keepers what begins; call after `restore_point`.
+
+        Raises: before this session's first attempt, UserError if it would not fit into the keepers' memory, and
+        StorageError if storage cannot be written or is not the same on every node. Later attempts go on: a snapshot
+        that finds no room, or a checkpoint that cannot be written, is left out and said.
+        """
+        if not self._begun:
+            self._require_shared_storage()
+            self._require_room(world_size, self._fleet.keepers())
+            self._begun = True
         self._attempt, self._world_size = attempt, world_size
         self.tell(leaving)
+
+    def _require_shared_storage(self) -> None:
+        storage = open_storage(self._storage_url)
+        marker = place_marker(storage)
+        try:
+            trouble = self._fleet.marker_trouble(self._storage_url, marker)
+        finally:
+            with contextlib.suppress(StorageError):  # a small file that nobody looks for again
+                remove_marker(storage, marker)
+        if trouble is not None:
+            raise trouble
 
     def tell(self, leaving: Collection[str]) -> None:
         """Tell the keepers again, when nodes come or are about to go in the middle of an attempt."""
@@ -71,7 +122,7 @@ class RunState:
             first_checkpoint_in_s=max(0.0, self._every_s - since_s),
             committed_step=self._committed,
             keep_checkpoints=self._keep,
-            domains={},
+            domains=self._domains(),
         )
 
     def secure(self, step: int, give_up: Callable[[], bool]) -> bool:
@@ -110,7 +161,7 @@ class RunState:
 
     def committed(self, at_s: float) -> Iterator[Event]:
         """The newest checkpoint in storage, if it has not been told yet."""
-        newest = latest(open_storage(self._storage_url), self._run)
+        newest, _ = self._newest_stored()
         if newest is not None and newest.step != self._committed:
             yield self._saved(newest.step, at_s)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,15 @@ from ray.train import TrainingFailedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.adapters.ray_train import capacity, train_fn
+from orchestrator.adapters.ray_train.domains import read_domains
 from orchestrator.adapters.ray_train.driver import Driver
 from orchestrator.adapters.ray_train.driver_ports import DriverConfig, Surroundings
 from orchestrator.adapters.ray_train.events import Cause, Event, Status
+from orchestrator.adapters.ray_train.fitting import Fitting, keeper_room
 from orchestrator.adapters.ray_train.fleet import Fleet
 from orchestrator.adapters.ray_train.governor import Bounds, Governor, Habits
 from orchestrator.adapters.ray_train.hub import MAX_CONCURRENCY, Hub
+from orchestrator.adapters.ray_train.keeper_host import KeeperFacts
 from orchestrator.adapters.ray_train.lease import FileLease
 from orchestrator.adapters.ray_train.names import NAMESPACE, hub_name, short_id
 from orchestrator.adapters.ray_train.node_agent import AgentConfig
@@ -186,6 +189,7 @@ class Session:
             storage_url=self._prepared.storage_url,
             every_s=spec.checkpoint.every,
             keep=spec.checkpoint.keep,
+            require_room=self._require_room,
         )
         around = Surroundings(
             hub=self._hub,
@@ -205,6 +209,25 @@ class Session:
         return Driver(
             driver_config, around, emit=emit, wants_stop=config.wants_stop, metrics=self._prepared.task.metrics
         )
+
+    def _require_room(self, world_size: int, keepers: Mapping[str, KeeperFacts]) -> None:
+        """Raises: UserError if the keepers cannot hold a group of this size."""
+        spec, state_bytes = self._job.spec, self._prepared.state_bytes
+        if state_bytes is None or not keepers:
+            return
+        ranks = capacity.room(
+            tuple(replace(node, free=node.total) for node in capacity.read_nodes()),
+            spec.workers.resources.as_ray(),
+            {},
+            self._config.ranks_per_worker,
+        )
+        fitting = Fitting(
+            state_bytes=state_bytes,
+            min_workers=spec.workers.min,
+            mirrors=spec.checkpoint.mirrors,
+            domains=read_domains(),
+        )
+        fitting.require(world_size, [keeper_room(node, facts, ranks.get(node, 0)) for node, facts in keepers.items()])
 
     def _agent_config(self) -> AgentConfig:
         return AgentConfig(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+import jobs.train.state.storage as storage_module
 from jobs.train.keeper.client import KeeperClient, KeeperRefusedError, KeeperUnavailableError
 from jobs.train.keeper.keeper import Keeper
 from jobs.train.keeper.rank_protocol import Refusal
@@ -32,8 +34,9 @@ from jobs.train.state.kinds import FP32
 from jobs.train.state.layout import PartLayout
 from jobs.train.state.loading import fill
 from jobs.train.state.manifest import Manifest
+from jobs.train.state.naming import part_file
 from jobs.train.state.open_storage import open_storage
-from jobs.train.state.parts import copy_part_into, describe_part, part_file
+from jobs.train.state.parts import copy_part_into, describe_part
 from jobs.train.state.view import Piece, ShardView
 from tests.train.keeper.live_keeper import LIMIT_BYTES, config
 
@@ -219,6 +222,49 @@ def test_read_only_storage_is_said_and_training_goes_on(cluster, tmp_path):
     blocker.unlink()
     blocker.mkdir()
     assert lead.wait_flushed(RUN, 40, TIMEOUT_S), "it is tried again until storage is there"
+
+
+class FullDisk:
+    """An `os` on whose disk nothing more fits than the first few bytes of a file."""
+
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+    def posix_fallocate(self, descriptor, offset, nbytes):
+        pass  # a file system that promises and does not keep it
+
+    def write(self, descriptor, data):
+        if len(data) <= 100:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return os.write(descriptor, data[:100])
+
+
+def test_a_disk_that_fills_up_during_a_flush_leaves_the_older_checkpoint_and_nothing_half(
+    cluster, tmp_path, monkeypatch
+):
+    url = (tmp_path / "store").as_uri()
+    cluster.begin(world_size=3, storage_url=url)
+    lead = cluster.nodes["a"].keeper
+    save_all(cluster, 20, 3)
+    assert lead.wait_safe(RUN, 20, TIMEOUT_S)
+    lead.flush_now(RUN)
+    assert lead.wait_flushed(RUN, 20, TIMEOUT_S)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage_module, "os", FullDisk())
+        save_all(cluster, 40, 3)
+        lead.flush_now(RUN)
+        with lead.runs.changed:
+            assert lead.runs.changed.wait_for(lambda: lead.status(RUN).flush_error, TIMEOUT_S)
+        assert "storage is full; earlier checkpoints are untouched" in lead.status(RUN).flush_error
+    storage = open_storage(url)
+    manifest = latest(storage, RUN)
+    assert manifest.step == 20
+    assert verify(manifest, storage) == []
+    save_all(cluster, 60, 3)
+    assert lead.wait_safe(RUN, 60, TIMEOUT_S), "training goes on"
+    lead.flush_now(RUN)
+    assert lead.wait_flushed(RUN, 60, TIMEOUT_S), "and the next flush finds room again"
+    assert not list((tmp_path / "store").rglob("*.tmp"))
 
 
 def test_segments_keep_their_mapping_from_one_snapshot_to_the_next(cluster):

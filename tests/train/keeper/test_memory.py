@@ -39,8 +39,8 @@ def test_above_the_limit_is_refused_with_numbers_and_a_way_out():
     assert refused.value.code is ExitCode.NEVER
     assert str(refused.value) == (
         "the keeper of node n1 needs 4.50 GiB of shared memory for snapshots (3.00 GiB for its own ranks, 1.50 GiB "
-        "mirrored from others), but its limit is 4.00 GiB. Run on more nodes, raise the limit (and the size of "
-        "/dev/shm), or set checkpoint.snapshot_every_steps: 0 to keep state in storage only."
+        "mirrored from others), but its limit is 4.00 GiB. Run on more nodes, raise checkpoint.keeper_memory (and the "
+        "size of /dev/shm), or lower checkpoint.mirrors"
     )
 
 

@@ -40,7 +40,9 @@ class Fallback:
         return Restored(manifest=None, source="storage", read_bytes=0, detail="")
 
 
-def load(cluster: Cluster, monkeypatch, *, dataset: str = "d", client: KeeperClient | None = None, agree=lambda x: x):
+def load(
+    cluster: Cluster, monkeypatch, *, dataset: str = "d", client: KeeperClient | None = None, agree=lambda x: x, job=JOB
+):
     """One rank that wants everything; its engine is a tensor."""
     whole = torch.zeros(NUMBERS)
     monkeypatch.setattr(states, "view_of", lambda engine, moments: view_of(engine, 0, 1))
@@ -50,7 +52,7 @@ def load(cluster: Cluster, monkeypatch, *, dataset: str = "d", client: KeeperCli
         client, rank=0, share=lambda text: text, agree=agree, storage=None, fallback=fallback, timeout_s=TIMEOUT_S
     )
     try:
-        return whole, source.load_newest(SimpleNamespace(deepspeed=whole), JOB, dataset), fallback
+        return whole, source.load_newest(SimpleNamespace(deepspeed=whole), job, dataset), fallback
     finally:
         client.close()
 
@@ -110,6 +112,16 @@ def test_a_keeper_that_does_not_answer_means_storage(cluster, monkeypatch, tmp_p
     _, restored, fallback = load(cluster, monkeypatch, client=KeeperClient(str(tmp_path / "gone"), timeout_s=1.0))
     assert fallback.asked == 1
     assert "the node's keeper does not answer" in restored.detail
+
+
+def test_another_stage_and_precision_than_when_it_was_saved_are_said(cluster, monkeypatch):
+    two_snapshots(cluster)
+    changed = SimpleNamespace(run_id=RUN, zero_stage=3, precision="bf16")
+    whole, restored, _ = load(cluster, monkeypatch, job=changed)
+    assert torch.equal(whole, values(40))
+    assert "ZeRO stage 1 -> 3" in restored.detail
+    assert "precision fp32 -> bf16" in restored.detail
+    assert "->" not in load(cluster, monkeypatch)[1].detail
 
 
 def test_the_state_of_another_data_set_is_refused(cluster, monkeypatch):
