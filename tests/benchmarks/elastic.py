@@ -66,7 +66,7 @@ def main() -> None:
         "stall": _stall,
         "kill": _kill,
         "churn": _churn,
-        "notice": lambda s, _, o: elastic_state.notices(s.workload, s.data, count=6 if o.quick else 102),
+        "notice": lambda s, _, o: elastic_state.notices(s.workload, s.data, count=8 if o.quick else 104),
         "loss": lambda _, __, o: elastic_state.losses(quick=o.quick),
         "snapshot": lambda s, _, o: elastic_state.snapshot_overhead(s.workload, s.data, cycles=4 if o.quick else 40),
         "reshard": lambda _, __, o: elastic_state.reshard(quick=o.quick),

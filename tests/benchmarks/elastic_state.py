@@ -22,8 +22,9 @@ from tests.benchmarks.watching import Watch, watched
 from tests.train.state.loss_curves import resized_against_fixed
 
 NOTICE_DEADLINE_S = 30.0
-# Notices come in threes, a second apart, as when a zone runs short: each is a measurement, one restart answers all.
-TOGETHER = 3
+# Notices come in fours, a second apart, as when a zone runs short: each is a measurement, one restart answers all.
+TOGETHER = 4
+NODES = 12
 APART_S = 1.0
 
 
@@ -32,19 +33,19 @@ APART_S = 1.0
 
 def notices(workload: Workload, data: Path, *, count: int) -> dict[str, Any]:
     """Seconds from a notice until a snapshot taken after it is whole on nodes that stay; `count` notices to a job of
-    eight single-rank nodes on real Ray, leaving in threes and replaced."""
-    workload = replace(workload, min_workers=1, max_workers=8)
-    sizes = (NodeSize(num_cpus=0), *[NodeSize(num_cpus=1)] * 8)
+    twelve single-rank nodes on real Ray, leaving in fours and replaced. Its 24 micro-batches divide at 12, 8 and 4."""
+    workload = replace(workload, min_workers=1, max_workers=NODES, global_batch_size=24)
+    sizes = (NodeSize(num_cpus=0), *[NodeSize(num_cpus=1)] * NODES)
     safe_s: list[float] = []
-    with watched(Ours(), workload, data, sizes) as (watch, cluster, workdir):
-        watch.wait_steady(8)
+    with watched(Ours(), workload, data, sizes, patience_s=900.0) as (watch, cluster, workdir):
+        watch.wait_steady(NODES)
         while len(safe_s) < count:
             for _ in range(2):
                 safe_s += _one_group(watch, cluster, workdir / "home")
             say(f"notice: {len(safe_s)} of {count}, newest {[round(s, 2) for s in safe_s[-2 * TOGETHER :]]}")
-            for _ in range(8 - (len(cluster.nodes) - 1)):
+            for _ in range(NODES + 1 - len(cluster.nodes)):
                 cluster.add_node(NodeSize(num_cpus=1))
-            watch.wait_steady(8)
+            watch.wait_steady(NODES)
         safe = _events(workdir / "home", "SnapshotSafe")
         lag = [event["lag_steps"] for event in safe if event["lag_steps"] is not None]
     return {
@@ -54,7 +55,7 @@ def notices(workload: Workload, data: Path, *, count: int) -> dict[str, Any]:
 
 
 def _one_group(watch: Watch, cluster: LocalCluster, home: Path) -> list[float]:
-    """Announce the end of three nodes; how long each notice took until the state was safe elsewhere."""
+    """Announce the end of some nodes; how long each notice took until the state was safe elsewhere."""
     known, leaving = len(_events(home, "Noticed")), [node.node_id for node in cluster.nodes[-TOGETHER:]]
     staying = len(cluster.nodes) - 1 - TOGETHER
     for node_id in leaving:
