@@ -25,6 +25,7 @@ from serving.batch.records import (
     WindowError,
 )
 from serving.batch.tables import batches, lines, replicas, rows
+from serving.batch.upload import is_storable
 
 # A replica that has not said how fast it is for so long does not count any more.
 REPLICA_SEEN_S = 20.0
@@ -77,7 +78,7 @@ class BatchBook:
         with self._database.read() as connection:
             return find_batch(connection, tenant, batch_id)
 
-    def list(self, tenant: str, *, limit: int, after: str | None) -> tuple[list[BatchRecord], bool]:
+    def page(self, tenant: str, *, limit: int, after: str | None) -> tuple[list[BatchRecord], bool]:
         """Up to `limit` batches, newest first, behind the one with id `after`; and whether there are more."""
         with self._database.read() as connection:
             query = select(batches).where(batches.c.tenant == tenant)
@@ -119,7 +120,9 @@ class BatchBook:
 def find_batch(connection: Connection, tenant: str, batch_id: str, *, lock: bool = False) -> BatchRecord:
     """The tenant's batch; with `lock` nobody else changes it before the transaction ends. Raises: UnknownError."""
     query = select(batches).where(batches.c.id == batch_id, batches.c.tenant == tenant)
-    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+    row = None
+    if is_storable(batch_id):
+        row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
         raise UnknownError("batch_not_found", f"there is no batch {batch_id!r}")
     return _record(row)

@@ -21,6 +21,7 @@ from serving.batch.records import (
     UnknownError,
 )
 from serving.batch.tables import batches, files, lines, rows
+from serving.batch.upload import is_storable
 
 _CHUNK = 500
 
@@ -56,7 +57,7 @@ class FileStore:
         with self._database.read() as connection:
             return find_file(connection, tenant, file_id)
 
-    def list(
+    def page(
         self, tenant: str, *, limit: int, after: str | None, kinds: Sequence[FileKind], newest_first: bool
     ) -> tuple[list[FileRecord], bool]:
         """Up to `limit` files behind the one with id `after`, and whether there are more. Raises: UnknownError."""
@@ -109,6 +110,8 @@ class FileStore:
 
 def find_file(connection: Connection, tenant: str, file_id: str) -> FileRecord:
     """The tenant's file. Raises: UnknownError."""
+    if not is_storable(file_id):
+        raise UnknownError("file_not_found", f"there is no file {file_id!r}")
     row = connection.execute(select(files).where(files.c.id == file_id, files.c.tenant == tenant)).one_or_none()
     if row is None:
         raise UnknownError("file_not_found", f"there is no file {file_id!r}")

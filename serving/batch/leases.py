@@ -42,7 +42,7 @@ class LeaseDesk:
             return []
         token = secrets.token_hex(16)
         with self._database.write() as connection:
-            now_s, leased = self._database.now_s(connection), []
+            now_s, leased = self._database.now_s(connection), list[LeasedRow]()
             for batch in self._open_batches(connection, now_s):
                 leased += self._lease_from(connection, batch, num_rows - len(leased), token, now_s)
                 if len(leased) == num_rows:
@@ -67,8 +67,8 @@ class LeaseDesk:
                     _swap(connection, row, state=RowState.PENDING, lease_token=None, lease_until_s=None,
                           attempts=rows.c.attempts - 1)  # fmt: skip
 
-    def commit(self, done: Sequence[tuple[LeasedRow, RowResult]]) -> int:
-        """Make results durable, all of them in one transaction; returns how many counted.
+    def commit(self, done: Sequence[tuple[LeasedRow, RowResult]]) -> set[tuple[str, int]]:
+        """Make results durable, all of them in one transaction; returns (batch, index) of those that counted.
 
         A result does not count when its lease is lost. The last row of a batch ends it.
         """
@@ -76,10 +76,11 @@ class LeaseDesk:
         for row, result in done:
             per_batch[row.batch_id].append((row, result))
         if not per_batch:
-            return 0
+            return set()
         with self._database.write() as connection:
             # In one order everywhere, and batch before rows: two writers never wait for each other.
-            return sum(self._commit_batch(connection, batch_id, per_batch[batch_id]) for batch_id in sorted(per_batch))
+            counted = [self._commit_batch(connection, each, per_batch[each]) for each in sorted(per_batch)]
+            return {(row.batch_id, row.index) for part in counted for row in part}
 
     def report_rate(self, replica_id: str, tokens_per_s: float) -> None:
         """Say how fast this replica does batch work; promises count it for a while. 0 = it stops."""
@@ -93,11 +94,11 @@ class LeaseDesk:
 
     def _commit_batch(
         self, connection: Connection, batch_id: str, done: Sequence[tuple[LeasedRow, RowResult]]
-    ) -> int:  # fmt: skip
+    ) -> list[LeasedRow]:
         locked = select(batches).where(batches.c.id == batch_id).with_for_update()
         batch = connection.execute(locked).one_or_none()
         if batch is None or batch.status != BatchStatus.IN_PROGRESS:
-            return 0
+            return []
         counted = [
             (row, result)
             for row, result in done
@@ -114,7 +115,7 @@ class LeaseDesk:
             completion_tokens=sum(result.completion_tokens for _, result in counted),
         )  # fmt: skip
         self._close_if_done(connection, batch_id, batch.tenant)
-        return len(counted)
+        return [row for row, _ in counted]
 
     def _take_back_expired(self) -> None:
         """Rows whose holder died go back in line; one that outlived its retries fails."""

@@ -19,6 +19,11 @@ class _Live:
     answer: Answer
     text: AnswerText
     tokens: list[int] = field(default_factory=list)
+    hidden: list[float] = field(default_factory=list)
+
+    def add_hidden(self, hidden: list[float]) -> None:
+        """Sum hidden states over the chunks of a prompt."""
+        self.hidden = [a + b for a, b in zip(self.hidden, hidden, strict=True)] if self.hidden else hidden
 
     @property
     def generation(self) -> Generation:
@@ -65,6 +70,9 @@ class StepRunner:
         made = self._prefill(plan.work) | self._decode(plan.work)
         elapsed_s = time.perf_counter() - start_s
         finished = set(self._scheduler.complete(plan, elapsed_s=elapsed_s))
+        for part in plan.work:
+            if part.id in finished and self._live[part.id].generation.embed:
+                self._end(part.id, FinishReason.STOP)
         for request_id, token in made.items():
             self._hand_out(request_id, token, is_last=request_id in finished)
         self._mail.send()
@@ -100,6 +108,9 @@ class StepRunner:
             if part.prefill_tokens:
                 generation = self._live[part.id].generation
                 chunk = generation.prompt[part.start : part.start + part.prefill_tokens]
+                if generation.embed:
+                    self._live[part.id].add_hidden(self._engine.embed(part.slot, chunk, start=part.start))
+                    continue
                 sampling = generation.sampling if part.makes_token else None
                 token = self._engine.prefill(part.slot, chunk, start=part.start, sampling=sampling)
                 if token is not None:
@@ -136,7 +147,9 @@ class StepRunner:
             self._mail.add(live.answer, Delta(text=rest))
         if live.text.stopped:
             reason = FinishReason.STOP
-        self._mail.add(live.answer, Finished(reason=reason, num_tokens=len(live.tokens)))
+        size = len(live.generation.prompt)
+        embedding = tuple(value / size for value in live.hidden) if live.generation.embed else None
+        self._mail.add(live.answer, Finished(reason=reason, num_tokens=len(live.tokens), embedding=embedding))
 
 
 def _as_request(generation: Generation) -> Request:
@@ -148,4 +161,5 @@ def _as_request(generation: Generation) -> Request:
         prompt_tokens=len(generation.prompt),
         max_tokens=generation.max_tokens,
         session=generation.session,
+        tenant=generation.tenant,
     )

@@ -192,7 +192,7 @@ def test_tenants_do_not_see_each_other(world: World) -> None:
     ):
         with pytest.raises(UnknownError):
             ask()
-    assert world.store.batches.list("b", limit=9, after=None) == ([], False)
+    assert world.store.batches.page("b", limit=9, after=None) == ([], False)
 
 
 def test_lists_are_paged(world: World) -> None:
@@ -200,11 +200,11 @@ def test_lists_are_paged(world: World) -> None:
     for _ in range(5):
         made.append(world.batch(1))
         world.clock.now_s += 1
-    first, more = world.store.batches.list("t", limit=3, after=None)
-    rest, end = world.store.batches.list("t", limit=3, after=first[-1].id)
+    first, more = world.store.batches.page("t", limit=3, after=None)
+    rest, end = world.store.batches.page("t", limit=3, after=first[-1].id)
     assert ([*first, *rest], more, end) == (made[::-1], True, False)
     kinds = list(FileKind)
-    files, _ = world.store.files.list("t", limit=2, after=None, kinds=kinds, newest_first=False)
+    files, _ = world.store.files.page("t", limit=2, after=None, kinds=kinds, newest_first=False)
     assert [file.id for file in files] == [batch.input_file_id for batch in made[:2]]
 
 
@@ -291,7 +291,7 @@ def test_many_holders_commit_every_row_exactly_once(world: World) -> None:
         leases, committed = store.leases, 0
         while leased := leases.lease(7):
             results = [(row, answer(row)) for row in leased]
-            committed += leases.commit(results) + leases.commit(results)
+            committed += len(leases.commit(results)) + len(leases.commit(results))
         store.close()
         counts.append(committed)
 

@@ -59,7 +59,7 @@ class World:
         return self.store.batches.get(batch.tenant, batch.id)
 
     def commit(self, *leased: LeasedRow, status: int = 200) -> int:
-        return self.store.leases.commit([(row, answer(row, status)) for row in leased])
+        return len(self.store.leases.commit([(row, answer(row, status)) for row in leased]))
 
     def content(self, file_id: str | None, tenant: str = "t") -> list[dict[str, Any]]:
         assert file_id is not None
