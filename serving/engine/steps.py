@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,8 @@ class StepRunner:
         self.num_steps = 0
         self.busy_s = 0.0
         self.wasted_tokens = 0
+        self.budget_s = 0.0
+        self.budget_used_s = 0.0
 
     def admit(self, answer: Answer, *, now_s: float) -> None:
         """Ask the scheduler; a refusal and the ends of superseded requests go out at once."""
@@ -67,7 +70,8 @@ class StepRunner:
         """One step; tokens go out when all of it is done."""
         start_s = time.perf_counter()
         self._move(plan)
-        made = self._prefill(plan.work) | self._decode(plan.work)
+        work = self._read_hidden(plan.work)
+        made = self._prefill(work) | self._decode(work)
         elapsed_s = time.perf_counter() - start_s
         finished = set(self._scheduler.complete(plan, elapsed_s=elapsed_s))
         for part in plan.work:
@@ -79,6 +83,9 @@ class StepRunner:
         if plan.work:
             self.num_steps += 1
             self.busy_s += elapsed_s
+            if math.isfinite(plan.budget_s):
+                self.budget_s += plan.budget_s
+                self.budget_used_s += elapsed_s
 
     def fail(self, answer: Answer, error: EngineFailedError) -> None:
         """End one request that never got in."""
@@ -102,15 +109,24 @@ class StepRunner:
         for request_id, slot in plan.resume:
             self._engine.resume(slot, self._parked.pop(request_id))
 
+    def _read_hidden(self, work: Sequence[PlannedWork]) -> list[PlannedWork]:
+        """Carry out the parts that read a prompt for its hidden states; returns the others."""
+        others = []
+        for part in work:
+            live = self._live[part.id]
+            if live.generation.embed:
+                chunk = live.generation.prompt[part.start : part.start + part.prefill_tokens]
+                live.add_hidden(self._engine.embed(part.slot, chunk, start=part.start))
+            else:
+                others.append(part)
+        return others
+
     def _prefill(self, work: Sequence[PlannedWork]) -> dict[str, int]:
         made = {}
         for part in work:
             if part.prefill_tokens:
                 generation = self._live[part.id].generation
                 chunk = generation.prompt[part.start : part.start + part.prefill_tokens]
-                if generation.embed:
-                    self._live[part.id].add_hidden(self._engine.embed(part.slot, chunk, start=part.start))
-                    continue
                 sampling = generation.sampling if part.makes_token else None
                 token = self._engine.prefill(part.slot, chunk, start=part.start, sampling=sampling)
                 if token is not None:

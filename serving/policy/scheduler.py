@@ -5,6 +5,7 @@ A state machine that is told the time. The live replica and the simulator in the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from serving.policy.admission import Admitted, Refused, decide
@@ -96,6 +97,7 @@ class TierScheduler:
             shape=step.shape,
             predicted_s=step.predicted_s,
             batch_s=step.batch_s,
+            budget_s=step_budget_s(online, self._rules, now_s=now_s) if step.work else math.inf,
         )
         self._busy_until_s = now_s + plan.predicted_s
         return Idle() if plan.is_empty else plan

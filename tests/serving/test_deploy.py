@@ -98,17 +98,24 @@ def test_serving_an_unknown_model_exits_4_before_a_cluster_is_started(
     assert "there is no model 'demo-gpt'" in err
 
 
-def test_the_openapi_document_lists_every_route() -> None:
+def test_the_openapi_document_lists_every_route(tmp_path: Path) -> None:
     """The OpenAPI document is part of the contract; a route that appears or vanishes is seen here."""
     spec = ReplicaSpec(endpoint=endpoint("engine: {name: echo}, tiers: {batch: {}}"),
-                       model=ServedModel(id="m", ref="m@1", created_s=0), folder=Path())  # fmt: skip
+                       model=ServedModel(id="m", ref="m@1", created_s=0), folder=Path(), state=tmp_path)  # fmt: skip
     with running_app(spec) as app:
         assert sorted(app.openapi()["paths"]) == [
             "/healthz",
             "/metrics",
             "/readyz",
+            "/v1/batches",
+            "/v1/batches/{batch_id}",
+            "/v1/batches/{batch_id}/cancel",
             "/v1/chat/completions",
             "/v1/completions",
+            "/v1/embeddings",
+            "/v1/files",
+            "/v1/files/{file_id}",
+            "/v1/files/{file_id}/content",
             "/v1/models",
             "/v1/models/{name}",
         ]
