@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
@@ -43,6 +44,18 @@ class HttpConfig:
     objectives: Mapping[Tier, float] = field(default_factory=dict)
 
 
+class _Application(FastAPI):
+    """FastAPI documents a 422 for whatever it checks itself; ours is a 400, so the document must not say otherwise."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            for path in super().openapi()["paths"].values():
+                for operation in path.values():
+                    operation["responses"].pop("422", None)
+        assert self.openapi_schema is not None
+        return self.openapi_schema
+
+
 @dataclass(frozen=True, slots=True)
 class Assembled:
     """The application, and what computes its batches; the caller starts and drains the runner."""
@@ -56,7 +69,7 @@ def assemble(service: Service, config: HttpConfig, runner: RunnerConfig | None =
 
     `runner` says how rows of batches are pulled; None = twice as many at once as the engine has slots.
     """
-    app = FastAPI(title="Tideline endpoint", docs_url=None, redoc_url=None)
+    app = _Application(title="Tideline endpoint", docs_url=None, redoc_url=None)
     metrics = ServingMetrics(service.replica, config.objectives)
     limiter = Limiter(config.limits)
     responder = Responder(service.replica, metrics, limiter)
