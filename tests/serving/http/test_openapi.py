@@ -27,7 +27,7 @@ from serving.engine.echo import EchoEngine
 from serving.http.app import HttpConfig, assemble
 from tests.serving.http.server import RUNNER, running_service
 
-_EXAMPLES = 25
+_EXAMPLES = 20
 _CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
@@ -38,8 +38,17 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
         assembled = assemble(service, HttpConfig(max_body_bytes=64 * 1024), RUNNER)
         assert assembled.runner is not None
         assembled.runner.start()
+        _name_the_model(assembled.app.openapi())
         yield assembled.app
         assembled.runner.drain()
+
+
+def _name_the_model(document: dict[str, Any]) -> None:
+    """Or nearly every request would ask for a model that is not served, and get no further."""
+    for name, schema in document["components"]["schemas"].items():
+        if "model" in schema.get("properties", {}):
+            assert name in ("CompletionBody", "ChatBody", "EmbeddingBody")
+            schema["properties"]["model"] = {"const": "gpt-demo"}
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
