@@ -85,5 +85,7 @@ def streamed(name: str, *, event_stream: bool = True) -> Responses:
     """A whole answer, or (`stream: true`) server-sent events."""
     answer = json_body("The answer.", _object(name, "model", "usage"))
     if event_stream:
-        answer["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+        # Of each event; `data` is a chunk as JSON, and `[DONE]` at the end.
+        event = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
+        answer["content"]["text/event-stream"] = {"schema": event}
     return {200: answer}
