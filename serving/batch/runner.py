@@ -38,7 +38,8 @@ class RowOutcome(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerConfig:
-    """`rows_at_once`: leased and running; twice the engine's slots keep it busy while results are written.
+    """`rows_at_once`: leased and running; twice the engine's slots keep it busy while results are written. While there
+    are at least half of them, the replica is full and its rate is measured.
 
     `gather_s`: finished rows wait so long for others, because a commit costs a flush of the disk however many it holds.
     """
@@ -78,6 +79,11 @@ class BatchRunner:
         self._stop = asyncio.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._main, name="batch-runner", daemon=True)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Measured while there was more work than it could hold; 0 while nothing is known."""
+        return self._meter.tokens_per_s
 
     def start(self) -> None:
         """Begin to lease."""
@@ -140,7 +146,7 @@ class BatchRunner:
 
     def _commit(self, since_s: float, now_s: float) -> float:
         """Write what has finished; returns since when tokens are to be counted next."""
-        was_full = len(self._running) == self._config.rows_at_once or bool(self._done)
+        was_full = 2 * len(self._running) >= self._config.rows_at_once
         returned = self._take_finished()
         if not self._done and not returned:
             return since_s if self._running else now_s
@@ -183,7 +189,7 @@ class BatchRunner:
             if (row.batch_id, row.index) in lost and not task.done():
                 task.cancel()  # frees its slot
                 self._observe(row, RowOutcome.DISCARDED)
-        self._store.leases.report_rate(self.id, 0.0 if self._unable else self._meter.tokens_per_s)
+        self._store.leases.report_rate(self.id, 0.0 if self._unable else self.tokens_per_s)
 
     async def _leave(self) -> None:
         for task in self._running:

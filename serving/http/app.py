@@ -30,6 +30,7 @@ from serving.policy import Tier
 
 # What proxies write into their logs for a client that hung up; nobody reads this answer.
 _CLIENT_CLOSED_REQUEST = 499
+_HEARTBEAT_S = 5.0
 _FILES_PATH = "/v1/files"
 _STATUS = {"type": "object", "required": ["status"]}
 
@@ -88,11 +89,17 @@ def assemble(service: Service, config: HttpConfig, runner: RunnerConfig | None =
     pull = BatchRunner(
         service.batches.store,
         rows.compute,
-        runner or RunnerConfig(rows_at_once=2 * service.replica.num_slots),
+        runner or _pull_config(service, service.batches.store.leases.rules.lease_s),
         estimate_tokens_per_s=service.replica.batch_tokens_per_s(),
         observe=lambda row, outcome: metrics.batch_row(row.tenant, outcome),
     )
     return Assembled(app, pull)
+
+
+def _pull_config(service: Service, lease_s: float) -> RunnerConfig:
+    # Two heartbeats may fail before a lease runs out.
+    rows_at_once = 2 * service.replica.num_slots
+    return RunnerConfig(rows_at_once=rows_at_once, heartbeat_s=min(_HEARTBEAT_S, lease_s / 3))
 
 
 def create_app(service: Service, *, max_body_bytes: int) -> FastAPI:

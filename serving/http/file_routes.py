@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, BinaryIO, Literal
 
 from fastapi import APIRouter, Path, Query, Request
@@ -40,7 +42,7 @@ def make_file_router(batches: Batches, rows: BatchRows) -> APIRouter:
 
     @router.post("", responses=FILE, openapi_extra=UPLOAD)
     async def upload(request: Request, caller: Asking, key: Key = None) -> dict[str, Any]:
-        async with _form(request) as form:
+        async with _form_of(request) as form:
             file = _checked_fields(form)
             record = await run_in_threadpool(store, caller.tenant, file.filename or "upload.jsonl", file.file, key)
         return _document(record)
@@ -93,25 +95,20 @@ def page(items: list[dict[str, Any]], more: bool) -> dict[str, Any]:
     return {"object": "list", "data": items, "has_more": more, **ends}
 
 
-class _form:  # noqa: N801 - reads as a call
+@contextlib.asynccontextmanager
+async def _form_of(request: Request) -> AsyncIterator[FormData]:
     """The multipart form of a request, its temporary files closed at the end. Raises: ApiError."""
-
-    def __init__(self, request: Request) -> None:
-        self._request = request
-        self._form = FormData()
-
-    async def __aenter__(self) -> FormData:
-        kind = self._request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "multipart/form-data":
-            raise ApiError(400, "the body must be multipart/form-data with 'file' and 'purpose'", code="invalid_form")
-        try:
-            self._form = await self._request.form(max_files=1, max_fields=4, max_part_size=_MAX_FIELD_BYTES)
-        except (MultiPartException, ValueError, LookupError) as error:
-            raise ApiError(400, f"the form cannot be read: {error}", code="invalid_form") from None
-        return self._form
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._form.close()
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        raise ApiError(400, "the body must be multipart/form-data with 'file' and 'purpose'", code="invalid_form")
+    try:
+        form = await request.form(max_files=1, max_fields=4, max_part_size=_MAX_FIELD_BYTES)
+    except (MultiPartException, ValueError, LookupError) as error:
+        raise ApiError(400, f"the form cannot be read: {error}", code="invalid_form") from None
+    try:
+        yield form
+    finally:
+        await form.close()
 
 
 def _checked_fields(form: FormData) -> UploadFile:

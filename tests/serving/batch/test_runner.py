@@ -154,6 +154,25 @@ def test_two_runners_share_a_batch_and_double_nothing(world: World) -> None:
     other.close()
 
 
+def test_a_busy_runner_measures_and_reports_its_rate(world: World) -> None:
+    world.batch(200)
+    reported, computer = list[float](), Computer()
+    computer.gate.set()
+    each = BatchRunner(world.store, computer, CONFIG)
+    report = world.store.leases.report_rate
+
+    def note(replica_id: str, tokens_per_s: float) -> None:
+        reported.append(tokens_per_s)
+        report(replica_id, tokens_per_s)
+
+    world.store.leases.report_rate = note  # type: ignore[method-assign]
+    each.start()
+    until(lambda: len(computer.started) == 200)
+    each.drain()
+    assert max(reported) > 0
+    assert reported[-1] == 0.0  # nobody counts on it any more
+
+
 def test_the_rate_counts_only_time_in_which_the_replica_was_full() -> None:
     meter = RateMeter(100.0)
     assert meter.tokens_per_s == 100.0
