@@ -17,7 +17,7 @@ from serving.http.auth import Auth
 from serving.http.batch_routes import make_batch_router
 from serving.http.batch_rows import BatchRows
 from serving.http.body_limit import BodyLimit
-from serving.http.documents import ERRORS, json_body
+from serving.http.documents import ERRORS, Responses, json_body
 from serving.http.file_routes import make_file_router
 from serving.http.keys import KeyRing
 from serving.http.limits import Limiter, TenantLimits
@@ -121,7 +121,9 @@ def _add_health(app: FastAPI, service: Service, metrics: ServingMetrics) -> None
         return JSONResponse(document, status_code=503 if failure else 200)
 
     # FastAPI would document JSON; the format is Prometheus' own.
-    text = {200: {"description": "Counts.", "content": {CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}}}}
+    text: Responses = {
+        200: {"description": "Counts.", "content": {CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}}}
+    }
 
     @app.get("/metrics", responses={**ERRORS, **text}, response_class=Response)
     async def prometheus() -> Response:

@@ -68,10 +68,13 @@ class Auth:
 
     async def _check(self, ring: KeyRing, key: str) -> KeyRecord:
         """One hash at a time and beside the event loop: whoever guesses keys keeps nobody else waiting."""
-        if (record := ring.known(key)) is not None:
-            return record
-        async with self._checking:
-            return ring.known(key) or await asyncio.to_thread(ring.check, key)
+        record = ring.known(key)
+        if record is None:
+            async with self._checking:
+                record = ring.known(key)  # whoever was before may have asked with the same key
+                if record is None:
+                    record = await asyncio.to_thread(ring.check, key)
+        return record
 
     def _count(self, caller: Caller, path: str) -> None:
         """Raises: ApiError 429."""

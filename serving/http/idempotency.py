@@ -82,7 +82,7 @@ class Answers:
             if self._entries[name].answer.done():
                 del self._entries[name]
         while len(self._entries) > _MAX_KEPT:
-            name = next((name for name, entry in self._entries.items() if entry.answer.done()), None)
-            if name is None:
+            oldest = next((name for name, entry in self._entries.items() if entry.answer.done()), None)
+            if oldest is None:
                 return
-            del self._entries[name]
+            del self._entries[oldest]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -216,7 +216,7 @@ class _EventStream(Response):
             yield writer.usage(event)
 
 
-async def _together(parts: Sequence[Any]) -> list[tuple[str, Finished]]:
+async def _together(parts: Sequence[Coroutine[Any, Any, tuple[str, Finished]]]) -> list[tuple[str, Finished]]:
     """All of them; the first failure cancels the others."""
     tasks = [asyncio.ensure_future(part) for part in parts]
     try:
