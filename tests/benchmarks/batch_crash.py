@@ -99,7 +99,7 @@ class Cluster:
     def _start(self, port: int) -> subprocess.Popen[bytes]:
         arguments = [self._url, str(port), str(self._lease_s), str(_STEP_S)]
         return subprocess.Popen([sys.executable, "-m", "tests.benchmarks.batch_server", *arguments],
-                                stderr=subprocess.DEVNULL)  # fmt: skip
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
 
 
 def run(url: str, plan: Plan, postgres: Postgres | None = None) -> dict[str, Any]:
