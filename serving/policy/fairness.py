@@ -39,7 +39,8 @@ def take_turns(rows: Sequence[Row]) -> list[Row]:
 
 
 def yielding(rows: Sequence[Row], request_id: str) -> set[str]:
-    """Rows that a request may delay: of its tier, and further into their tenant's turns than it is into its own."""
+    """Rows that a request may delay: other tenants' of its tier, further into their turns than it is into its own."""
     turn = turns(rows)
-    tier = next(row.request.tier for row in rows if row.request.id == request_id)
-    return {row.request.id for row in rows if row.request.tier is tier and turn[row.request.id] > turn[request_id]}
+    mine = next(row.request for row in rows if row.request.id == request_id)
+    others = (row.request for row in rows if row.request.tier is mine.tier and row.request.tenant != mine.tenant)
+    return {other.id for other in others if turn[other.id] > turn[request_id]}
