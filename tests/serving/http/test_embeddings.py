@@ -16,7 +16,7 @@ from jobs.models.load import load_model
 from serving.engine.echo import EchoEngine
 from serving.policy import Tier
 from tests.serving.http.server import openai_client, served
-from tests.serving.http.test_lifecycle import Pace
+from tests.serving.http.test_lifecycle import Pace, hang_up, metric, until
 from tests.serving.worlds import generation, read_all, running, tiny_engine, tiny_model
 
 
@@ -82,6 +82,16 @@ def test_a_clients_own_timeout_is_a_408_for_all_vectors() -> None:
                               headers={"x-request-timeout-seconds": "0.05"})  # fmt: skip
         pace.running.set()
         assert (response.status_code, response.headers["x-should-retry"]) == (408, "false")
+
+
+def test_a_client_that_hangs_up_gives_all_its_slots_back() -> None:
+    pace = Pace()
+    with served(EchoEngine(num_slots=2, before_step=pace)) as (url, replica):
+        asked = {"model": "gpt-demo", "input": ["abc" * 50] * 5}
+        hang_up(url, asked, when=lambda: pace.steps > 0, path="/v1/embeddings")
+        pace.running.set()
+        until(lambda: metric(url, "tide_serving_requests_total", outcome="disconnected") == 5)
+        until(lambda: replica.stats().rows[Tier.INTERACTIVE] == (0, 0))
 
 
 def test_a_vector_is_the_mean_hidden_state_however_the_prompt_is_cut(tmp_path: Path) -> None:
