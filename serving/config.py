@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from orchestrator.spec import Endpoint
 from orchestrator.spec.endpoint_tiers import OnlineTier
+from serving.http.limits import TenantLimits
 from serving.policy import PolicyConfig, Tier, TierTarget
 
 
@@ -17,6 +18,32 @@ class TierLimits:
 
     max_tokens: int
     timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRules:
+    """What a batch may ask. A file may be larger than other bodies: it is read in pieces."""
+
+    min_window_s: float
+    max_window_s: float
+    max_rows: int
+    max_line_bytes: int
+    max_file_bytes: int = 200 * 2**20
+    retries: int = 3
+
+
+def batch_rules(endpoint: Endpoint) -> BatchRules | None:
+    """None for an endpoint without the batch tier."""
+    batch = endpoint.spec.tiers.batch
+    if batch is None:
+        return None
+    return BatchRules(
+        min_window_s=batch.min_window,
+        max_window_s=batch.max_window,
+        max_rows=batch.max_rows,
+        max_line_bytes=endpoint.spec.listen.max_body,
+        retries=batch.retries,
+    )
 
 
 def policy_config(endpoint: Endpoint) -> PolicyConfig:
@@ -47,6 +74,21 @@ def tier_limits(endpoint: Endpoint) -> Mapping[Tier, TierLimits]:
     if batch := endpoint.spec.tiers.batch:
         limits[Tier.BATCH] = TierLimits(max_tokens=batch.max_tokens, timeout_s=batch.max_window)
     return limits
+
+
+def tenant_limits(endpoint: Endpoint) -> TenantLimits:
+    """What each tenant may ask of one replica."""
+    limits = endpoint.spec.limits
+    return TenantLimits(
+        requests_per_min=limits.requests_per_min,
+        tokens_per_min=limits.tokens_per_min,
+        concurrency=limits.concurrency,
+    )
+
+
+def slo_objectives(endpoint: Endpoint) -> Mapping[Tier, float]:
+    """Share of requests that must be in time, per tier that promises one."""
+    return {tier: online.slo.percentile / 100 for tier, online in _online(endpoint).items()}
 
 
 def _online(endpoint: Endpoint) -> dict[Tier, OnlineTier]:

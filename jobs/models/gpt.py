@@ -3,6 +3,7 @@
 Serving interface, used by the token engines:
     cache = model.new_cache(num_slots, max_len, dtype)
     logits_V  = model.prefill(tokens_T, cache, slot, start)          # the next T tokens of one sequence
+    hidden_TD = model.read(tokens_T, cache, slot, start)             # the same, hidden states instead of scores
     logits_BV = model.decode(tokens_B, slots_B, positions_B, cache)  # one token for each of B sequences
 `prefill` takes a prompt in chunks of any size. `positions_B[i]` is the index of `tokens_B[i]` in its sequence, counted
 from 0. Both calls write the cache and return the scores of the token after the last one given. The model must be in
@@ -107,6 +108,15 @@ class GPT(nn.Module):
     @torch.inference_mode()
     def prefill(self, tokens_T: Tensor, cache: SlotCache, slot: int, start: int) -> Tensor:
         """Read tokens [start, start + T) of the sequence in `slot`; logits (V,) after the last of them."""
+        x_TD = self._read(tokens_T, cache, slot, start)
+        return self.embedding(self.norm(x_TD[-1]), to_logits=True)
+
+    @torch.inference_mode()
+    def read(self, tokens_T: Tensor, cache: SlotCache, slot: int, start: int) -> Tensor:
+        """As `prefill`, but returns the last hidden state (T, D) of each of these tokens."""
+        return self.norm(self._read(tokens_T, cache, slot, start))
+
+    def _read(self, tokens_T: Tensor, cache: SlotCache, slot: int, start: int) -> Tensor:
         self._check_serving(len(tokens_T))
         end = start + len(tokens_T)
         cache.check([slot], [end])
@@ -114,7 +124,7 @@ class GPT(nn.Module):
         x_1TD = self.embedding(tokens_T[None])
         for layer, block in enumerate(self.blocks):
             x_1TD = block(x_1TD, turn, cache.attend_chunk(layer, slot, start))
-        return self.embedding(self.norm(x_1TD[0, -1]), to_logits=True)
+        return x_1TD[0]
 
     @torch.inference_mode()
     def decode(

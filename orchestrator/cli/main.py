@@ -28,6 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "data": ("orchestrator.cli.data", "Pack, list and verify data sets."),
     "models": ("orchestrator.cli.models", "List and inspect registered models."),
     "serve": ("orchestrator.cli.serve", "Serve a registered model behind OpenAI-compatible routes."),
+    "keys": ("orchestrator.cli.keys", "Create, list and revoke API keys of endpoints."),
     "simulate": ("orchestrator.cli.simulate", "Replay recorded capacity against a policy."),
     "doctor": ("orchestrator.cli.doctor", "Check this machine and say what to mend."),
 }

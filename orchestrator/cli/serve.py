@@ -47,21 +47,28 @@ def serve(
         resources={name: amount * num_replicas for name, amount in resources.custom.items()},
     )
     with LocalCluster((size,)), contextlib.ExitStack() as cleanup:
-        deployed = deploy(endpoint, registry)
+        deployed = deploy(endpoint, registry, base=file.parent)
         cleanup.callback(deployed.close)
-        curl = _curl(deployed.url, deployed.model)
+        curl = _curl(deployed.url, deployed.model, with_key=endpoint.spec.keys is not None)
         document = {"name": deployed.name, "url": deployed.url, "model": deployed.ref, "curl": curl}
         emit("RunningEndpoint", document, output, table=f"{deployed.ref} answers at {deployed.url}\n{curl}")
         sys.stdout.flush()
-        _say("without keys it answers this machine only; Ctrl-C stops it")
+        _say(f"{_who_gets_in(endpoint)}; Ctrl-C stops it")
         _wait_for_the_end()
         _say(f"stopping; requests that are running get up to {endpoint.spec.replicas.drain:g} s ...")
     _say("stopped; registered models are kept")
 
 
-def _curl(url: str, model: str) -> str:
+def _who_gets_in(endpoint: Endpoint) -> str:
+    if endpoint.spec.keys is None:
+        return "without a keys file it answers this machine only"
+    return f"it answers whoever has a key of {endpoint.spec.keys} ('tide keys create' makes one)"
+
+
+def _curl(url: str, model: str, *, with_key: bool) -> str:
+    key = ' -H "authorization: Bearer $TIDE_API_KEY"' if with_key else ""
     body = f'{{"model": "{model}", "prompt": "{_EXAMPLE_PROMPT}", "max_tokens": 64}}'
-    return f"curl {url}/v1/completions -H 'content-type: application/json' -d {shlex.quote(body)}"
+    return f"curl {url}/v1/completions{key} -H 'content-type: application/json' -d {shlex.quote(body)}"
 
 
 def _wait_for_the_end() -> None:

@@ -1,4 +1,4 @@
 """The durable batch store: files checked on upload, rows leased, committed once.
 
-Refuses to know engines; a row is a request and, later, its answer.
+Refuses to know engines and HTTP; a row is a request and, later, its answer.
 """

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from serving.engine.protocol import DecodeRow, Sampling
+
+_VOCABULARY = 256
 
 
 class EchoEngine:
@@ -36,6 +39,12 @@ class EchoEngine:
             return None
         self._prompt_tokens[slot] = len(cached)
         return cached[0]
+
+    def embed(self, slot: int, tokens: Sequence[int], *, start: int) -> list[float]:
+        """The tokens' one-hot vectors: their mean is the prompt's histogram, however it was cut into chunks."""
+        self.prefill(slot, tokens, start=start, sampling=None)
+        counts = Counter(tokens)
+        return [float(counts[token]) for token in range(_VOCABULARY)]
 
     def decode(self, rows: Sequence[DecodeRow]) -> list[int]:
         self._before_step()

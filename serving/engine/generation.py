@@ -22,7 +22,10 @@ class FinishReason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """A completion to make. `arrival_s` and `deadline_s` are on the replica's clock."""
+    """A completion to make. `arrival_s` and `deadline_s` are on the replica's clock.
+
+    With `embed` the prompt is read and its mean hidden state answered instead of text; `max_tokens` is then 1.
+    """
 
     id: str
     tier: Tier
@@ -31,6 +34,8 @@ class Generation:
     sampling: Sampling
     stop: tuple[str, ...] = ()
     session: str | None = None
+    tenant: str = ""
+    embed: bool = False
     arrival_s: float
     deadline_s: float
 
@@ -45,10 +50,11 @@ class Delta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """The end. `num_tokens` counts all tokens that were made."""
+    """The end. `num_tokens` counts all tokens that were made; `embedding` is set for a generation with `embed`."""
 
     reason: FinishReason
     num_tokens: int
+    embedding: tuple[float, ...] | None = None
 
 
 class EngineFailedError(Exception):

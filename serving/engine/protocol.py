@@ -43,6 +43,10 @@ class TokenEngine(Protocol):
         """
         ...
 
+    def embed(self, slot: int, tokens: Sequence[int], *, start: int) -> list[float]:
+        """As `prefill`, but returns the sum of the last hidden states of these tokens, one number per dimension."""
+        ...
+
     def decode(self, rows: Sequence[DecodeRow]) -> list[int]:
         """Cache one token per row and return the next of each; a row's answer does not depend on the other rows."""
         ...

@@ -18,7 +18,7 @@ from serving.engine.generation import Answer, EngineFailedError, Generation
 from serving.engine.protocol import TokenEngine
 from serving.engine.steps import StepRunner
 from serving.engine.text import Tokenizer
-from serving.policy import Idle, StepPlan, Tier, TierScheduler
+from serving.policy import Idle, StepPlan, StepShape, Tier, TierScheduler
 
 _log = structlog.get_logger(__name__)
 
@@ -42,13 +42,16 @@ class _Close:
 class ReplicaStats:
     """What the engine has done and has to do, as of the last step.
 
-    `rows` is tier -> (in a slot, waiting); `wasted_tokens` were made for clients that left or asked anew.
+    `rows` is tier -> (in a slot, waiting); `wasted_tokens` were made for clients that left or asked anew. Steps that
+    had a time budget were allowed `budget_s` together and took `budget_used_s`.
     """
 
     steps: int
     busy_s: float
     wasted_tokens: int
     rows: dict[Tier, tuple[int, int]]
+    budget_s: float = 0.0
+    budget_used_s: float = 0.0
 
 
 class Replica:
@@ -64,6 +67,7 @@ class Replica:
     ) -> None:
         self.tokenizer = tokenizer
         self.max_context = engine.max_context
+        self.num_slots = engine.num_slots
         self.clock = clock
         self._scheduler = scheduler
         self._steps = StepRunner(engine, scheduler, tokenizer)
@@ -99,8 +103,16 @@ class Replica:
         """A snapshot for metrics; may be a step old."""
         steps = self._steps
         return ReplicaStats(
-            steps=steps.num_steps, busy_s=steps.busy_s, wasted_tokens=steps.wasted_tokens, rows=self._rows
-        )
+            steps=steps.num_steps, busy_s=steps.busy_s, wasted_tokens=steps.wasted_tokens, rows=self._rows,
+            budget_s=steps.budget_s, budget_used_s=steps.budget_used_s,
+        )  # fmt: skip
+
+    def batch_tokens_per_s(self) -> float:
+        """What the engine could do with every slot decoding at half its context; 0 while nothing is measured."""
+        slots = self.num_slots
+        width = StepShape(slots, 0, slots * self.max_context // 2)
+        step_s = self._scheduler.model.predict_s(width)
+        return slots / step_s if step_s > 0 else 0.0
 
     def _send_cancel(self, request_id: str) -> None:
         self._inbox.put(_Cancel(request_id))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,11 @@ class _Live:
     answer: Answer
     text: AnswerText
     tokens: list[int] = field(default_factory=list)
+    hidden: list[float] = field(default_factory=list)
+
+    def add_hidden(self, hidden: list[float]) -> None:
+        """Sum hidden states over the chunks of a prompt."""
+        self.hidden = [a + b for a, b in zip(self.hidden, hidden, strict=True)] if self.hidden else hidden
 
     @property
     def generation(self) -> Generation:
@@ -38,6 +44,8 @@ class StepRunner:
         self.num_steps = 0
         self.busy_s = 0.0
         self.wasted_tokens = 0
+        self.budget_s = 0.0
+        self.budget_used_s = 0.0
 
     def admit(self, answer: Answer, *, now_s: float) -> None:
         """Ask the scheduler; a refusal and the ends of superseded requests go out at once."""
@@ -62,15 +70,22 @@ class StepRunner:
         """One step; tokens go out when all of it is done."""
         start_s = time.perf_counter()
         self._move(plan)
-        made = self._prefill(plan.work) | self._decode(plan.work)
+        work = self._read_hidden(plan.work)
+        made = self._prefill(work) | self._decode(work)
         elapsed_s = time.perf_counter() - start_s
         finished = set(self._scheduler.complete(plan, elapsed_s=elapsed_s))
+        for part in plan.work:
+            if part.id in finished and self._live[part.id].generation.embed:
+                self._end(part.id, FinishReason.STOP)
         for request_id, token in made.items():
             self._hand_out(request_id, token, is_last=request_id in finished)
         self._mail.send()
         if plan.work:
             self.num_steps += 1
             self.busy_s += elapsed_s
+            if math.isfinite(plan.budget_s):
+                self.budget_s += plan.budget_s
+                self.budget_used_s += elapsed_s
 
     def fail(self, answer: Answer, error: EngineFailedError) -> None:
         """End one request that never got in."""
@@ -93,6 +108,18 @@ class StepRunner:
             self._parked[request_id] = self._engine.park(slot, num_tokens)
         for request_id, slot in plan.resume:
             self._engine.resume(slot, self._parked.pop(request_id))
+
+    def _read_hidden(self, work: Sequence[PlannedWork]) -> list[PlannedWork]:
+        """Carry out the parts that read a prompt for its hidden states; returns the others."""
+        others = []
+        for part in work:
+            live = self._live[part.id]
+            if live.generation.embed:
+                chunk = live.generation.prompt[part.start : part.start + part.prefill_tokens]
+                live.add_hidden(self._engine.embed(part.slot, chunk, start=part.start))
+            else:
+                others.append(part)
+        return others
 
     def _prefill(self, work: Sequence[PlannedWork]) -> dict[str, int]:
         made = {}
@@ -136,7 +163,9 @@ class StepRunner:
             self._mail.add(live.answer, Delta(text=rest))
         if live.text.stopped:
             reason = FinishReason.STOP
-        self._mail.add(live.answer, Finished(reason=reason, num_tokens=len(live.tokens)))
+        size = len(live.generation.prompt)
+        embedding = tuple(value / size for value in live.hidden) if live.generation.embed else None
+        self._mail.add(live.answer, Finished(reason=reason, num_tokens=len(live.tokens), embedding=embedding))
 
 
 def _as_request(generation: Generation) -> Request:
@@ -148,4 +177,5 @@ def _as_request(generation: Generation) -> Request:
         prompt_tokens=len(generation.prompt),
         max_tokens=generation.max_tokens,
         session=generation.session,
+        tenant=generation.tenant,
     )

@@ -27,6 +27,8 @@ class CachedModel(Protocol):
 
     def prefill(self, tokens_T: Tensor, cache: Any, slot: int, start: int) -> Tensor: ...
 
+    def read(self, tokens_T: Tensor, cache: Any, slot: int, start: int) -> Tensor: ...
+
     def decode(self, tokens_B: Tensor, slots_B: Sequence[int], positions_B: Sequence[int], cache: Any) -> Tensor: ...
 
 
@@ -45,6 +47,10 @@ class TorchEngine:
         if sampling is None:
             return None
         return self._draw(logits_V[None], [sampling], [start + len(tokens)])[0]
+
+    def embed(self, slot: int, tokens: Sequence[int], *, start: int) -> list[float]:
+        hidden_TD = self._model.read(self._tensor(tokens), self._cache, slot, start)
+        return [float(value) for value in hidden_TD.float().sum(dim=0).cpu()]
 
     def decode(self, rows: Sequence[DecodeRow]) -> list[int]:
         slots, positions = [row.slot for row in rows], [row.position for row in rows]
@@ -73,8 +79,8 @@ class TorchEngine:
 
 def place_model(model: nn.Module, precision: str, device: torch.device) -> nn.Module:
     """The model ready to serve: its weights in `precision` on `device`. Raises: UserError for one it cannot serve."""
-    if not all(callable(getattr(model, name, None)) for name in ("new_cache", "prefill", "decode")):
-        raise UserError(f"a {type(model).__name__} has no KV-cache forward (new_cache, prefill, decode)",
+    if not all(callable(getattr(model, name, None)) for name in ("new_cache", "prefill", "read", "decode")):
+        raise UserError(f"a {type(model).__name__} has no KV-cache forward (new_cache, prefill, read, decode)",
                         next_step="jobs/models/gpt.py shows what the server calls.")  # fmt: skip
     if precision not in DTYPES:
         raise UserError(f"engine.precision {precision} is not served by the torch engine; {' or '.join(DTYPES)} is")

@@ -10,9 +10,12 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 
+from serving.batch.records import BatchError, ConflictError, UnknownError, WindowError
 from serving.engine.generation import EngineFailedError, RefusedError
+from serving.http.limits import Limited
 
 _log = structlog.get_logger(__name__)
 # Clients of OpenAI repeat these statuses by themselves; this header tells them when that is no use.
@@ -20,11 +23,12 @@ NO_RETRY = {"x-should-retry": "false"}
 
 
 class ApiError(Exception):
-    """An answer that is an error. `param` names the field that is wrong, `code` is for programs."""
+    """An answer that is an error. `param` names the field that is wrong, `code` is for programs, `more` goes beside."""
 
     def __init__(
         self, status: int, message: str, *, code: str | None = None, param: str | None = None,
         kind: str = "invalid_request_error", headers: Mapping[str, str] | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(message)
         self.status = status
@@ -33,23 +37,59 @@ class ApiError(Exception):
         self.param = param
         self.kind = kind
         self.headers = dict(headers or {})
+        self.more = dict(more or {})
 
     @property
     def body(self) -> dict[str, Any]:
         """The JSON document."""
-        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+        # What a client sent may stand in a message, and not all of it can be encoded.
+        message = self.message.encode("utf-8", "backslashreplace").decode()
+        return {"error": {"message": message, "type": self.kind, "param": self.param, "code": self.code, **self.more}}
 
     def response(self) -> JSONResponse:
         """The HTTP answer."""
         return JSONResponse(self.body, status_code=self.status, headers=self.headers)
 
 
+def retry_headers(retry_s: float) -> dict[str, str]:
+    """Whole seconds for everybody, milliseconds for OpenAI's client."""
+    milliseconds = max(1, math.ceil(retry_s * 1000))
+    return {"retry-after": str(max(1, math.ceil(retry_s))), "retry-after-ms": str(milliseconds)}
+
+
 def from_refusal(error: RefusedError) -> ApiError:
-    """429 with the computed time to come again, in whole seconds for everybody and milliseconds for OpenAI's client."""
-    retry_s = error.refusal.retry_after_s
-    headers = {"retry-after": str(max(1, math.ceil(retry_s))), "retry-after-ms": str(max(1, math.ceil(retry_s * 1000)))}
+    """429 with the computed time to come again."""
+    retry_s, headers = error.refusal.retry_after_s, retry_headers(error.refusal.retry_after_s)
     message = f"no capacity to answer in time ({error.refusal.reason}); come again in {retry_s:.2f} s"
     return ApiError(429, message, code=str(error.refusal.reason), kind="rate_limit_error", headers=headers)
+
+
+def from_limit(limited: Limited) -> ApiError:
+    """429 for a tenant above its limit, with the time at which the limit allows the request."""
+    code, allowed = str(limited.limit), limited.allowed
+    if limited.retry_after_s is None:
+        message = f"the request may cost more than {code} ({allowed:,}) allows in a whole minute; ask for less"
+        return ApiError(429, message, code=code, kind="rate_limit_error", headers=NO_RETRY)
+    message = f"{code} is {allowed:,} for each tenant; come again in {limited.retry_after_s:.2f} s"
+    headers = retry_headers(limited.retry_after_s)
+    return ApiError(429, message, code=code, kind="rate_limit_error", headers=headers)
+
+
+def from_batch(error: BatchError) -> ApiError:
+    """404, 409, 429 with an ETA, or 400. None of them is mended by asking the same again at once."""
+    match error:
+        case UnknownError():
+            return ApiError(404, error.message, code=error.code, param=error.param)
+        case ConflictError():
+            return ApiError(409, error.message, code=error.code, param=error.param, headers=NO_RETRY)
+        case WindowError(eta_s=eta_s, retry_after_s=retry_after_s):
+            headers = {**NO_RETRY, **({} if retry_after_s is None else retry_headers(retry_after_s))}
+            return ApiError(
+                429, error.message, code=error.code, param=error.param, kind="rate_limit_error", headers=headers,
+                more={"eta_s": round(eta_s, 1)},
+            )  # fmt: skip
+        case _:
+            return ApiError(400, error.message, code=error.code, param=error.param)
 
 
 def from_engine(error: EngineFailedError) -> ApiError:
@@ -64,6 +104,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(EngineFailedError, _engine_failed)
+    app.add_exception_handler(BatchError, _batch_error)
+    app.add_exception_handler(DBAPIError, _store_away)
     app.add_exception_handler(Exception, _bug)
 
 
@@ -76,6 +118,16 @@ async def _refused(_: Request, error: Any) -> JSONResponse:
     return from_refusal(error).response()
 
 
+async def _batch_error(_: Request, error: Any) -> JSONResponse:
+    return from_batch(error).response()
+
+
+async def _store_away(_: Request, error: Any) -> JSONResponse:
+    _log.error("batch store failed", error=type(error).__name__)
+    message = "the batch store does not answer; please try again"
+    return ApiError(503, message, code="store_unavailable", kind="server_error").response()
+
+
 async def _engine_failed(_: Request, error: Any) -> JSONResponse:
     return from_engine(error).response()
 
@@ -85,8 +137,8 @@ async def _invalid(_: Request, error: Any) -> JSONResponse:
     if first["type"] == "json_invalid":
         reason = first.get("ctx", {}).get("error", "cannot be read")
         return ApiError(400, f"the body is not JSON: {reason}", code="invalid_json").response()
-    param = _field(first["loc"])
-    return ApiError(400, f"{param or 'body'}: {_sentence(first)}", param=param, code="invalid_value").response()
+    param = field_name(first["loc"])
+    return ApiError(400, f"{param or 'body'}: {sentence(first)}", param=param, code="invalid_value").response()
 
 
 async def _http_error(_: Request, error: Any) -> JSONResponse:
@@ -99,8 +151,10 @@ async def _bug(_: Request, error: Exception) -> JSONResponse:
     return ApiError(500, "an unexpected error; it has been logged", code="internal", kind="server_error").response()
 
 
-def _field(location: Sequence[str | int]) -> str | None:
-    """`prompt`, `stop[1]`, ...; names of pydantic's union members are left out."""
+def field_name(location: Sequence[str | int]) -> str | None:
+    """The field behind a place such as ("body", "stop", 1): `stop[1]`; names of union members are left out."""
+    if location[0] in ("header", "query", "path"):
+        return str(location[1])
     text = ""
     for part in location[1:]:
         if isinstance(part, int):
@@ -110,5 +164,6 @@ def _field(location: Sequence[str | int]) -> str | None:
     return text or None
 
 
-def _sentence(problem: Mapping[str, Any]) -> str:
+def sentence(problem: Mapping[str, Any]) -> str:
+    """What pydantic says, without its prefix."""
     return str(problem["msg"]).removeprefix("Value error, ")

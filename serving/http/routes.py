@@ -1,4 +1,4 @@
-"""The OpenAI routes: check the body, start a generation, answer."""
+"""The OpenAI routes that make tokens: check the body, start a generation, answer."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
 
-from serving.engine.generation import Generation
-from serving.http.answers import CHAT, COMPLETION, AnswerShape, Writer
-from serving.http.errors import ApiError
+from serving.http.callers import Asking
+from serving.http.documents import ERRORS, MODEL, MODELS, streamed
+from serving.http.idempotency import Answers, Key
+from serving.http.operations import TextOperation, chat, completion, embeddings, request_of
 from serving.http.respond import Delivery, Responder
-from serving.http.schemas import ChatBody, ChatMessage, CompletionBody, GenerationBody
+from serving.http.schemas import ChatBody, CompletionBody, EmbeddingBody, GenerationBody
 from serving.http.service import Service
+from serving.policy import Tier
 
 Timeout = Annotated[float | None, Header(alias="x-request-timeout-seconds", gt=0)]
 Session = Annotated[str | None, Header(alias="x-session-id", max_length=256)]
@@ -20,76 +22,68 @@ Session = Annotated[str | None, Header(alias="x-session-id", max_length=256)]
 
 def make_router(service: Service, responder: Responder) -> APIRouter:
     """`/v1/...` for one served model."""
-    router = APIRouter(prefix="/v1")
+    router = APIRouter(prefix="/v1", responses=ERRORS)
+    answers = Answers(service.replica.clock)
 
     async def answer(
-        body: GenerationBody,
-        generation: Generation,
-        shape: AnswerShape,
-        request: Request,
-        timeout: float | None,
-        prefix: str,
+        body: GenerationBody, operation: TextOperation, request: Request, timeout: float | None
     ) -> Response:
-        limit_s = service.limits[generation.tier].timeout_s
-        delivery = Delivery(
-            stream=bool(body.stream),
-            include_usage=bool(body.stream_options and body.stream_options.include_usage),
-            prefix=prefix,
-            timeout_s=min(limit_s, timeout or limit_s),
-            timeout_is_error=timeout is not None and timeout <= limit_s,
-        )
-        writer = Writer(shape, generation, service.model.id)
-        return await responder.respond(generation, writer, delivery, request)
+        include_usage = bool(body.stream_options and body.stream_options.include_usage)
+        delivery = _delivery(service, operation.generation.tier, timeout, bool(body.stream), include_usage)
+        return await responder.respond(operation, delivery, request)
 
-    @router.get("/models")
+    @router.get("/models", responses=MODELS)
     async def list_models() -> dict[str, Any]:
         return {"object": "list", "data": [_model_card(service)]}
 
-    @router.get("/models/{name}")
+    @router.get("/models/{name}", responses=MODEL)
     async def get_model(name: str) -> dict[str, Any]:
         service.check_model(name)
         return _model_card(service)
 
-    @router.post("/completions")
+    @router.post("/completions", responses=streamed("text_completion"))
     async def completions(
-        body: CompletionBody, request: Request, timeout: Timeout = None, session: Session = None
-    ) -> Response:
-        service.check_model(body.model)
-        prompt, prefix = _prompt(service, body)
-        generation = service.generation(
-            body, prompt, max_tokens=body.max_tokens, session=body.prompt_cache_key or session
-        )
-        return await answer(body, generation, COMPLETION, request, timeout, prefix)
+        body: CompletionBody, request: Request, caller: Asking,
+        timeout: Timeout = None, session: Session = None, key: Key = None,
+    ) -> Response:  # fmt: skip
+        async def work() -> Response:
+            operation = completion(service, body, request_of(caller, body, session))
+            return await answer(body, operation, request, timeout)
 
-    @router.post("/chat/completions")
-    async def chat(body: ChatBody, request: Request, timeout: Timeout = None, session: Session = None) -> Response:
-        service.check_model(body.model)
-        prompt = service.encode(chat_prompt(body.messages), "messages")
-        allowed = body.max_completion_tokens or body.max_tokens
-        generation = service.generation(body, prompt, max_tokens=allowed, session=body.prompt_cache_key or session)
-        return await answer(body, generation, CHAT, request, timeout, "")
+        return await answers.once(caller, None if body.stream else key, request, work)
+
+    @router.post("/chat/completions", responses=streamed("chat.completion"))
+    async def chats(
+        body: ChatBody, request: Request, caller: Asking,
+        timeout: Timeout = None, session: Session = None, key: Key = None,
+    ) -> Response:  # fmt: skip
+        async def work() -> Response:
+            return await answer(body, chat(service, body, request_of(caller, body, session)), request, timeout)
+
+        return await answers.once(caller, None if body.stream else key, request, work)
+
+    @router.post("/embeddings", responses=streamed("list", event_stream=False))
+    async def embed(
+        body: EmbeddingBody, request: Request, caller: Asking, timeout: Timeout = None, key: Key = None
+    ) -> Response:
+        async def work() -> Response:
+            operation = embeddings(service, body, request_of(caller, body, None))
+            delivery = _delivery(service, operation.generations[0].tier, timeout, False, False)
+            return await responder.embed(operation, delivery, request)
+
+        return await answers.once(caller, key, request, work)
 
     return router
 
 
-def chat_prompt(messages: list[ChatMessage]) -> str:
-    """Turns as `role: text` lines, then the assistant's to be continued: all a byte model can be told."""
-    turns = [f"{message.role}: {message.text}\n" for message in messages]
-    return "".join(turns) + "assistant: "
-
-
-def _prompt(service: Service, body: CompletionBody) -> tuple[tuple[int, ...], str]:
-    """The prompt's tokens, and what goes before the answer. Raises: ApiError."""
-    match body.prompt:
-        case str(text) | [str(text)]:
-            return service.encode(text, "prompt"), text if body.echo else ""
-        case [int(), *_] as tokens if not body.echo:
-            return service.check_tokens(tuple(tokens), "prompt"), ""  # type: ignore[arg-type]
-        case [int(), *_]:
-            raise ApiError(400, "echo: a prompt of tokens cannot be echoed", code="invalid_value", param="echo")
-        case prompts:
-            message = f"prompt: {len(prompts)} prompts in one request; this endpoint takes one"
-            raise ApiError(400, message, code="invalid_value", param="prompt")
+def _delivery(service: Service, tier: Tier, timeout: float | None, stream: bool, include_usage: bool) -> Delivery:
+    limit_s = service.limits[tier].timeout_s
+    return Delivery(
+        stream=stream,
+        include_usage=include_usage,
+        timeout_s=min(limit_s, timeout or limit_s),
+        timeout_is_error=timeout is not None and timeout <= limit_s,
+    )
 
 
 def _model_card(service: Service) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Request bodies, as OpenAI documents them. A known option that has no effect here is an error, never silence."""
+"""Bodies of requests that make tokens, as OpenAI documents them.
+
+A known option that has no effect here is an error, never silence.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
+MAX_INPUTS = 256
 _MAX_SEED = 2**63
 ServiceTier = Literal["auto", "default", "priority", "flex"]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -23,6 +27,21 @@ def _prompt_kind(value: Any) -> Any:
     if isinstance(value, list) and all(isinstance(item, int) and not isinstance(item, bool) for item in items):
         return value
     raise ValueError("must be text, a list of one text, or a list of tokens")
+
+
+def _input_kind(value: Any) -> Any:
+    """One text or list of tokens, or a list of one of both kinds; not too many."""
+    if isinstance(value, list) and value and all(isinstance(item, list) for item in value):
+        for item in value:
+            if not item or isinstance(_prompt_kind(item)[0], str):
+                raise ValueError("must be text, a list of texts, a list of tokens, or a list of lists of tokens")
+    else:
+        _prompt_kind(value)
+    if value == []:
+        raise ValueError("there must be something to embed")
+    if isinstance(value, list) and not isinstance(value[0], int) and len(value) > MAX_INPUTS:
+        raise ValueError(f"{len(value)} inputs in one request; at most {MAX_INPUTS} are taken")
+    return value
 
 
 def _content_kind(value: Any) -> Any:
@@ -142,3 +161,27 @@ class ChatBody(GenerationBody):
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ValueError("max_tokens and max_completion_tokens are one option; give one of them")
         return self
+
+
+class EmbeddingBody(BaseModel):
+    """POST /v1/embeddings."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    input: Annotated[str | list[str] | list[int] | list[list[int]], BeforeValidator(_input_kind)]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int | None, Field(ge=1)] = None
+    service_tier: ServiceTier | None = None
+    user: str | None = None
+
+    @property
+    def texts(self) -> list[str | list[int]]:
+        """The inputs, each text or tokens."""
+        match self.input:
+            case str(text):
+                return [text]
+            case [int(), *_] as tokens:
+                return [tokens]  # type: ignore[list-item]
+            case inputs:
+                return list(inputs)  # type: ignore[arg-type]

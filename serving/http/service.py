@@ -1,4 +1,4 @@
-"""What the routes serve: one model's names, limits and replica; and how a request body becomes a generation."""
+"""What the routes serve: one model's names, limits, replica and batches; how a body becomes a generation."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from serving.config import TierLimits
+from serving.batch.store import BatchStore
+from serving.config import BatchRules, TierLimits
 from serving.engine.generation import Generation
 from serving.engine.protocol import Sampling
 from serving.engine.replica import Replica
+from serving.http.callers import Caller
 from serving.http.errors import ApiError
 from serving.http.schemas import GenerationBody
 from serving.policy import SERVICE_TIER_OF, SERVICE_TIERS, PolicyConfig, Tier
@@ -32,13 +34,32 @@ class ServedModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Batches:
+    """Where files and batches are kept, and what a batch may be."""
+
+    store: BatchStore
+    rules: BatchRules
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """Who asks for what tier; for a row of a batch, `expires_s` is when it is due, on the replica's clock."""
+
+    caller: Caller
+    service_tier: str | None = None
+    session: str | None = None
+    expires_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """Everything a route may use."""
+    """Everything a route may use. `batches` None = the endpoint keeps none."""
 
     model: ServedModel
     replica: Replica
     policy: PolicyConfig
     limits: Mapping[Tier, TierLimits]
+    batches: Batches | None = None
 
     def check_model(self, name: str) -> None:
         """Raises: ApiError 404 for another model."""
@@ -47,24 +68,25 @@ class Service:
             raise ApiError(404, message, code="model_not_found", param="model")
 
     def generation(
-        self, body: GenerationBody, prompt: tuple[int, ...], *, max_tokens: int | None, session: str | None
+        self, body: GenerationBody, prompt: tuple[int, ...], ask: Ask, *, max_tokens: int | None
     ) -> Generation:  # fmt: skip
-        """A request for the replica. Raises: ApiError that names the field which asks too much."""
-        tier = self._tier(body.service_tier)
+        """A text for the replica to make. Raises: ApiError that names the field which asks too much."""
+        tier = self._tier(ask)
         allowed = max_tokens if max_tokens is not None else self._default_max_tokens(len(prompt))
         self._check_lengths(len(prompt), allowed, tier)
-        arrival_s = self.replica.clock()
-        return Generation(
-            id=uuid.uuid4().hex,
-            tier=tier,
-            prompt=prompt,
-            max_tokens=allowed,
-            sampling=_sampling(body),
-            stop=tuple(body.stop or ()),
-            session=session,
-            arrival_s=arrival_s,
-            deadline_s=self.policy.targets[tier].deadline_s(arrival_s, allowed),
-        )
+        return self._generation(ask, tier, prompt, allowed, _sampling(body), tuple(body.stop or ()))
+
+    def embedding(self, prompt: tuple[int, ...], ask: Ask) -> Generation:
+        """A vector for the replica to make. Raises: ApiError."""
+        tier = self._tier(ask)
+        if len(prompt) > self.replica.max_context:
+            message = f"this model's context is {self.replica.max_context} tokens; an input has {len(prompt)}"
+            raise ApiError(400, message, code="context_length_exceeded", param="input")
+        return self._generation(ask, tier, prompt, 1, Sampling(temperature=0.0), (), embed=True)
+
+    def tier_name(self, ask: Ask) -> str:
+        """The `service_tier` that answers. Raises: ApiError."""
+        return SERVICE_TIER_OF[self._tier(ask)]
 
     def encode(self, text: str, param: str) -> tuple[int, ...]:
         """Text as tokens. Raises: ApiError for text that is empty or not Unicode."""
@@ -84,15 +106,39 @@ class Service:
             raise ApiError(400, message, code="invalid_value", param=param)
         return tokens
 
-    def _tier(self, asked: str | None) -> Tier:
+    def _generation(
+        self, ask: Ask, tier: Tier, prompt: tuple[int, ...], max_tokens: int, sampling: Sampling, stop: tuple[str, ...],
+        *, embed: bool = False,
+    ) -> Generation:  # fmt: skip
+        arrival_s = self.replica.clock()
+        due_s = self.policy.targets[tier].deadline_s(arrival_s, max_tokens)
+        return Generation(
+            id=uuid.uuid4().hex,
+            tier=tier,
+            prompt=prompt,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            stop=stop,
+            session=ask.session,
+            tenant=ask.caller.tenant,
+            embed=embed,
+            arrival_s=arrival_s,
+            deadline_s=due_s if ask.expires_s is None else ask.expires_s,
+        )
+
+    def _tier(self, ask: Ask) -> Tier:
         """The tier that answers: `auto` (or nothing) is the default tier, or the fastest one offered without it."""
+        asked = ask.service_tier
         if asked in (None, "auto"):
-            return Tier.INTERACTIVE if Tier.INTERACTIVE in self.limits else next(iter(self.limits))
-        tier = SERVICE_TIERS[str(asked)]
+            offered = [tier for tier in self.limits if ask.caller.tiers is None or tier in ask.caller.tiers]
+            tier = Tier.INTERACTIVE if Tier.INTERACTIVE in offered or not offered else offered[0]
+        else:
+            tier = SERVICE_TIERS[str(asked)]
         if tier not in self.limits:
-            offered = ", ".join(SERVICE_TIER_OF[each] for each in self.limits)
-            message = f"service_tier: {asked!r} is not offered by this endpoint; {offered} is"
+            named = ", ".join(SERVICE_TIER_OF[each] for each in self.limits)
+            message = f"service_tier: {asked!r} is not offered by this endpoint; {named} is"
             raise ApiError(400, message, code="invalid_value", param="service_tier")
+        ask.caller.check_tier(tier)
         return tier
 
     def _default_max_tokens(self, prompt_tokens: int) -> int:

@@ -7,6 +7,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from serving.policy.fairness import yielding
 from serving.policy.fill import Rules, order_online
 from serving.policy.forecast import drain_s, forecast, play
 from serving.policy.rows import Request, Row
@@ -43,7 +44,8 @@ class Refused:
 def decide(
     request: Request, rows: Sequence[Row], rules: Rules, *, num_waiting: int, now_s: float, free_at_s: float
 ) -> Admitted | Refused:
-    """Admit what finishes in time and makes nobody late who would not have been.
+    """Admit what finishes in time and makes nobody late who would not have been, but for rows of a tenant that has had
+    more turns than the request's own.
 
     `rows` are those the next step can concern, `num_waiting` all of the request's tier that have no slot, `free_at_s`
     the predicted end of the step that is running. A request that no load stands in the way of is taken even when it
@@ -74,7 +76,8 @@ def _try(request: Request, online: Sequence[Row], rules: Rules, start_s: float) 
     if request.id in late:
         return RefusalReason.WOULD_BE_LATE
     before = forecast(online, rules, start_s=start_s)
-    return RefusalReason.WOULD_DELAY_OTHERS if late - _late(online, before, rules) else after[request.id]
+    harmed = late - _late(online, before, rules) - yielding(ordered, request.id)
+    return RefusalReason.WOULD_DELAY_OTHERS if harmed else after[request.id]
 
 
 def _late(rows: Sequence[Row], finish_s: Mapping[str, float], rules: Rules) -> set[str]:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from serving.policy.fairness import take_turns
 from serving.policy.rows import Row, Work, urgency
 from serving.policy.step_time import EMPTY, StepShape, StepTimeModel
 from serving.policy.tiers import PolicyConfig, Tier
@@ -38,9 +39,13 @@ def order_online(rows: Iterable[Row], rules: Rules, *, now_s: float) -> list[Row
     """Rows that someone waits for, batch rows near their deadline included, in the order in which they are served.
 
     Rows that cannot make their deadline any more come last: put first, they would make every other row late, too.
+    Inside a tier, tenants take turns.
     """
     online = [row for row in rows if row.request.tier.is_online or is_promoted(row, rules, now_s=now_s)]
-    return sorted(online, key=lambda row: (_slack_s(row, rules, now_s=now_s) < 0, *urgency(row)))
+    late = {row.request.id for row in online if _slack_s(row, rules, now_s=now_s) < 0}
+    ordered = sorted(online, key=urgency)
+    in_time = [row for row in ordered if row.request.id not in late]
+    return take_turns(in_time) + take_turns([row for row in ordered if row.request.id in late])
 
 
 def is_promoted(row: Row, rules: Rules, *, now_s: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from serving.policy.step_time import EMPTY, StepShape
@@ -26,7 +27,7 @@ class StepPlan:
     """One engine step, in the order of the fields: free slots, drop parked caches, park, resume, then the work.
 
     `park` holds (row id, its old slot, its cached tokens), `resume` (row id, its new slot). `batch_s` is the part of
-    `predicted_s` that batch rows add.
+    `predicted_s` that batch rows add; `budget_s` what the step might have taken.
     """
 
     free: tuple[int, ...] = ()
@@ -37,6 +38,7 @@ class StepPlan:
     shape: StepShape = EMPTY
     predicted_s: float = 0.0
     batch_s: float = 0.0
+    budget_s: float = math.inf
 
     @property
     def is_empty(self) -> bool:

@@ -12,7 +12,8 @@ from serving.policy.tiers import Tier
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One completion to make. `session` joins requests of which only the newest matters (keystroke tier)."""
+    """One completion to make. `session` joins requests of which only the newest matters (keystroke tier); tenants
+    take turns inside a tier."""
 
     id: str
     tier: Tier
@@ -21,6 +22,7 @@ class Request:
     prompt_tokens: int
     max_tokens: int
     session: str | None = None
+    tenant: str = ""
 
     def __post_init__(self) -> None:
         if self.prompt_tokens < 1 or self.max_tokens < 1:

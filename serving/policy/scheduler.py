@@ -5,9 +5,11 @@ A state machine that is told the time. The live replica and the simulator in the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from serving.policy.admission import Admitted, Refused, decide
+from serving.policy.fairness import take_turns
 from serving.policy.fill import Filled, Rules, add_batch, fill_online, order_online, split, step_budget_s
 from serving.policy.plan import Idle, PlannedWork, StepPlan
 from serving.policy.rows import Request, Row, Work, urgency
@@ -50,7 +52,7 @@ class TierScheduler:
             request,
             others,
             self._rules,
-            num_waiting=self._rows.count(request.tier)[1],
+            num_waiting=self._rows.fair_waiting(request.tier, request.tenant),
             now_s=now_s,
             free_at_s=self._busy_until_s,
         )
@@ -82,7 +84,7 @@ class TierScheduler:
             return StepPlan(free=freed, drop=dropped) if freed or dropped else Idle(wake_at_s=wake_at_s)
         rows = self._rows.considered()
         online = order_online(rows, self._rules, now_s=now_s)
-        batch = sorted(split(rows, online), key=urgency)
+        batch = take_turns(sorted(split(rows, online), key=urgency))
         promoted = frozenset(row.request.id for row in online if row.request.tier is Tier.BATCH)
         moves, self._free_slots = assign_slots([*online, *batch], self._free_slots, promoted)
         self._rows.mark_seated()
@@ -96,6 +98,7 @@ class TierScheduler:
             shape=step.shape,
             predicted_s=step.predicted_s,
             batch_s=step.batch_s,
+            budget_s=step_budget_s(online, self._rules, now_s=now_s) if step.work else math.inf,
         )
         self._busy_until_s = now_s + plan.predicted_s
         return Idle() if plan.is_empty else plan

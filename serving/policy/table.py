@@ -10,14 +10,15 @@ from serving.policy.tiers import Tier
 
 
 class RowTable:
-    """Rows by id. Batch rows that never had a slot lie in a list of their own, sorted by urgency."""
+    """Rows by id. Batch rows that never had a slot lie in lists of their own, one a tenant, sorted by urgency."""
 
     def __init__(self, num_slots: int) -> None:
         self._num_slots = num_slots
         self._rows: dict[str, Row] = {}
         self._active: dict[str, Row] = {}
-        self._waiting: list[tuple[float, str]] = []
+        self._waiting: dict[str, list[tuple[float, str]]] = {}
         self._per_tier: Counter[Tier] = Counter()
+        self._per_tenant: dict[Tier, Counter[str]] = {tier: Counter() for tier in Tier}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -33,8 +34,9 @@ class RowTable:
         """Take a new row without a slot."""
         self._rows[row.request.id] = row
         self._per_tier[row.request.tier] += 1
+        self._per_tenant[row.request.tier][row.request.tenant] += 1
         if row.request.tier is Tier.BATCH:
-            bisect.insort(self._waiting, urgency(row))
+            bisect.insort(self._waiting.setdefault(row.request.tenant, []), urgency(row))
         else:
             self._active[row.request.id] = row
 
@@ -44,21 +46,40 @@ class RowTable:
         if row is None:
             return None
         self._per_tier[row.request.tier] -= 1
+        tenants = self._per_tenant[row.request.tier]
+        tenants[row.request.tenant] -= 1
+        if not tenants[row.request.tenant]:
+            del tenants[row.request.tenant]
         if self._active.pop(request_id, None) is None:
-            del self._waiting[bisect.bisect_left(self._waiting, urgency(row))]
+            self._stop_waiting(row)
         return row
 
     def considered(self) -> list[Row]:
-        """Rows the next step can concern: all online ones, all that had a slot, and the next batch rows in line."""
-        return [*self._active.values(), *(self._rows[row_id] for _, row_id in self._waiting[: self._num_slots])]
+        """Rows the next step can concern: all online ones, all that had a slot, and the next batch rows of each tenant
+        in line."""
+        return [*self._active.values(), *(self._rows[row_id] for row_id in self._in_line())]
 
     def mark_seated(self) -> None:
         """Note which of the batch rows in line have a slot now."""
-        for key in self._waiting[: self._num_slots]:
-            row = self._rows[key[1]]
+        for row_id in self._in_line():
+            row = self._rows[row_id]
             if row.slot is not None:
-                self._active[key[1]] = row
-                self._waiting.remove(key)  # near the front
+                self._active[row_id] = row
+                self._stop_waiting(row)
+
+    def fair_waiting(self, tier: Tier, tenant: str) -> int:
+        """How long the tier's queue is for this tenant: all that wait, or less while it has less than its share."""
+        tenants = self._per_tenant[tier]
+        return min(self.count(tier)[1], tenants[tenant] * len(tenants.keys() | {tenant}))
+
+    def _in_line(self) -> list[str]:
+        return [row_id for line in self._waiting.values() for _, row_id in line[: self._num_slots]]
+
+    def _stop_waiting(self, row: Row) -> None:
+        line = self._waiting[row.request.tenant]
+        del line[bisect.bisect_left(line, urgency(row))]
+        if not line:
+            del self._waiting[row.request.tenant]
 
     def count(self, tier: Tier) -> tuple[int, int]:
         """Live rows of a tier: (holding a slot, waiting for one)."""

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -24,6 +25,9 @@ from orchestrator.adapters.ray_serve import Deployed, deploy
 from orchestrator.registry import Provenance, Registry
 from orchestrator.spec import Endpoint, UserError, load_text
 from orchestrator.spec.errors import ExitCode
+from serving.http.keys import create_key
+from tests.serving.batch.worlds import line
+from tests.serving.certificates import write_certificate
 from tests.serving.worlds import tiny_model
 
 pytestmark = pytest.mark.cluster
@@ -117,29 +121,49 @@ def test_a_cluster_that_serves_already_is_a_conflict(deployed: Deployed, home: P
     assert httpx.get(f"{deployed.url}/readyz").json() == {"status": "ok", "model": "tiny-gpt@1"}
 
 
-def test_tide_serve_answers_until_ctrl_c_and_leaves_nothing(home: Path, tmp_path: Path) -> None:
+def test_files_and_batches_work_through_the_proxy(client: OpenAI, deployed: Deployed, home: Path) -> None:
+    rows = b"".join(line(f"r{i}", body={"model": "tiny-gpt", "prompt": "a", "max_tokens": 3}) for i in range(8))
+    file = client.files.create(file=("in.jsonl", rows), purpose="batch")
+    batch = client.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h")
+    while (batch := client.batches.retrieve(batch.id)).status == "in_progress":
+        time.sleep(0.05)
+    assert (batch.status, batch.output_file_id is not None) == ("completed", True)
+    answers = client.files.content(str(batch.output_file_id)).text.splitlines()
+    assert [json.loads(each)["custom_id"] for each in answers] == [f"r{i}" for i in range(8)]
+    assert (home / "batches" / "tiny.sqlite3").is_file()
+
+
+def test_tide_serve_with_keys_and_tls_answers_until_ctrl_c_and_leaves_nothing(home: Path, tmp_path: Path) -> None:
     file, state = tmp_path / "endpoint.yaml", {**os.environ, "TIDE_HOME": str(home)}
-    file.write_text(ENDPOINT)
+    certificate, _ = write_certificate(tmp_path)
+    key, _ = create_key(tmp_path / "keys.json", tenant="apps")
+    listen = "listen: {port: 0, max_body: 64KiB, tls: {cert: cert.pem, key: key.pem}}"
+    file.write_text(ENDPOINT.replace("listen: {port: 0, max_body: 64KiB}", f"{listen}\n  keys: keys.json"))
     command = [str(Path(sys.executable).with_name("tide")), "serve", str(file), "-o", "json"]
     with subprocess.Popen(command, env=state, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if line.rstrip() == "}":
+        for line_of_output in process.stdout:
+            lines.append(line_of_output)
+            if line_of_output.rstrip() == "}":
                 break
         started = psutil.Process(process.pid).children(recursive=True)
         answer = json.loads("".join(lines))
-        done = httpx.post(f"{answer['url']}/v1/completions", json={"model": "tiny-gpt", "prompt": "a", "max_tokens": 3})
-        assert done.json()["usage"]["completion_tokens"] == 3
+        body = {"model": "tiny-gpt", "prompt": "a", "max_tokens": 3}
+        assert answer["url"].startswith("https://127.0.0.1:")
+        with httpx.Client(base_url=answer["url"], verify=ssl.create_default_context(cafile=certificate)) as secure:
+            assert secure.post("/v1/completions", json=body).status_code == 401
+            done = secure.post("/v1/completions", json=body, headers={"authorization": f"Bearer {key}"})
+            assert done.json()["usage"]["completion_tokens"] == 3
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "stopped; registered models are kept" in errors
+    assert key not in errors + "".join(lines)
     assert len(started) > 3
     assert [child for child in started if child.is_running()] == []
     with pytest.raises(httpx.ConnectError):
-        httpx.get(answer["url"])
+        httpx.get(answer["url"].replace("https:", "http:"))
 
 
 def _rows_in_slots(url: str) -> float:

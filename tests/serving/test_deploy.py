@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 
 from orchestrator.adapters.ray_serve import check_supported
-from orchestrator.adapters.ray_serve.deploy import _free_port
+from orchestrator.adapters.ray_serve.deploy import _free_port, _tls_options
 from orchestrator.cli.main import main
 from orchestrator.registry import Provenance, Registry
 from orchestrator.spec import Endpoint, UserError, load_one, load_text
 from orchestrator.spec.errors import ExitCode
-from serving.app import ReplicaSpec, running_app
+from serving.app import ReplicaSpec, build_replica, running_app
 from serving.config import policy_config, tier_limits
 from serving.http.service import ServedModel
 from serving.policy import Tier
+from tests.serving.certificates import write_certificate
 from tests.serving.http.server import openai_client, serve_app
 from tests.serving.worlds import tiny_model
 
@@ -65,6 +66,34 @@ def test_the_shipped_endpoint_is_supported() -> None:
     check_supported(load_one(DEMO, Endpoint))
 
 
+def test_the_full_example_names_what_is_carried_out() -> None:
+    with pytest.raises(UserError) as refused:
+        check_supported(load_one(DEMO.parents[1] / "examples/endpoint.yaml", Endpoint))
+    assert "keys" not in refused.value.problem
+    assert "tls" not in refused.value.problem
+
+
+def test_certificates_are_checked_before_anything_starts(tmp_path: Path) -> None:
+    cert, key = write_certificate(tmp_path)
+    secure = endpoint("listen: {tls: {cert: cert.pem, key: key.pem}}, tiers: {batch: {}}")
+    assert _tls_options(secure, tmp_path) == {"ssl_certfile": str(cert), "ssl_keyfile": str(key)}
+    key.write_text("nonsense")
+    with pytest.raises(UserError, match="are no certificate and its key"):
+        _tls_options(secure, tmp_path)
+    cert.unlink()
+    with pytest.raises(UserError, match="No such file"):
+        _tls_options(secure, tmp_path)
+    assert _tls_options(endpoint("tiers: {batch: {}}"), tmp_path) == {}
+
+
+def test_a_keys_file_that_is_missing_stops_the_start(tmp_path: Path) -> None:
+    with_keys = endpoint("engine: {name: echo}, keys: keys.json, tiers: {batch: {}}")
+    spec = ReplicaSpec(endpoint=with_keys, model=ServedModel(id="m", ref="m@1", created_s=0), folder=Path(),
+                       base=tmp_path)  # fmt: skip
+    with pytest.raises(UserError, match="tide keys create"):
+        build_replica(spec)
+
+
 def test_a_port_that_is_taken_is_a_conflict() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -98,17 +127,24 @@ def test_serving_an_unknown_model_exits_4_before_a_cluster_is_started(
     assert "there is no model 'demo-gpt'" in err
 
 
-def test_the_openapi_document_lists_every_route() -> None:
+def test_the_openapi_document_lists_every_route(tmp_path: Path) -> None:
     """The OpenAPI document is part of the contract; a route that appears or vanishes is seen here."""
     spec = ReplicaSpec(endpoint=endpoint("engine: {name: echo}, tiers: {batch: {}}"),
-                       model=ServedModel(id="m", ref="m@1", created_s=0), folder=Path())  # fmt: skip
+                       model=ServedModel(id="m", ref="m@1", created_s=0), folder=Path(), state=tmp_path)  # fmt: skip
     with running_app(spec) as app:
         assert sorted(app.openapi()["paths"]) == [
             "/healthz",
             "/metrics",
             "/readyz",
+            "/v1/batches",
+            "/v1/batches/{batch_id}",
+            "/v1/batches/{batch_id}/cancel",
             "/v1/chat/completions",
             "/v1/completions",
+            "/v1/embeddings",
+            "/v1/files",
+            "/v1/files/{file_id}",
+            "/v1/files/{file_id}/content",
             "/v1/models",
             "/v1/models/{name}",
         ]

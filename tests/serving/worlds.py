@@ -68,10 +68,12 @@ def generation(
     sampling: Sampling = GREEDY,
     stop: Sequence[str] = (),
     session: str | None = None,
+    tenant: str = "",
+    embed: bool = False,
 ) -> Generation:
     return Generation(
         id=request_id, tier=tier, prompt=tuple(prompt.encode()), max_tokens=max_tokens, sampling=sampling,
-        stop=tuple(stop), session=session, arrival_s=0.0, deadline_s=1e9,
+        stop=tuple(stop), session=session, tenant=tenant, embed=embed, arrival_s=0.0, deadline_s=1e9,
     )  # fmt: skip
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
 from ray import serve
@@ -42,30 +44,38 @@ class Deployed:
             serve.shutdown()
 
 
-def deploy(endpoint: Endpoint, registry: Registry) -> Deployed:
+def deploy(endpoint: Endpoint, registry: Registry, *, base: Path | None = None) -> Deployed:
     """Serve the version that the endpoint names; returns when its replicas answer.
 
+    `base`: the folder that paths in the endpoint's file are relative to; None = the current one.
     This process must be connected to a Ray cluster on which Serve does not run yet.
     Raises: UserError for an unknown version, a port that is taken, and a replica that does not start.
     """
     check_supported(endpoint)
     version = registry.get(endpoint.spec.model)
     _check_serve_is_free()
+    base = (base or Path()).resolve()
+    tls = _tls_options(endpoint, base)
     host, port = endpoint.spec.listen.host, _free_port(endpoint.spec.listen.host, endpoint.spec.listen.port)
     with _quiet_driver():
         try:
-            serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=_QUIET)
-            serve.run(_application(endpoint, registry, version), name=endpoint.metadata.name, logging_config=_QUIET)
+            serve.start(
+                proxy_location="HeadOnly", http_options={"host": host, "port": port, **tls}, logging_config=_QUIET
+            )
+            serve.run(
+                _application(endpoint, registry, version, base), name=endpoint.metadata.name, logging_config=_QUIET
+            )
         except BaseException as error:
             serve.shutdown()
             if isinstance(error, RuntimeError | RayServeException | TimeoutError):
                 raise _start_error(endpoint, error) from error
             raise
     shown = f"[{host}]" if ":" in host else host
-    return Deployed(name=endpoint.metadata.name, url=f"http://{shown}:{port}", model=version.model, ref=version.ref)
+    scheme = "https" if tls else "http"
+    return Deployed(name=endpoint.metadata.name, url=f"{scheme}://{shown}:{port}", model=version.model, ref=version.ref)
 
 
-def _application(endpoint: Endpoint, registry: Registry, version: Version) -> serve.Application:
+def _application(endpoint: Endpoint, registry: Registry, version: Version, base: Path) -> serve.Application:
     replicas = endpoint.spec.replicas
     resources = replicas.resources.as_ray()
     model = ServedModel(
@@ -84,7 +94,26 @@ def _application(endpoint: Endpoint, registry: Registry, version: Version) -> se
             "resources": resources,
         },
     )
-    return deployment.bind(ReplicaSpec(endpoint=endpoint, model=model, folder=registry.folder(version)))
+    spec = ReplicaSpec(
+        endpoint=endpoint, model=model, folder=registry.folder(version), base=base, state=registry.root.resolve().parent
+    )
+    return deployment.bind(spec)
+
+
+def _tls_options(endpoint: Endpoint, base: Path) -> dict[str, str]:
+    """The proxy's options for HTTPS. Raises: UserError for files that are no certificate with its key."""
+    tls = endpoint.spec.listen.tls
+    if tls is None:
+        return {}
+    cert, key = base / tls.cert, base / tls.key
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=lambda: "")
+    except (OSError, ssl.SSLError) as error:
+        reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+        raise UserError(f"listen.tls: {cert} and {key} are no certificate and its key: {reason}",
+                        where=f"Endpoint {endpoint.metadata.name}",
+                        next_step="Both are PEM files; the key has no password.") from None  # fmt: skip
+    return {"ssl_certfile": str(cert), "ssl_keyfile": str(key)}
 
 
 def _check_serve_is_free() -> None:

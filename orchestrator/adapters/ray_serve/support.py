@@ -10,8 +10,6 @@ def check_supported(endpoint: Endpoint) -> None:
     """Raises: UserError that names every key which would have no effect."""
     spec = endpoint.spec
     unsupported = {
-        "keys": spec.keys is not None,
-        "listen.tls": spec.listen.tls is not None,
         "placement: dedicated": spec.placement == "dedicated",
         "replicas.min: 0": spec.replicas.min == 0,
         "replicas.max above replicas.min": spec.replicas.max > spec.replicas.min > 0,

@@ -63,11 +63,11 @@ def metric(url: str, name: str, **labels: str) -> float:
     return 0.0
 
 
-def hang_up(url: str, body: dict[str, Any], when: Callable[[], bool]) -> None:
+def hang_up(url: str, body: dict[str, Any], when: Callable[[], bool], path: str = "/v1/completions") -> None:
     """Send a request and close the connection once `when` holds."""
     host, port = url.removeprefix("http://").split(":")
     content = json.dumps(body).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+    head = f"POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
         until(when)
