@@ -11,6 +11,7 @@ closes it); a closing time before the opening time wraps midnight. `days` are th
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -73,6 +74,36 @@ def upcoming(window: Window, *, now_s: float) -> Iterator[Occurrence]:
         found = _on(window, zone, day + timedelta(days=offset))
         if found and found.opens_at_s > now_s:
             yield found
+
+
+def contains(window: Window, *, now_s: float) -> bool:
+    """Whether the window is open at `now_s`; it is at its opening, and no more at its close."""
+    return current(window, now_s=now_s) is not None
+
+
+def next_opening_s(window: Window, *, now_s: float) -> float | None:
+    """When it opens next, later than now; None for a window that never opens again within a year."""
+    return next((found.opens_at_s for found in upcoming(window, now_s=now_s)), None)
+
+
+def next_closing_s(windows: Sequence[Window], *, now_s: float) -> float | None:
+    """When the stretch closes in which one of the windows is open now; None when all are closed, or none closes.
+
+    Windows that touch or overlap count as one, as in `time_left_s`.
+    """
+    left_s = time_left_s(windows, now_s=now_s)
+    return now_s + left_s if 0 < left_s <= _SEARCH_DAYS * 86_400 else None
+
+
+def next_fit_s(windows: Sequence[Window], *, now_s: float, min_slice_s: float) -> float | None:
+    """The first instant, now included, at which a session of `min_slice_s` fits; None if none does within a year.
+
+    A stretch begins where a window opens, so later instants of the same stretch never fit where its begin does not.
+    """
+    if slice_fits(windows, now_s=now_s, min_slice_s=min_slice_s):
+        return now_s
+    openings = heapq.merge(*([found.opens_at_s for found in upcoming(each, now_s=now_s)] for each in windows))
+    return next((at_s for at_s in openings if slice_fits(windows, now_s=at_s, min_slice_s=min_slice_s)), None)
 
 
 def time_left_s(windows: Sequence[Window], *, now_s: float) -> float:
