@@ -139,12 +139,12 @@ def _on(window: Window, zone: ZoneInfo, day: date) -> Occurrence | None:
     if day.weekday() not in window.days:
         return None
     last = day if window.closes > window.opens else day + timedelta(days=1)
-    opens_at_s = _first_reached(datetime.combine(day, window.opens), zone)
-    closes_at_s = _first_reached(datetime.combine(last, window.closes), zone)
+    opens_at_s = first_reached(datetime.combine(day, window.opens), zone)
+    closes_at_s = first_reached(datetime.combine(last, window.closes), zone)
     return Occurrence(opens_at_s, closes_at_s) if closes_at_s > opens_at_s else None
 
 
-def _first_reached(wall: datetime, zone: ZoneInfo) -> float:
+def first_reached(wall: datetime, zone: ZoneInfo) -> float:
     """The first instant at which the zone's clock shows `wall` or later, UTC seconds.
 
     A time shown twice is first reached before the clock goes back (fold 0). A time the clock skips is reached at the
