@@ -25,6 +25,7 @@ from tests.benchmarks.night_peers import (
     LEARN_DAYS,
     fixed_window,
     half_reserve,
+    hindsight_margin,
     hourly_reserve,
     jump_safe_oracle,
     oracle,
@@ -59,6 +60,7 @@ PEERS: dict[str, Callable[[Setup], Played]] = {
     "reactive": reactive,
     "hourly-reserve": hourly_reserve,
     "half-reserve": half_reserve,
+    "hindsight-margin": hindsight_margin,
     "oracle": oracle,
     "jump-safe-oracle": jump_safe_oracle,
 }
