@@ -1,6 +1,6 @@
 """The night: how much of an endpoint's idle time training gets, and whether requests ever pay for it (P2).
 
-`python -m tests.benchmarks.night [--data DIR] [--quick] [--plot FILE.svg]`. Shares are of the oracle's lent
+`python -m tests.benchmarks.night [--data DIR] [--quick] [--plot FILE]`. Shares are of the oracle's lent
 device-time; `lent_share_of_oracle` is over the days that served for no choice, `..._all` over all. The set-up is in
 night_world.py, what it is compared with in night_peers.py.
 """
@@ -91,7 +91,7 @@ def main() -> None:
     if options.rest.plot:
         from tests.benchmarks.night_plot import draw
 
-        draw([(setup, by_policy(setup), oracle(setup)) for setup in setups], options.rest.plot)
+        draw([(setup, by_policy(setup)) for setup in setups], options.rest.plot)
     print_result(
         {
             "rows": rows,
