@@ -32,4 +32,4 @@ def draw(cases: Sequence[tuple[Setup, Played]], target: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("days since the first local midnight")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
-    figure.savefig(target, dpi=80, metadata={"Date": None} if target.suffix == ".svg" else None)
+    figure.savefig(target, dpi=72, metadata={"Date": None} if target.suffix == ".svg" else None)
