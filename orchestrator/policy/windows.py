@@ -11,6 +11,7 @@ closes it); a closing time before the opening time wraps midnight. `days` are th
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -75,6 +76,36 @@ def upcoming(window: Window, *, now_s: float) -> Iterator[Occurrence]:
             yield found
 
 
+def contains(window: Window, *, now_s: float) -> bool:
+    """Whether the window is open at `now_s`; it is at its opening, and no more at its close."""
+    return current(window, now_s=now_s) is not None
+
+
+def next_opening_s(window: Window, *, now_s: float) -> float | None:
+    """When it opens next, later than now; None for a window that never opens again within a year."""
+    return next((found.opens_at_s for found in upcoming(window, now_s=now_s)), None)
+
+
+def next_closing_s(windows: Sequence[Window], *, now_s: float) -> float | None:
+    """When the stretch closes in which one of the windows is open now; None when all are closed, or none closes.
+
+    Windows that touch or overlap count as one, as in `time_left_s`.
+    """
+    left_s = time_left_s(windows, now_s=now_s)
+    return now_s + left_s if 0 < left_s <= _SEARCH_DAYS * 86_400 else None
+
+
+def next_fit_s(windows: Sequence[Window], *, now_s: float, min_slice_s: float) -> float | None:
+    """The first instant, now included, at which a session of `min_slice_s` fits; None if none does within a year.
+
+    A stretch begins where a window opens, so later instants of the same stretch never fit where its begin does not.
+    """
+    if slice_fits(windows, now_s=now_s, min_slice_s=min_slice_s):
+        return now_s
+    openings = heapq.merge(*([found.opens_at_s for found in upcoming(each, now_s=now_s)] for each in windows))
+    return next((at_s for at_s in openings if slice_fits(windows, now_s=at_s, min_slice_s=min_slice_s)), None)
+
+
 def time_left_s(windows: Sequence[Window], *, now_s: float) -> float:
     """Seconds from now for which some window stays open without a break; 0 when all are closed.
 
@@ -108,12 +139,12 @@ def _on(window: Window, zone: ZoneInfo, day: date) -> Occurrence | None:
     if day.weekday() not in window.days:
         return None
     last = day if window.closes > window.opens else day + timedelta(days=1)
-    opens_at_s = _first_reached(datetime.combine(day, window.opens), zone)
-    closes_at_s = _first_reached(datetime.combine(last, window.closes), zone)
+    opens_at_s = first_reached(datetime.combine(day, window.opens), zone)
+    closes_at_s = first_reached(datetime.combine(last, window.closes), zone)
     return Occurrence(opens_at_s, closes_at_s) if closes_at_s > opens_at_s else None
 
 
-def _first_reached(wall: datetime, zone: ZoneInfo) -> float:
+def first_reached(wall: datetime, zone: ZoneInfo) -> float:
     """The first instant at which the zone's clock shows `wall` or later, UTC seconds.
 
     A time shown twice is first reached before the clock goes back (fold 0). A time the clock skips is reached at the

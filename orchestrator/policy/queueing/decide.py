@@ -29,6 +29,7 @@ from orchestrator.policy.queueing.fill import fill
 from orchestrator.policy.queueing.forced import Forced, force
 from orchestrator.policy.queueing.gates import NEVER, Gatekeeper, closes_at_s, next_opening_s
 from orchestrator.policy.queueing.growth import pays
+from orchestrator.policy.queueing.headroom import call_back
 from orchestrator.policy.queueing.values import Job, Snapshot
 from orchestrator.policy.resize import ResizeState
 
@@ -61,6 +62,7 @@ def decide_queues(snapshot: Snapshot) -> Decisions:
 def _attempt(snapshot: Snapshot, refused: frozenset[str]) -> _Outcome:
     board = set_up(snapshot)
     forced = force(board)
+    call_back(board, forced)
     gates = Gatekeeper(board)
     gated: dict[str, Explanation] = {}
     passed: list[Job] = []

@@ -24,7 +24,7 @@ class Victims:
     _cohorts: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for rank, sitting in enumerate(sorted(self.board.sittings.values(), key=_cost)):
+        for rank, sitting in enumerate(sorted(self.board.sittings.values(), key=cost)):
             disturbable = not _undisturbed(self.board, sitting)
             for pool in sitting.seats:
                 self._everybody.setdefault(pool, []).append((rank, sitting))
@@ -51,7 +51,8 @@ class Victims:
         ]
 
 
-def _cost(sitting: Sitting) -> tuple[float, float, int, str]:
+def cost(sitting: Sitting) -> tuple[float, float, int, str]:
+    """What stopping a job loses, for ordering."""
     running = sitting.running
     return running.lost_work_s, running.checkpoint_age_s, running.job.priority, running.job.id
 
