@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -58,25 +59,27 @@ def notices(workload: Workload, data: Path, *, count: int) -> dict[str, Any]:
 
 
 def _one_group(watch: Watch, cluster: LocalCluster, home: Path) -> list[float]:
-    """Announce the end of some nodes; how long each notice took until the state was safe elsewhere."""
-    known, leaving = len(_events(home, "Noticed")), [node.node_id for node in cluster.nodes[-TOGETHER:]]
+    """Announce the end of some nodes; how long each announcement took until the state was safe elsewhere."""
+    leaving = [node.node_id for node in cluster.nodes[-TOGETHER:]]
     staying = len(cluster.nodes) - 1 - TOGETHER
+    announced_s = []
     for node_id in leaving:
+        announced_s.append(time.time())
         cluster.drain_node(node_id, deadline_s=NOTICE_DEADLINE_S)
         watch.pause(APART_S)
     watch.wait_steady(staying)
     for node_id in leaving:
         cluster.kill_node(node_id)
-    return [_safe_after(notice, home) for notice in _events(home, "Noticed")[known:]]
+    return [_safe_after(at_s, home) for at_s in announced_s]
 
 
-def _safe_after(notice: dict[str, Any], home: Path) -> float:
-    """From the notice to the first snapshot whose step ended after it and whose parts are all on two nodes; infinite
-    if there was none."""
-    steps = [event for event in _events(home, "StepDone") if event["at_s"] >= notice["at_s"]]
+def _safe_after(announced_s: float, home: Path) -> float:
+    """From the announcement until the run's driver knows of a snapshot, of a step that ended after it, all of whose
+    parts are on two nodes; infinite if there was none."""
+    steps = [event for event in _events(home, "StepDone") if event["at_s"] >= announced_s]
     first = steps[0]["step"] if steps else math.inf
     safe = [event["at_s"] for event in _events(home, "SnapshotSafe") if event["step"] >= first]
-    return min(safe) - notice["at_s"] if safe else math.inf
+    return min(safe) - announced_s if safe else math.inf
 
 
 def _events(home: Path, kind: str) -> list[dict[str, Any]]:
