@@ -77,8 +77,8 @@ def workers_in(placement: Placement) -> int:
 class Explanation:
     """Why, in one word and one sentence; `eta_s` is when it is expected to end, None where nobody can know.
 
-    `pool` is the pool that came nearest to taking the job, `missing` how many devices (of quota or of the pool) more
-    it would take.
+    `pool` is the pool that came nearest to taking the job, `missing` how many devices more it would take: of the
+    queue's quota with `of_quota`, else of the pool.
     """
 
     reason: WaitReason
@@ -86,6 +86,7 @@ class Explanation:
     eta_s: float | None = None
     pool: str | None = None
     missing: int = 0
+    of_quota: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

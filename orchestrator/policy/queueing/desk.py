@@ -53,7 +53,7 @@ class Desk:
 
     def __post_init__(self) -> None:
         self.seated = set(self.board.sittings)
-        self.known = KnownAnswers.of(self.board.now.shares)
+        self.known = KnownAnswers.of(self.board.now.shares, self.board.queues.values())
         self.fitter = Fitter(self.board)
         self.finder = Claims(self.board, self.fitter.promises)
 
