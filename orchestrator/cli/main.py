@@ -29,6 +29,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "models": ("orchestrator.cli.models", "List and inspect registered models."),
     "serve": ("orchestrator.cli.serve", "Serve a registered model behind OpenAI-compatible routes."),
     "simulate": ("orchestrator.cli.simulate", "Replay recorded capacity against a policy."),
+    "db": ("orchestrator.cli.db", "Set up, check and back up the control plane's database."),
     "doctor": ("orchestrator.cli.doctor", "Check this machine and say what to mend."),
 }
 

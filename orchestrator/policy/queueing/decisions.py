@@ -54,6 +54,9 @@ class ChangeCause(enum.StrEnum):
     NODE_LEAVES = "node_leaves"
     WINDOW_CLOSED = "window_closed"
     BUDGET_SPENT = "budget_spent"
+    PINNED = "pinned"
+    CANCELLED = "cancelled"
+    PAUSED = "paused"
 
 
 @dataclass(frozen=True, slots=True)
