@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from alembic import command
@@ -17,6 +18,7 @@ from orchestrator.spec.errors import ExitCode
 _SCRIPTS = Path(__file__).with_name("migrations")
 
 
+@functools.cache
 def our_version() -> str:
     """The version this program reads and writes."""
     head = ScriptDirectory(str(_SCRIPTS)).get_current_head()

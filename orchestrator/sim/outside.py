@@ -18,13 +18,14 @@ from orchestrator.ports import UnreachableError
 
 @dataclass(slots=True)
 class SimClock:
-    """A clock that stands still until it is set."""
+    """A clock that stands still until it is set. `at_s` is true time; who asks is told what is `skew_s` off."""
 
     at_s: float = 0.0
+    skew_s: float = 0.0
 
     def now_s(self) -> float:
-        """UTC seconds."""
-        return self.at_s
+        """UTC seconds, as this machine believes."""
+        return self.at_s + self.skew_s
 
 
 @dataclass(slots=True)

@@ -163,7 +163,7 @@ def test_losing_sight_of_everybody_fails_nobody(world: World) -> None:
 def test_a_clock_that_jumps_back_takes_no_time_from_anybody(world: World) -> None:
     world.ledger.submit(new("a", 4, work_s=400.0))
     world.run(10)
-    world.clock.at_s -= 5
+    world.clock.skew_s -= 5
     world.run(3)
     assert world.broken() == []
     world.run(10)

@@ -59,6 +59,7 @@ class World:
     pools: tuple[Pool, ...] = field(default_factory=lambda: (pool(),))
     physics: Physics = field(default_factory=Physics)
     holder: str = "one"
+    is_new: bool = True
     clock: SimClock = field(default_factory=lambda: SimClock(START_S))
     ledger: Ledger = field(init=False)
 
@@ -66,7 +67,8 @@ class World:
         self.capacity, self.endpoints = SimCapacity(self.pools), SimEndpoints()
         self.runner = SimRunner(self.clock, self._work, self.physics)
         self.ledger = self.open()
-        upgrade(self.ledger.database)
+        if self.is_new:
+            upgrade(self.ledger.database)
         assert self.ledger.lead()
         self.ledger.apply(self.spec)
 

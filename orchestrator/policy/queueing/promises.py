@@ -73,7 +73,9 @@ def returns(board: Board, pool: str) -> Returns:
         at=np.array([row[0] for row in rows], dtype=np.float64),
         node=nodes,
         devices=np.array([row[3] for row in rows], dtype=np.int64),
-        usable=(nodes >= 0) & ground.ok[np.maximum(nodes, 0)] if rows else np.zeros(0, dtype=bool),
+        usable=(nodes >= 0) & ground.ok[np.maximum(nodes, 0)]
+        if rows and ground.ok.size
+        else np.zeros(len(rows), dtype=bool),
         queue=tuple(row[4] for row in rows),
     )
 
