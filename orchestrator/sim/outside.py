@@ -69,6 +69,7 @@ class Group:
     runs_s: float
     seen_s: float
     stops_s: float | None = None
+    stops_as: int = 0
     lost_worker_s: float = 0.0
 
 
@@ -182,7 +183,8 @@ class SimRunner:
         job.highest = max(job.highest, attempt)
         if group is not None and group.attempt <= attempt and group.stops_s is None:
             group.stops_s = self.clock.at_s + self.physics.stop_s
-        if (group is None or group.attempt < attempt) and not job.done and (job.id, attempt) not in self.ended:
+            group.stops_as = attempt
+        if group is None and not job.done and (job.id, attempt) not in self.ended:
             # It never began, or has ended by itself: its exit is confirmed in any case.
             self.ended[job.id, attempt] = Report(job=job.id, attempt=attempt, phase=Phase.STOPPED)
 
@@ -199,6 +201,10 @@ class SimRunner:
     def _end(self, job: SimJob, group: Group, phase: Phase) -> None:
         job.group = None
         self.ended[job.id, group.attempt] = self._report(job, group, phase)
+        if group.stops_as > group.attempt and not job.done:
+            # Nobody of a later attempt that never began is left either, now that this one has gone.
+            later = Report(job=job.id, attempt=group.stops_as, phase=Phase.STOPPED, work_left_s=job.work_left_s)
+            self.ended[job.id, group.stops_as] = later
 
     def _report(self, job: SimJob, group: Group, phase: Phase | None = None) -> Report:
         now_s = self.clock.at_s

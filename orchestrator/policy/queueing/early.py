@@ -26,7 +26,8 @@ def _serve_owner(desk: Desk, job: Job, pool: str, most_workers: int) -> bool:
     if isinstance(found, Fit):
         desk.start(job, found, StartReason.OWN_DEVICES)
         return True
-    claim = desk.finder.claim(job, (pool,)) if found.reason in CLAIMABLE else None
+    asks = found.reason in CLAIMABLE and pool in desk.payable(job)
+    claim = desk.finder.claim(job, (pool,)) if asks else None
     if claim is not None:
         desk.enter_claim(claim)
     return claim is not None
@@ -44,7 +45,7 @@ def honour_claims(desk: Desk, waiting: Iterable[Job]) -> None:
 
 
 def _redeem(desk: Desk, job: Job, record: Claimed) -> None:
-    if record.pool not in desk.board.candidates(job):
+    if record.pool not in desk.payable(job):
         return
     found = desk.fitter.fit(job, record.workers, (record.pool,))
     if isinstance(found, Fit):
@@ -66,7 +67,7 @@ def keep_promises(desk: Desk, waiting: Iterable[Job]) -> None:
         found = desk.fitter.fit(job, job.sizes[0])
         if isinstance(found, Fit):
             desk.start(job, found, StartReason.IN_ORDER)
-        elif found.reason in CLAIMABLE:
+        elif found.reason in CLAIMABLE and desk.payable(job):
             desk.promise_start(job, record)
 
 

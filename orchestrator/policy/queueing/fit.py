@@ -163,6 +163,11 @@ class Fitter:
     def _now_s(self) -> float:
         return self.board.snapshot.now_s
 
+    def unpaid(self, job: Job, pool: str) -> Explanation | None:
+        """Why a job's tenant could not pay for it in a pool, even if it had devices there; None if it could."""
+        found = self._reserve(job, self.board.grounds[pool])
+        return found if isinstance(found, Explanation) else None
+
     def _reserve(self, job: Job, ground: Ground) -> Purse | Explanation:
         """What the job's tenant sets aside for it; nothing where the house pays."""
         purse = self.board.purses.get(job.tenant)

@@ -48,7 +48,8 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a runner sees of one attempt; the same report may come again and again, and says the same each time.
+    """What a runner sees of one attempt; the same report may come again and again, and says the same each time. An
+    end is reported once nobody of that attempt or an earlier one is left.
 
     All in worker-seconds: `stalled_worker_s` by part and `lost_worker_s` of this attempt so far, `work_left_s` still to
     do, `unsaved_work_s` what stopping now would waste.
