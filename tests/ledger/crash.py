@@ -76,7 +76,9 @@ STORY = {
     5.0: lambda world: world.ledger.submit(
         new("high", 4, work_s=40.0, priority=90), new("blue", 4, tenant="blue", work_s=20.0), key="two", scope="s"
     ),
-    12.0: lambda world: world.ledger.submit(new("gone", 2, work_s=None, priority=70, tenant="blue"), key="gone", scope="s"),
+    12.0: lambda world: world.ledger.submit(
+        new("gone", 2, work_s=None, priority=70, tenant="blue"), key="gone", scope="s"
+    ),
     28.0: lambda world: world.ledger.pause("low"),
     31.0: lambda world: world.ledger.resume("low"),
     36.0: lambda world: world.ledger.cancel("gone"),
