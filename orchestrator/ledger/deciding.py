@@ -32,8 +32,11 @@ class Scribe:
     digest: Digest
     seen: tuple[Pool, ...] | None = None
 
-    def enter(self, change: Change, snapshot: Snapshot, decisions: Decisions) -> None:
-        """Enter what was decided on a snapshot. Jobs that have changed since are left alone."""
+    def enter(self, change: Change, snapshot: Snapshot, decisions: Decisions) -> bool:
+        """Enter what was decided on a snapshot; whether anybody starts, changes or stops by it.
+
+        Jobs that have changed since are left alone.
+        """
         missing = self._capacity(change, snapshot.pools)
         did: list[Admit | Resize | Evict] = []
         for what in decisions.changes:
@@ -48,6 +51,7 @@ class Scribe:
         _remember(change, decisions)
         if did:
             self._write_down(change, snapshot, did)
+        return bool(did)
 
     def _capacity(self, change: Change, pools: tuple[Pool, ...]) -> Missing:
         if self.seen is not None and _same(self.seen, pools):

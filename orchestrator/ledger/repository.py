@@ -91,6 +91,7 @@ class Ledger:
                 self._mirror.load(connection, load_facts(connection, self._rules))
                 self._seer.held = load_holds(connection)
             self._token, self._heartbeat_ms = mine.token, now_ms
+            self._decided_ms = max((row.started_ms or 0 for row in self._mirror.jobs.rows.values()), default=0)
             return True
 
     def _beat(self, now_ms: int) -> bool:
@@ -195,16 +196,21 @@ class Ledger:
         return tuple(report for report in reports if report.over)
 
     def snapshot(self, pools: tuple[Pool, ...], *, now_s: float) -> Snapshot:
-        """Everything that decides. Raises: NotLeadingError."""
+        """Everything that decides, at an instant after every decision that did something. Raises: NotLeadingError.
+
+        Also where the clock stands still or was set back: who started later must be told by when it started.
+        """
         with self._lock:
             self._lead_or_raise()
-            return self._seer.snapshot(pools, self._now_ms(now_s))
+            return self._seer.snapshot(pools, max(self._now_ms(now_s), self._decided_ms + 1))
 
     def commit(self, snapshot: Snapshot, decisions: Decisions) -> None:
         """Write what was decided, and order it. Jobs that have changed since the snapshot are left alone."""
         with self._change("commit", SYSTEM, snapshot.now_s) as change:
-            self._scribe.enter(change, snapshot, decisions)
+            did = self._scribe.enter(change, snapshot, decisions)
         self._scribe.seen = snapshot.pools
+        if did:
+            self._decided_ms = change.now_ms
 
     def unsent(self) -> tuple[Order, ...]:
         """Orders that nobody has confirmed yet, oldest first."""
@@ -278,6 +284,7 @@ class Ledger:
 
     def _forget(self) -> None:
         self._token = None
+        self._decided_ms = 0
         self._mirror = Mirror()
         self._seer = Seer(self._mirror)
         self._scribe = Scribe(Digest())
