@@ -6,6 +6,7 @@ call, too: they print exactly what the next cycle would do.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 
 from orchestrator.policy.queueing.conservation import breaches
@@ -52,8 +53,10 @@ def run_cycle(ports: Ports) -> CycleReport:
 
     Raises: FencedError when somebody else leads; UnreachableError when capacity or ledger do not answer.
     """
-    # 1. Observe: the clock is read once, and everything is seen as of then.
+    # 1. Observe: the clock is read once, and everything is seen as of then. What became of attempts is in the books
+    #    before its runner may forget it; a runner that is out of sight changes nothing.
     now_s = ports.clock.now_s()
+    _hear(ports, now_s)
     headroom = ports.endpoints.headroom()
     pools = tuple(replace(pool, headroom=headroom.get(pool.name, 0)) for pool in ports.capacity.observe())
     snapshot = ports.ledger.snapshot(pools, now_s=now_s)
@@ -65,10 +68,21 @@ def run_cycle(ports: Ports) -> CycleReport:
     orders = ports.ledger.unsent()
     sent = tuple(order for order in orders if _asked(ports.runner, order))
     # 4. Record who has taken his order. Not being reached is no failure of a job.
-    for order in sent:
-        ports.ledger.sent(order)
-    waiting = tuple(order for order in orders if order not in sent)
+    ports.ledger.sent(sent)
+    taken = {order.id for order in sent}
+    waiting = tuple(order for order in orders if order.id not in taken)
     return CycleReport(now_s=now_s, decisions=decisions, sent=sent, waiting_orders=waiting)
+
+
+def _hear(ports: Ports, now_s: float) -> None:
+    try:
+        reports = ports.runner.reports()
+    except UnreachableError:
+        return
+    ended = ports.ledger.record(reports, now_s=now_s)
+    # Who cannot be reached says it again, and is told again.
+    with contextlib.suppress(UnreachableError):
+        ports.runner.acknowledge(ended)
 
 
 def _asked(runner: Runner, order: Order) -> bool:

@@ -7,28 +7,15 @@ reached raises `UnreachableError`; it never answers with a guess.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
-from orchestrator.policy.queueing.decisions import Admit, Decisions, Evict, Resize
+from orchestrator.policy.queueing.decisions import Decisions
+from orchestrator.policy.queueing.orders import Order, Report
 from orchestrator.policy.queueing.places import Pool
 from orchestrator.policy.queueing.values import Snapshot
+from orchestrator.spec.errors import FencedError, UnreachableError
 
-
-class UnreachableError(Exception):
-    """The other side does not answer. Nothing is known of whether it acted; asking again is safe."""
-
-
-class FencedError(Exception):
-    """Somebody else leads by now: what was decided here must not be done."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """Something to be done outside. `id` follows from job and attempt alone, so an order may be repeated."""
-
-    id: str
-    what: Admit | Resize | Evict
+__all__ = ["Capacity", "Clock", "Endpoints", "FencedError", "Ledger", "Order", "Report", "Runner", "UnreachableError"]
 
 
 class Clock(Protocol):
@@ -58,6 +45,13 @@ class Endpoints(Protocol):
 class Ledger(Protocol):
     """The durable books."""
 
+    def record(self, reports: tuple[Report, ...], *, now_s: float) -> tuple[Report, ...]:
+        """Enter what became of attempts, in one transaction; return the ends, which need not be reported any more.
+
+        A report that was entered before changes nothing. Raises: FencedError.
+        """
+        ...
+
     def snapshot(self, pools: tuple[Pool, ...], *, now_s: float) -> Snapshot:
         """Everything that decides: jobs, leases, queues, tenants, claims and promises, as committed."""
         ...
@@ -70,16 +64,24 @@ class Ledger(Protocol):
         """Orders that nobody has confirmed yet, oldest first; also those of an earlier process."""
         ...
 
-    def sent(self, order: Order) -> None:
-        """The other side has taken an order. Raises: FencedError."""
+    def sent(self, orders: tuple[Order, ...]) -> None:
+        """The other side has taken these orders. Raises: FencedError."""
         ...
 
 
 class Runner(Protocol):
     """Who starts, resizes and stops jobs."""
 
+    def reports(self) -> tuple[Report, ...]:
+        """What it sees of every attempt that it has and whose end was not acknowledged. Raises: UnreachableError."""
+        ...
+
+    def acknowledge(self, ended: tuple[Report, ...]) -> None:
+        """These ends are in the books: the runner may forget them. Raises: UnreachableError."""
+        ...
+
     def ask(self, order: Order) -> None:
-        """Take an order: start or adopt, resize, stop. Returns at once; the outcome shows in the next snapshot.
+        """Take an order: start or adopt, resize, stop. Returns at once; the outcome shows in later reports.
 
         Raises: UnreachableError.
         """

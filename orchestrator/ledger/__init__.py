@@ -1,4 +1,4 @@
-"""Durable state: tables, migrations and the one repository through which state changes.
+"""Durable state: tables, migrations and one repository (`repository.Ledger`). One transaction is one change of state.
 
-Refuses to know why something changed; it makes sure that it changed once, balanced and for good.
+Refuses to decide anything: what is written here was decided by the control cycle or asked for by a person.
 """

@@ -55,3 +55,12 @@ def _rebuild(kind: type[UserError], problem: str, code: int, where: str, next_st
     error = UserError.__new__(kind)
     UserError.__init__(error, problem, code=ExitCode(code), where=where, next_step=next_step)
     return error
+
+
+class UnreachableError(Exception):
+    """The other side (Ray, the database, a cloud) does not answer. Nothing is known of whether it acted; asking again
+    is safe, and no job fails for it."""
+
+
+class FencedError(Exception):
+    """Somebody else leads by now: what was decided here must not be done."""

@@ -161,7 +161,7 @@ class Attempt:
         if self.promises:
             job, pool = self.rights.job, self.rights.pool
             allowed = allowance(self.promises, self.board, job, pool, self.end_s, self.freed_by())
-            if allowed.devices < self.rights.need:
+            if min(allowed.devices, allowed.quota) < self.rights.need:
                 return None
             coming_N = coming_N if allowed.limit is None else np.minimum(coming_N, allowed.limit)
         return seat(self.board, self.rights.job, self.ground, coming_N, self.size)

@@ -54,6 +54,9 @@ class ChangeCause(enum.StrEnum):
     NODE_LEAVES = "node_leaves"
     WINDOW_CLOSED = "window_closed"
     BUDGET_SPENT = "budget_spent"
+    PINNED = "pinned"
+    CANCELLED = "cancelled"
+    PAUSED = "paused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +80,8 @@ def workers_in(placement: Placement) -> int:
 class Explanation:
     """Why, in one word and one sentence; `eta_s` is when it is expected to end, None where nobody can know.
 
-    `pool` is the pool that came nearest to taking the job, `missing` how many devices (of quota or of the pool) more
-    it would take.
+    `pool` is the pool that came nearest to taking the job, `missing` how many devices more it would take: of the
+    queue's quota with `of_quota`, else of the pool.
     """
 
     reason: WaitReason
@@ -86,6 +89,7 @@ class Explanation:
     eta_s: float | None = None
     pool: str | None = None
     missing: int = 0
+    of_quota: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

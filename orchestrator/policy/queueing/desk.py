@@ -53,7 +53,7 @@ class Desk:
 
     def __post_init__(self) -> None:
         self.seated = set(self.board.sittings)
-        self.known = KnownAnswers.of(self.board.now.shares)
+        self.known = KnownAnswers.of(self.board.now.shares, self.board.queues.values())
         self.fitter = Fitter(self.board)
         self.finder = Claims(self.board, self.fitter.promises)
 
@@ -109,14 +109,31 @@ class Desk:
 
     def _block(self, job: Job, why: Explanation) -> None:
         """A job that does not fit claims devices if it may, else becomes the head if there is none, else waits."""
+        if why.reason in CLAIMABLE and (unpaid := self._unpaid(job)) is not None:
+            # Devices asked back for a job that cannot pay for them would only go round in circles.
+            why = unpaid
         if why.reason in CLAIMABLE and job.queue not in self._stuck:
-            claim = self.finder.claim(job, self.board.candidates(job))
+            claim = self.finder.claim(job, self.payable(job))
             if claim is not None:
                 self.enter_claim(claim)
                 return
             self._stuck.add(job.queue)
         self.waits[job.id] = self._as_head(job, why) if why.reason in CLAIMABLE else why
         self.known.learn(job, why)
+
+    def payable(self, job: Job) -> tuple[str, ...]:
+        """Pools of a job for which its tenant can pay."""
+        candidates = self.board.candidates(job)
+        if job.tenant not in self.board.purses:
+            return candidates
+        return tuple(pool for pool in candidates if self.fitter.unpaid(job, pool) is None)
+
+    def _unpaid(self, job: Job) -> Explanation | None:
+        """Why no pool of a job can be paid for; None if one can, or if it has none."""
+        candidates = self.board.candidates(job)
+        if job.tenant not in self.board.purses or not candidates or self.payable(job):
+            return None
+        return self.fitter.unpaid(job, candidates[0])
 
     def _as_head(self, job: Job, why: Explanation) -> Explanation:
         group = self._group(job)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from orchestrator.policy.queueing.decisions import StartReason
 from orchestrator.policy.queueing.desk import CLAIMABLE, Desk
 from orchestrator.policy.queueing.fit import Fit
-from orchestrator.policy.queueing.values import Claimed, Job
+from orchestrator.policy.queueing.values import Claimed, Job, Promised
 
 
 def serve_owners(desk: Desk, waiting: Iterable[Job]) -> None:
@@ -26,7 +26,8 @@ def _serve_owner(desk: Desk, job: Job, pool: str, most_workers: int) -> bool:
     if isinstance(found, Fit):
         desk.start(job, found, StartReason.OWN_DEVICES)
         return True
-    claim = desk.finder.claim(job, (pool,)) if found.reason in CLAIMABLE else None
+    asks = found.reason in CLAIMABLE and pool in desk.payable(job)
+    claim = desk.finder.claim(job, (pool,)) if asks else None
     if claim is not None:
         desk.enter_claim(claim)
     return claim is not None
@@ -36,14 +37,15 @@ def honour_claims(desk: Desk, waiting: Iterable[Job]) -> None:
     """What was asked back for a job is its own once it is there, unless a higher class came to its queue since."""
     records = {one.job: one for one in desk.board.snapshot.claims}
     left = _left(desk, waiting) if records else []
+    newcomers = _newcomers(left, records.values())
     mine = [job for job in left if job.id in records]
     for job in sorted(mine, key=lambda one: (records[one.id].since_s, one.submitted_s, one.id)):
-        if not any(_overrules(other, job, records[job.id].since_s) for other in left):
+        if not _overruled(job, records[job.id].since_s, newcomers):
             _redeem(desk, job, records[job.id])
 
 
 def _redeem(desk: Desk, job: Job, record: Claimed) -> None:
-    if record.pool not in desk.board.candidates(job):
+    if record.pool not in desk.payable(job):
         return
     found = desk.fitter.fit(job, record.workers, (record.pool,))
     if isinstance(found, Fit):
@@ -56,15 +58,16 @@ def keep_promises(desk: Desk, waiting: Iterable[Job]) -> None:
     """Who was promised a start is before everybody who was not: it starts, or is promised again."""
     records = {one.job: one for one in desk.board.snapshot.promises}
     left = _left(desk, waiting) if records else []
+    newcomers = _newcomers(left, records.values())
     mine = [job for job in left if job.id in records]
     for job in sorted(mine, key=lambda one: (records[one.id].at_s, one.id)):
         record = records[job.id]
-        if any(_overrules(other, job, record.since_s) for other in left):
+        if _overruled(job, record.since_s, newcomers):
             continue
         found = desk.fitter.fit(job, job.sizes[0])
         if isinstance(found, Fit):
             desk.start(job, found, StartReason.IN_ORDER)
-        elif found.reason in CLAIMABLE:
+        elif found.reason in CLAIMABLE and desk.payable(job):
             desk.promise_start(job, record)
 
 
@@ -72,6 +75,13 @@ def _left(desk: Desk, waiting: Iterable[Job]) -> list[Job]:
     return [job for job in waiting if job.id not in desk.starts and job.id not in desk.waits]
 
 
-def _overrules(other: Job, job: Job, since_s: float) -> bool:
+def _newcomers(left: Iterable[Job], records: Iterable[Claimed | Promised]) -> list[Job]:
+    """Jobs that came after the first thing was said: the only ones that can overrule."""
+    first_s = min((one.since_s for one in records), default=0.0)
+    return [job for job in left if job.submitted_s > first_s]
+
+
+def _overruled(job: Job, since_s: float, others: Iterable[Job]) -> bool:
     """Whether a higher class came to a job's queue after something was said to the job."""
-    return other.queue == job.queue and other.priority > job.priority and other.submitted_s > since_s
+    queue, priority = job.queue, job.priority
+    return any(one.submitted_s > since_s and one.priority > priority and one.queue == queue for one in others)

@@ -7,7 +7,7 @@ places. A job's reason is the question at which the pool that came furthest said
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -76,7 +76,7 @@ class Fitter:
         for sizes in self._trials(job, pool, most_workers):
             end_s = expected_end_s(job, sizes[0], board.snapshot.now_s, board.snapshot.rules.unknown_run_s)
             allowed = allowance(self.promises.get(pool, []), board, job, pool, end_s)
-            found = self._seats(job, ground, min(limit, allowed.devices), allowed, sizes)
+            found = self._seats(job, ground, min(limit, allowed.devices, allowed.quota), allowed, sizes)
             if found is not None:
                 workers = sum(devices for _, devices in found) // job.devices_per_worker
                 return Fit(seats=((pool, found),), workers=workers, reserve=reserve, end_s=end_s)
@@ -116,11 +116,11 @@ class Fitter:
         most_ever = self._most_ever(job, pool)
         if need > most_ever:
             detail = f"needs {need} devices; queue {job.queue!r} can have {most_ever} of pool {pool!r} at most"
-            return Refusal(1, _short(WaitReason.EXCEEDS_MAX_QUOTA, detail, pool, need - most_ever))
+            return Refusal(1, _short(WaitReason.EXCEEDS_MAX_QUOTA, detail, pool, need - most_ever, of_quota=True))
         quota = self._quota(job, pool)
         if need > quota:
             detail = f"needs {need} devices of pool {pool!r}; {quota} are left in the quota of queue {job.queue!r}"
-            return Refusal(3, _short(WaitReason.WAITING_FOR_QUOTA, detail, pool, need - quota))
+            return Refusal(3, _short(WaitReason.WAITING_FOR_QUOTA, detail, pool, need - quota, of_quota=True))
         return self._devices(need, ground) if need > ground.total_free else None
 
     def _devices(self, need: int, ground: Ground) -> Refusal:
@@ -139,9 +139,7 @@ class Fitter:
         """There are enough devices by number: who or what keeps the job off them?"""
         pool = ground.pool.name
         if seat(self.board, job, ground, ground.free, job.sizes[0]) is not None:
-            first = min(self.promises[pool], key=lambda one: (one.at_s, one.job))
-            detail = f"would delay {first.job}, which is promised a start in {first.at_s - self._now_s:.0f} s"
-            return Refusal(8, _short(WaitReason.BACKFILL_RESERVATION, detail, pool, job.min_devices))
+            return Refusal(8, self._delaying(job, pool))
         whole_N = ground.free + ground.held_back
         if seat(self.board, job, ground, whole_N, job.sizes[0]) is not None:
             detail = f"would sit close enough in pool {pool!r} only on nodes that are held back"
@@ -151,9 +149,24 @@ class Fitter:
         )
         return Refusal(7, _short(WaitReason.TOPOLOGY_PLACEMENT_FAILED, detail, pool, job.min_devices))
 
+    def _delaying(self, job: Job, pool: str) -> Explanation:
+        """Whom it would delay, and whether by taking devices or by using up quota."""
+        first = min(self.promises[pool], key=lambda one: (one.at_s, one.job))
+        detail = f"would delay {first.job}, which is promised a start in {first.at_s - self._now_s:.0f} s"
+        end_s = expected_end_s(job, job.sizes[0], self._now_s, self.board.snapshot.rules.unknown_run_s)
+        allowed = allowance(self.promises[pool], self.board, job, pool, end_s)
+        of_quota = allowed.quota < job.min_devices
+        why = _short(WaitReason.BACKFILL_RESERVATION, detail, pool, job.min_devices)
+        return replace(why, of_quota=of_quota)
+
     @property
     def _now_s(self) -> float:
         return self.board.snapshot.now_s
+
+    def unpaid(self, job: Job, pool: str) -> Explanation | None:
+        """Why a job's tenant could not pay for it in a pool, even if it had devices there; None if it could."""
+        found = self._reserve(job, self.board.grounds[pool])
+        return found if isinstance(found, Explanation) else None
 
     def _reserve(self, job: Job, ground: Ground) -> Purse | Explanation:
         """What the job's tenant sets aside for it; nothing where the house pays."""
@@ -192,7 +205,7 @@ class Fitter:
         quota = max(sum(self._quota(job, pool) for pool in group) for group in groups)
         if quota < job.min_devices:
             detail = f"needs {job.min_devices} devices over several pools; {quota} are left in its queue's quotas"
-            return _short(WaitReason.WAITING_FOR_QUOTA, detail, pools[0], job.min_devices - quota)
+            return _short(WaitReason.WAITING_FOR_QUOTA, detail, pools[0], job.min_devices - quota, of_quota=True)
         detail = f"needs {job.min_devices} devices over several pools; not as many can be had together now"
         return _short(WaitReason.GANG_INCOMPLETE, detail, pools[0], job.min_devices)
 
@@ -214,10 +227,11 @@ class Fitter:
         for pool in group:
             ground = board.grounds[pool]
             allowed = allowance(self.promises.get(pool, []), board, job, pool, end_s)
-            limit = min(self._quota(job, pool), ground.total_free, allowed.devices) // job.devices_per_worker
+            room = min(ground.total_free, allowed.devices, allowed.quota, self._quota(job, pool))
             free_N = ground.free if allowed.limit is None else np.minimum(ground.free, allowed.limit)
-            room = int((free_N // job.devices_per_worker).sum())
-            for workers in range(min(limit, missing, room), max(1, min(least, missing)) - 1, -1):
+            slots = int((free_N // job.devices_per_worker).sum())
+            most = min(room // job.devices_per_worker, missing, slots)
+            for workers in range(most, max(1, min(least, missing)) - 1, -1):
                 taken = seat(board, job, ground, free_N, workers)
                 if taken is not None:
                     seats.append((pool, taken))
@@ -228,5 +242,5 @@ class Fitter:
         return tuple(seats), missing, end_s
 
 
-def _short(reason: WaitReason, detail: str, pool: str, missing: int) -> Explanation:
-    return Explanation(reason, detail, pool=pool, missing=missing)
+def _short(reason: WaitReason, detail: str, pool: str, missing: int, *, of_quota: bool = False) -> Explanation:
+    return Explanation(reason, detail, pool=pool, missing=missing, of_quota=of_quota)

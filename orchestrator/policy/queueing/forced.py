@@ -131,11 +131,15 @@ def _shed(board: Board, pool: str, at: int, missing: int) -> list[tuple[str, int
 
 
 def _move(board: Board, sitting: Sitting, lost: int, until_s: float | None, forced: Forced) -> None:
-    """Fill a job that lost seats up to its minimum where there is room, and cut it to a useful size."""
-    cause = ChangeCause.DEVICES_LOST if lost else ChangeCause.NODE_LEAVES
-    if not lost and until_s is None:
+    """Fill a job that lost seats up to its minimum where there is room, and cut it to a useful size; also one whose
+    owner has pinned it below what it has."""
+    pinned = sitting.workers > sitting.job.sizes[-1]
+    if not lost and until_s is None and not pinned:
         return
+    cause = ChangeCause.DEVICES_LOST if lost else ChangeCause.PINNED if until_s is None else ChangeCause.NODE_LEAVES
     end_s = board.snapshot.now_s if until_s is None else until_s
+    if cause is ChangeCause.PINNED:
+        end_s += board.snapshot.rules.drain_grace_s
     if sitting.workers < sitting.job.sizes[0]:
         _fill_up(board, sitting)
     if sitting.workers < sitting.job.sizes[0]:

@@ -19,8 +19,12 @@ class Gatekeeper:
     """The gates of one decision; what many jobs share (a queue, a window) is looked up once."""
 
     board: Board
+    _tenants: frozenset[str] = field(init=False)
     _queues: dict[tuple[str, str], Explanation | None] = field(default_factory=dict)
     _windows: dict[tuple[str, float], Explanation | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._tenants = frozenset(tenant.name for tenant in self.board.snapshot.tenants)
 
     def stops(self, job: Job) -> Explanation | None:
         """The first gate that does not let a job through; None if all do."""
@@ -44,10 +48,9 @@ class Gatekeeper:
 
     def _queue(self, job: Job) -> Explanation | None:
         queue = self.board.queues.get(job.queue)
-        tenants = self.board.snapshot.tenants
         if queue is None:
             return Explanation(WaitReason.MISCONFIGURED, f"there is no queue {job.queue!r}")
-        if tenants and all(tenant.name != job.tenant for tenant in tenants):
+        if self._tenants and job.tenant not in self._tenants:
             return Explanation(WaitReason.MISCONFIGURED, f"there is no tenant {job.tenant!r}")
         if queue.tenants and job.tenant not in queue.tenants:
             return Explanation(WaitReason.MISCONFIGURED, f"tenant {job.tenant!r} may not submit to queue {job.queue!r}")

@@ -38,7 +38,7 @@ def _seat(fitter: Fitter, sitting: Sitting, size: int) -> tuple[str, Taken] | No
         # Its present end is the latest it can have: more workers only bring it nearer.
         end_s = expected_end_s(job, sitting.workers, now_s, unknown_s)
         allowed = allowance(fitter.promises.get(pool, []), board, job, pool, end_s)
-        if not ground.pool.in_sight or devices > min(room, allowed.devices):
+        if not ground.pool.in_sight or devices > min(room, allowed.devices, allowed.quota):
             continue
         free_N = ground.free if allowed.limit is None else np.minimum(ground.free, allowed.limit)
         taken = seat_more(board, job, ground, free_N, sorted(sitting.seats[pool]), extra)

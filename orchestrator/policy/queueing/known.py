@@ -6,11 +6,12 @@ thousand waiting jobs cost about as much as a few hundred.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from orchestrator.policy.queueing.decisions import Explanation, WaitReason
 from orchestrator.policy.queueing.order import Line
+from orchestrator.policy.queueing.parties import Queue
 from orchestrator.policy.queueing.shares import Shares
 from orchestrator.policy.queueing.values import Job
 
@@ -32,21 +33,24 @@ Shape = tuple[int, int, int, str, str | None, str]
 
 @dataclass(slots=True)
 class KnownAnswers:
-    """What was found out so far. `brought`: devices that tenants brought, by tenant and pool."""
+    """What was found out so far. `brought`: devices that tenants brought, by tenant and pool. `pools`: those of every
+    queue; what is in the way of one queue's job is in the way of another's that may use the same pools."""
 
     shares: Shares
+    pools: dict[str, tuple[str, ...]]
     brought: dict[str, dict[str, int]] = field(default_factory=dict)
     _now: dict[str, dict[Shape, Explanation]] = field(default_factory=dict)
     _never: dict[str, dict[Shape, Explanation]] = field(default_factory=dict)
-    _delays: dict[tuple[str, str, Shape], tuple[float, Explanation]] = field(default_factory=dict)
+    _delays: dict[tuple[str | tuple[str, ...], Shape], tuple[float, Explanation]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, shares: Shares) -> KnownAnswers:
+    def of(cls, shares: Shares, queues: Iterable[Queue]) -> KnownAnswers:
         """Nothing known yet."""
         brought: dict[str, dict[str, int]] = {}
         for (tenant, pool), owned in shares.owned.items():
             brought.setdefault(tenant, {})[pool] = owned.contributed
-        return cls(shares, brought)
+        pools = {queue.name: tuple(sorted(quota.pool for quota in queue.quotas)) for queue in queues}
+        return cls(shares, pools, brought)
 
     def learn(self, job: Job, why: Explanation) -> None:
         """Keep what a job waits for, if it says something of others."""
@@ -56,7 +60,8 @@ class KnownAnswers:
         elif why.reason is WaitReason.EXCEEDS_MAX_QUOTA and job.min_devices > brought:
             self._never.setdefault(job.queue, {})[_shape(job)] = why
         elif why.reason is WaitReason.BACKFILL_RESERVATION:
-            self._delays[job.queue, job.tenant, _shape(job)] = (_length(job), why)
+            users = job.queue if why.of_quota else self.pools[job.queue]
+            self._delays[users, _shape(job)] = (_length(job), why)
 
     def pass_over(self, line: Line, waits: dict[str, Explanation], seated: Container[str]) -> None:
         """Answer the next jobs of a line as far as they wait for something known; `seated` jobs get their turn."""
@@ -80,8 +85,12 @@ class KnownAnswers:
 
     def _delay(self, job: Job, shape: Shape) -> Explanation | None:
         """A job that runs as long as one that would delay a head would delay it, too."""
-        found = self._delays.get((job.queue, job.tenant, shape))
-        return found[1] if found is not None and _length(job) >= found[0] else None
+        length = _length(job)
+        for users in (self.pools[job.queue], job.queue):
+            found = self._delays.get((users, shape))
+            if found is not None and length >= found[0]:
+                return found[1]
+        return None
 
     def _own(self, tenant: str) -> tuple[int, int]:
         """Most devices of one pool that a tenant brought, and most that it does not use yet."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from orchestrator.policy.queueing.board import Board
 from orchestrator.policy.queueing.deadlines import urgent
@@ -93,25 +94,19 @@ def line_up(board: Board, jobs: Iterable[Job]) -> list[QueueLine]:
     Within a tenant and class, jobs whose latest start for their deadline is near go first, then first come, first
     served; equal times end on the id, which moves nothing between tenants.
     """
-    now_s, urgent_s = board.snapshot.now_s, board.snapshot.rules.urgent_s
-    ordered = sorted(
-        jobs,
-        key=lambda job: (
-            -job.priority,
-            job.deadline_s is None or not urgent(job, now_s=now_s, urgent_s=urgent_s),
-            job.submitted_s,
-            job.id,
-        ),
-    )
     lines: dict[tuple[str, int, str, str], Line] = {}
     queues: dict[str, dict[int, list[Line]]] = {}
-    for job in ordered:
+    for job in sorted(jobs, key=attrgetter("submitted_s", "id")):
         key = (job.queue, job.priority, job.tenant, job.resource)
         line = lines.get(key)
         if line is None:
             line = lines[key] = Line(job.tenant, job.resource)
             queues.setdefault(job.queue, {}).setdefault(job.priority, []).append(line)
         line.jobs.append(job)
+    now_s, urgent_s = board.snapshot.now_s, board.snapshot.rules.urgent_s
+    for line in lines.values():
+        if any(job.deadline_s is not None for job in line.jobs):
+            line.jobs.sort(key=lambda job: not urgent(job, now_s=now_s, urgent_s=urgent_s))
     return [
         QueueLine(name, [classes[priority] for priority in sorted(classes, reverse=True)], board)
         for name, classes in sorted(queues.items())

@@ -73,7 +73,9 @@ def returns(board: Board, pool: str) -> Returns:
         at=np.array([row[0] for row in rows], dtype=np.float64),
         node=nodes,
         devices=np.array([row[3] for row in rows], dtype=np.int64),
-        usable=(nodes >= 0) & ground.ok[np.maximum(nodes, 0)] if rows else np.zeros(0, dtype=bool),
+        usable=(nodes >= 0) & ground.ok[np.maximum(nodes, 0)]
+        if rows and ground.ok.size
+        else np.zeros(len(rows), dtype=bool),
         queue=tuple(row[4] for row in rows),
     )
 
@@ -179,10 +181,12 @@ def _account_at(board: Board, job: Job, pool: str, queues: tuple[str | None, ...
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What promises leave to a job that ends at some time: devices per node (None = all that are free), and in all."""
+    """What promises leave to a job that ends at some time: devices per node (None = all that are free), in all, and of
+    its queue's quota."""
 
     limit: Devices | None
     devices: int
+    quota: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,21 +214,22 @@ def allowance(
     """
     binding = [one for one in promises if one.at_s < end_s and one.job != job.id]
     if not binding:
-        return Allowance(None, _ANY)
+        return Allowance(None, _ANY, _ANY)
     late = [[one for one in freed if one.end_s > promised.at_s] for promised in binding]
-    limit_N = np.minimum.reduce([_with(one.spare, more) for one, more in zip(binding, late, strict=True)])
+    spares = [_with(one.spare, more) for one, more in zip(binding, late, strict=True)]
     account = board.account(job.queue, pool)
     # Guaranteed devices that are not in use come from nobody's store.
     beside_store = max(0, account.guaranteed - account.used)
-    most = _ANY
+    devices = quota = _ANY
     for one, more in zip(binding, late, strict=True):
         gained = sum(each.devices for each in more)
-        most = min(most, one.spare_devices + gained)
+        devices = min(devices, one.spare_devices + gained)
         if one.queue == job.queue:
-            most = min(most, one.own_spare + gained)
+            quota = min(quota, one.own_spare + gained)
         elif _trade(board, one, job):
-            most = min(most, one.store_spare + beside_store + gained)
-    return Allowance(limit_N, max(0, most))
+            quota = min(quota, one.store_spare + beside_store + gained)
+    limit_N = spares[0] if len(spares) == 1 else np.minimum.reduce(spares)
+    return Allowance(limit_N, max(0, devices), max(0, quota))
 
 
 def _with(spare_N: Devices, more: Sequence[Freed]) -> Devices:

@@ -16,7 +16,6 @@ from typing import Any
 
 from orchestrator.policy import batch_plan, resize, windows
 from orchestrator.policy.queueing import decisions, parties, places, values
-from orchestrator.policy.queueing.decisions import Decisions
 from orchestrator.policy.queueing.values import Snapshot
 
 
@@ -38,9 +37,9 @@ def _tag(of: type[Any]) -> str:
 _KNOWN = _classes(batch_plan, resize, windows, places, parties, values, decisions)
 
 
-def to_text(value: Snapshot | Decisions) -> str:
-    """Canonical JSON. Holds: `from_text(to_text(value)) == value`."""
-    return json.dumps(_encoded(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+def to_text(value: Any) -> str:
+    """Canonical JSON of a snapshot, a decision or a part of one. Holds: `from_text(to_text(value)) == value`."""
+    return _json(_encoded(value))
 
 
 def from_text(text: str) -> Any:
@@ -51,9 +50,39 @@ def from_text(text: str) -> Any:
         raise ValueError(f"no recorded snapshot or decision: {error}") from error
 
 
-def fingerprint(snapshot: Snapshot) -> str:
-    """sha256 of a snapshot, hexadecimal: with it the ledger says on what a decision was taken."""
-    return hashlib.sha256(to_text(snapshot).encode()).hexdigest()
+_MANY = ("pools", "waiting", "running", "leases", "claims", "promises")
+_PRIME = 2**255 - 19
+
+Known = dict[int, tuple[object, int]]
+"""Fingerprints of parts by identity, with the part itself, so that it stays what it is while it is known."""
+
+
+def fingerprint(snapshot: Snapshot, *, known: Known | None = None, seen: Known | None = None) -> str:
+    """sha256 of a snapshot, hexadecimal: with it the ledger says on what a decision was taken.
+
+    What there are many of is summed part by part, so that order does not matter and parts in `known` need not be read
+    again; `seen` takes the parts of this snapshot.
+    """
+    known, seen = known or {}, {} if seen is None else seen
+    sums: dict[str, str] = {}
+    for name in _MANY:
+        total = 0
+        for part in getattr(snapshot, name):
+            found = known.get(id(part)) or (part, _number(part))
+            seen[id(part)] = found
+            total += found[1]
+        sums[name] = format(total % _PRIME, "x")
+    few = {one.name: getattr(snapshot, one.name) for one in dataclasses.fields(snapshot) if one.name not in _MANY}
+    text = _json({name: _encoded(value) for name, value in few.items()} | sums)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _number(part: Any) -> int:
+    return int.from_bytes(hashlib.sha256(_json(_encoded(part)).encode()).digest(), "big")
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def _encoded(value: Any) -> Any:

@@ -74,7 +74,7 @@ def remedies(snapshot: Snapshot, decisions: Decisions, job: Job, why: Explanatio
         case WaitReason.BACKFILL_RESERVATION | WaitReason.GANG_INCOMPLETE:
             yield from _fewer_workers(job, job.min_devices - why.missing)
             yield from _higher_class(snapshot, job)
-            yield AddDevices(pool, more)
+            yield RaiseQuota(job.queue, pool, more) if why.of_quota else AddDevices(pool, more)
         case WaitReason.DATA_NOT_STAGED:
             yield StageData(job.id)
         case WaitReason.DEPENDENCY_PENDING:

@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.cycle import Ports, run_cycle
 from orchestrator.policy.queueing.decisions import Admit
+from orchestrator.policy.queueing.orders import Phase, Report
 from orchestrator.ports import FencedError, Order, UnreachableError
 from tests.policy.queueing.build import apply, job, snapshot
 
@@ -22,6 +23,7 @@ class World:
     fenced: bool = False
     diary: list = field(default_factory=list)
     outbox: list = field(default_factory=list)
+    seen: list = field(default_factory=list)
 
     def now_s(self):
         self.diary.append("clock")
@@ -47,8 +49,22 @@ class World:
     def unsent(self):
         return tuple(self.outbox)
 
-    def sent(self, order):
-        self.outbox.remove(order)
+    def sent(self, orders):
+        for order in orders:
+            self.outbox.remove(order)
+
+    def reports(self):
+        if self.unreachable:
+            raise UnreachableError
+        return tuple(self.seen)
+
+    def record(self, reports, *, now_s):
+        self.diary += [f"ended {one.job}" for one in reports if one.over]
+        return tuple(one for one in reports if one.over)
+
+    def acknowledge(self, ended):
+        for report in ended:
+            self.seen.remove(report)
 
     def ask(self, order):
         if self.unreachable:
@@ -84,3 +100,11 @@ def test_who_leads_no_more_does_nothing():
 def test_endpoints_keep_their_headroom():
     world = World(snapshot(8, waiting=(job("a", 4),)), headroom_={"pool": 6})
     assert world.cycle().sent == ()
+
+
+def test_an_end_is_in_the_books_before_its_runner_forgets_it():
+    running, over = (Report(job="a", attempt=at, phase=phase) for at, phase in ((2, Phase.RUNNING), (1, Phase.STOPPED)))
+    world = World(snapshot(8), seen=[running, over])
+    world.cycle()
+    assert world.diary == ["clock", "ended a", "commit"]
+    assert world.seen == [running]

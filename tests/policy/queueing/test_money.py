@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,3 +90,12 @@ def test_a_spent_budget_ends_the_job():
     decisions = decide_queues(hold(snapshot(), spent, 2))
     assert changes(decisions) == {"j": ("budget_spent", 0)}
     assert not decisions.changes[0].requeue
+
+
+def test_nobody_gives_up_devices_for_a_job_that_cannot_pay():
+    tenants = (Tenant(name="red", purse=Purse(micro_usd=1)), Tenant(name="blue"))
+    low, high = job("low", range(2, 5), tenant="blue", priority=10), job("high", 4, priority=90, work_s=7200.0)
+    snap = hold(snapshot(4, pools=(flat_pool("pool", 4, micro_usd_per_device_hour=10**6),), tenants=tenants), low, 4)
+    decisions = decide_queues(replace(snap, waiting=(high,)))
+    assert (changes(decisions), decisions.claims, decisions.promises) == ({}, (), ())
+    assert waits(decisions) == {"high": "BudgetExhausted"}

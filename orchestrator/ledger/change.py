@@ -1,0 +1,182 @@
+"""One change of state: drafts of rows, events, entries and orders that are committed together or not at all."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, insert, literal_column, update
+
+from orchestrator.ledger import faults, tables
+from orchestrator.ledger.errors import FencedError
+from orchestrator.ledger.fast import run
+from orchestrator.ledger.mirror import Mirror
+from orchestrator.ledger.rows import (
+    AccountRow,
+    AttemptRow,
+    ClaimRow,
+    JobRow,
+    LeaseRow,
+    MeterRow,
+    OrderRow,
+    PromiseRow,
+    RecentRow,
+    TempoRow,
+)
+from orchestrator.ledger.shelf import Draft, dumps
+from orchestrator.ledger.states import Unit
+
+SYSTEM = "system"
+"""Who acts when no person asked for it."""
+
+_ENTRIES, _EVENTS, _DOCUMENTS = insert(tables.entries), insert(tables.events), insert(tables.documents)
+_FENCE = (
+    update(tables.leader)
+    .values(clock_ms=bindparam("now_ms"))
+    .where(tables.leader.c.id == literal_column("1"), tables.leader.c.token == bindparam("our_token"))
+)
+
+
+@dataclass(slots=True)
+class Change:
+    """A change in the making, at `now_ms`; `kind` names its fault points. `token` proves that we lead."""
+
+    mirror: Mirror
+    now_ms: int
+    token: int
+    kind: str
+    actor: str = SYSTEM
+    jobs: Draft[JobRow] = field(init=False)
+    attempts: Draft[AttemptRow] = field(init=False)
+    leases: Draft[LeaseRow] = field(init=False)
+    meters: Draft[MeterRow] = field(init=False)
+    orders: Draft[OrderRow] = field(init=False)
+    recents: Draft[RecentRow] = field(init=False)
+    claims: Draft[ClaimRow] = field(init=False)
+    promises: Draft[PromiseRow] = field(init=False)
+    tempos: Draft[TempoRow] = field(init=False)
+    balances: dict[tuple[str, Unit], int] = field(default_factory=lambda: defaultdict(int))
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    documents: list[dict[str, Any]] = field(default_factory=list)
+    others: list[tuple[Any, list[dict[str, Any]]]] = field(default_factory=list)
+    _lease_ids: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("jobs", "attempts", "leases", "meters", "orders", "recents", "claims", "promises", "tempos"):
+            setattr(self, name, getattr(self.mirror, name).draft())
+
+    def event(self, kind: str, job: JobRow | None = None, **data: object) -> None:
+        """Say what happened."""
+        self.events.append(
+            {
+                "at_ms": self.now_ms,
+                "kind": kind,
+                "job": None if job is None else job.id,
+                "attempt": None if job is None else job.attempt,
+                "tenant": None if job is None else job.tenant,
+                "actor": self.actor,
+                "data": dumps(data),
+            }
+        )
+
+    def transfer(
+        self, amount: int, unit: Unit, source: str, target: str, *, job: str | None = None, attempt: int | None = None
+    ) -> None:
+        """Move an amount from one account to another: two entries whose sum is zero; nothing for an amount of 0."""
+        if amount:
+            self._entry(source, unit, -amount, job, attempt)
+            self._entry(target, unit, amount, job, attempt)
+
+    def _entry(self, account: str, unit: Unit, amount: int, job: str | None, attempt: int | None) -> None:
+        self.balances[account, unit] += amount
+        self.entries.append(
+            {
+                "at_ms": self.now_ms,
+                "account": account,
+                "unit": unit.value,
+                "amount": amount,
+                "job": job,
+                "attempt": attempt,
+            }
+        )
+
+    def balance(self, account: str, unit: Unit) -> int:
+        """An account's balance as it would be after the change."""
+        row = self.mirror.accounts.rows.get((account, unit))
+        return (row.balance if row else 0) + self.balances.get((account, unit), 0)
+
+    def new_lease_id(self) -> int:
+        """The number of the next lease."""
+        self._lease_ids += 1
+        return self.mirror.next_lease + self._lease_ids - 1
+
+    def leases_of(self, holder: str) -> list[LeaseRow]:
+        """A holder's leases as they would be after the change, in order of id."""
+        mine = {key: self.mirror.leases.rows[key] for key in self.mirror.by_holder.get(holder, ())}
+        found = {key: row for key, row in mine.items() if key not in self.leases.changes}
+        found |= {row.id: row for row in self.leases.changes.values() if row is not None and row.holder == holder}
+        return [found[key] for key in sorted(found)]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to commit."""
+        return not (
+            self.events
+            or self.entries
+            or self.documents
+            or self.others
+            or any(draft.changes for draft in self._drafts())
+        )
+
+    def write(self, connection: Connection) -> None:
+        """Send everything, the fence first. Raises: FencedError."""
+        hold_fence(connection, self.token, self.now_ms)
+        for draft in self._drafts():
+            draft.write(connection)
+        self._accounts().write(connection)
+        if self.entries:
+            run(connection, _ENTRIES, self.entries)
+        if self.events:
+            run(connection, _EVENTS, self.events)
+        if self.documents:
+            run(connection, _DOCUMENTS, self.documents)
+        for statement, values in self.others:
+            connection.execute(statement, values)
+        faults.point(f"{self.kind}:before-commit")
+
+    def settle(self) -> None:
+        """It is committed: what is in memory follows."""
+        faults.point(f"{self.kind}:after-commit")
+        mirror = self.mirror
+        mirror.clock_ms = self.now_ms
+        self._accounts().settle()
+        mirror.settle_leases(self.leases)
+        for draft in self._drafts():
+            if draft is not self.leases:
+                draft.settle()
+        for key, attempt in self.attempts.changes.items():
+            if attempt is not None and attempt.ended_ms is not None:
+                mirror.attempts.rows.pop(key, None)
+        mirror.note_jobs([row for row in self.jobs.changes.values() if row is not None])
+
+    def _drafts(self) -> tuple[Draft[Any], ...]:
+        parties = (self.recents, self.claims, self.promises, self.tempos)
+        return (self.jobs, self.attempts, self.leases, self.meters, self.orders, *parties)
+
+    def _accounts(self) -> Draft[AccountRow]:
+        draft = self.mirror.accounts.draft()
+        for (name, unit), amount in self.balances.items():
+            before = self.mirror.accounts.rows.get((name, unit))
+            draft.put(AccountRow(name=name, unit=unit, balance=amount + (before.balance if before else 0)))
+        return draft
+
+
+def hold_fence(connection: Connection, token: int, now_ms: int) -> None:
+    """Prove in this transaction that we still lead, and keep anybody from taking over before it ends.
+
+    Raises: FencedError.
+    """
+    if run(connection, _FENCE, [{"now_ms": now_ms, "our_token": token}]).rowcount != 1:
+        raise FencedError(f"token {token} is no longer the leader's")

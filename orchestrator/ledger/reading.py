@@ -1,0 +1,201 @@
+"""Reads for people: on connections of their own, so that they never wait for a writer; also where nobody leads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Select, func, select
+
+from orchestrator.ledger import forms, tables
+from orchestrator.ledger.clusters import load_cluster
+from orchestrator.ledger.database import Database
+from orchestrator.ledger.errors import UnknownJobError
+from orchestrator.ledger.keys import KeyRow, Role, matches, split
+from orchestrator.ledger.leader import Leader, read_leader
+from orchestrator.ledger.rows import AttemptRow, JobRow, LeaseRow, MeterRow
+from orchestrator.ledger.shelf import Form
+from orchestrator.ledger.states import JobState, Unit
+from orchestrator.spec import Cluster
+
+_KEYS = Form(tables.api_keys, KeyRow, ("id",), read={"role": Role})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened; `seq` rises, with gaps where events were purged."""
+
+    seq: int
+    at_ms: int
+    kind: str
+    job: str | None
+    attempt: int | None
+    tenant: str | None
+    actor: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRow:
+    """A decision that did something; `what` is the JSON list of what was started, changed and stopped."""
+
+    seq: int
+    at_ms: int
+    token: int
+    snapshot_hash: str
+    num_waiting: int
+    num_running: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    """Which jobs; None = any. `after` is the id of the last one of the page before."""
+
+    tenant: str | None = None
+    queue: str | None = None
+    states: tuple[JobState, ...] | None = None
+    name: str | None = None
+    after: str | None = None
+    limit: int = 100
+
+
+_EVENTS = Form(tables.events, Event, ("seq",), read={"data": json.loads})
+_DECISIONS = Form(tables.decisions, DecisionRow, ("seq",))
+
+
+class Reader:
+    """Answers about what is committed. Raises everywhere: UnreachableError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def jobs(self, which: JobFilter = JobFilter()) -> list[JobRow]:
+        """Jobs in order of id, one page."""
+        table, where = tables.jobs.c, []
+        for column, wanted in ((table.tenant, which.tenant), (table.queue, which.queue), (table.name, which.name)):
+            if wanted is not None:
+                where.append(column == wanted)
+        if which.states is not None:
+            where.append(table.state.in_([state.value for state in which.states]))
+        if which.after is not None:
+            where.append(table.id > which.after)
+        return self._rows(forms.JOBS, _page(forms.JOBS, where, table.id, which.limit))
+
+    def job(self, job_id: str) -> JobRow:
+        """One job, ended or not. Raises: UnknownJobError."""
+        one = _page(forms.JOBS, [tables.jobs.c.id == job_id], tables.jobs.c.id, 1)
+        rows: list[JobRow] = self._rows(forms.JOBS, one)
+        if not rows:
+            raise UnknownJobError(job_id)
+        return rows[0]
+
+    def document(self, job_id: str) -> dict[str, Any]:
+        """What the job's owner wrote. Raises: UnknownJobError."""
+        with self._database.reading() as connection:
+            query = select(tables.documents.c.document).where(tables.documents.c.job == job_id)
+            text = connection.execute(query).scalar()
+        if text is None:
+            raise UnknownJobError(job_id)
+        document: dict[str, Any] = json.loads(text)
+        return document
+
+    def attempts(self, job_id: str) -> list[AttemptRow]:
+        """A job's attempts, oldest first."""
+        table = tables.attempts.c
+        return self._rows(forms.ATTEMPTS, _page(forms.ATTEMPTS, [table.job == job_id], table.attempt, 10_000))
+
+    def leases(self, *, pool: str | None = None) -> list[LeaseRow]:
+        """Who holds what now."""
+        where = [] if pool is None else [tables.leases.c.pool == pool]
+        return self._rows(forms.LEASES, _page(forms.LEASES, where, tables.leases.c.id, 1_000_000))
+
+    def meters(self) -> list[MeterRow]:
+        """Pools, with what they have and what of it is leased."""
+        return self._rows(forms.METERS, _page(forms.METERS, [], tables.meters.c.pool, 10_000))
+
+    def events(
+        self, *, after: int = 0, job: str | None = None, tenant: str | None = None, limit: int = 1000
+    ) -> list[Event]:
+        """Events after a number, oldest first."""
+        table = tables.events.c
+        where = [table.seq > after]
+        where += [] if job is None else [table.job == job]
+        where += [] if tenant is None else [table.tenant == tenant]
+        return self._rows(_EVENTS, _page(_EVENTS, where, table.seq, limit))
+
+    def first_event(self) -> int:
+        """The number of the oldest event that is still kept; 0 if there is none. Older ones were purged."""
+        return self._scalar(select(func.min(tables.events.c.seq))) or 0
+
+    def last_event(self) -> int:
+        """The number of the newest event; 0 if there is none."""
+        return self._scalar(select(func.max(tables.events.c.seq))) or 0
+
+    def decisions(self, *, after: int = 0, limit: int = 100) -> list[DecisionRow]:
+        """Decisions after a number, oldest first."""
+        table = tables.decisions.c
+        return self._rows(_DECISIONS, _page(_DECISIONS, [table.seq > after], table.seq, limit))
+
+    def counts(self) -> dict[tuple[str, str | None], int]:
+        """Live jobs by state and reason to wait."""
+        table = tables.jobs.c
+        query = select(table.state, table.reason, func.count()).group_by(table.state, table.reason)
+        with self._database.reading() as connection:
+            return {(state, reason): number for state, reason, number in connection.execute(query)}
+
+    def balances(self, unit: Unit) -> dict[str, int]:
+        """All accounts of a unit."""
+        table = tables.accounts.c
+        with self._database.reading() as connection:
+            rows = connection.execute(select(table.name, table.balance).where(table.unit == unit.value))
+            return {row.name: row.balance for row in rows}
+
+    def usage(self, job_id: str) -> dict[str, int]:
+        """What a job was booked for: device-milliseconds by kind, and micro-dollars."""
+        table = tables.entries.c
+        query = select(table.account, func.sum(table.amount)).where(table.job == job_id, table.amount > 0)
+        with self._database.reading() as connection:
+            rows = connection.execute(query.group_by(table.account)).all()
+        found: dict[str, int] = {}
+        for account, amount in rows:
+            kind = account.partition(":")[0]
+            found[kind] = found.get(kind, 0) + int(amount)
+        return found
+
+    def cluster(self) -> tuple[int, Cluster] | None:
+        """The Cluster that holds, with its generation."""
+        with self._database.reading() as connection:
+            return load_cluster(connection)
+
+    def api_keys(self) -> list[KeyRow]:
+        """All keys, without their secrets."""
+        return self._rows(_KEYS, _page(_KEYS, [], tables.api_keys.c.id, 100_000))
+
+    def authenticate(self, text: str, *, now_s: float) -> KeyRow | None:
+        """The key that a text is; None if it is none, or holds no more."""
+        parts = split(text)
+        if parts is None:
+            return None
+        rows = self._rows(_KEYS, _page(_KEYS, [tables.api_keys.c.id == parts[0]], tables.api_keys.c.id, 1))
+        return rows[0] if rows and matches(rows[0], parts[1], now_s=now_s) else None
+
+    def leader(self) -> Leader:
+        """Who leads, and when it was last heard of."""
+        with self._database.reading() as connection:
+            return read_leader(connection)
+
+    def _rows(self, form: Form[Any], query: Select[Any]) -> list[Any]:
+        with self._database.reading() as connection:
+            return [form.of(dict(row)) for row in connection.execute(query).mappings()]
+
+    def _scalar(self, query: Select[Any]) -> Any:
+        with self._database.reading() as connection:
+            return connection.execute(query).scalar()
+
+
+def _page(form: Form[Any], where: Sequence[Any], order: Any, limit: int) -> Select[Any]:
+    columns = [form.table.c[name] for name in form.names]
+    return select(*columns).where(*where).order_by(order).limit(limit)

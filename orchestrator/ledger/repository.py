@@ -1,0 +1,311 @@
+"""The ledger: the one way in which state changes. What it offers, by who uses it:
+
+- a server that leads: `lead` (again and again), then `apply`, `submit`, `cancel`, `pause`, `resume`, `pin`,
+  `hold_queue`, `issue_key`, `revoke_key`;
+- the control cycle (`ports.Ledger`): `record`, `snapshot`, `commit`, `unsent`, `sent`;
+- everybody, also servers that do not lead: `read` (`reading.Reader`), which never waits for a writer.
+
+Only the leader writes, so that it may keep in memory what is alive; whoever lost the lead is fenced by the token in his
+next transaction, forgets what he has in memory, and may lead again later.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from orchestrator.ledger import faults, leader, submission
+from orchestrator.ledger.change import SYSTEM, Change
+from orchestrator.ledger.clusters import apply_cluster, load_facts, load_holds, set_hold
+from orchestrator.ledger.database import Database, open_database
+from orchestrator.ledger.deciding import Scribe
+from orchestrator.ledger.digest import Digest
+from orchestrator.ledger.errors import FencedError, LedgerError, NotLeadingError
+from orchestrator.ledger.facts import DEFAULT_RULES, ClusterFacts
+from orchestrator.ledger.group import GroupCommit
+from orchestrator.ledger.keys import ApiKey, Role, issue_key, revoke_key
+from orchestrator.ledger.mirror import Mirror
+from orchestrator.ledger.reading import Reader
+from orchestrator.ledger.reports import enter as enter_report
+from orchestrator.ledger.requests import cancel, live, pause, pin, resume
+from orchestrator.ledger.schema import check_schema
+from orchestrator.ledger.seeing import Seer
+from orchestrator.ledger.shelf import dumps
+from orchestrator.ledger.states import JobState
+from orchestrator.ledger.submission import Accepted, Submission
+from orchestrator.policy.queueing.decisions import Decisions
+from orchestrator.policy.queueing.orders import Order, Report
+from orchestrator.policy.queueing.parties import Rules
+from orchestrator.policy.queueing.places import Pool
+from orchestrator.policy.queueing.record import from_text
+from orchestrator.policy.queueing.values import Snapshot
+from orchestrator.spec import Cluster
+
+PATIENCE_S = 10.0
+"""A leader that was not heard of for so long has lost the lead; it says something every third of it."""
+
+
+class Ledger:
+    """Durable state behind one database. `holder` names this process to others; `clock` gives UTC seconds."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        holder: str,
+        clock: Callable[[], float],
+        rules: Rules = DEFAULT_RULES,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self.database: Database = open_database(url)
+        self.read = Reader(self.database)
+        self.holder = holder
+        self._clock = clock
+        self._rules = rules
+        self._patience_ms = round(patience_s * 1000)
+        self._lock = threading.RLock()
+        self._token: int | None = None
+        self._heartbeat_ms = 0
+        self._forget()
+        self._submit = GroupCommit(self._submit_all)
+
+    # --- Leading -----------------------------------------------------------------------------------------------------
+
+    def lead(self) -> bool:
+        """Lead if nobody else does; while leading, say so to others. False if somebody else leads.
+
+        Raises: UnreachableError; LedgerError when the database is not of this version (`tide db upgrade`).
+        """
+        with self._lock:
+            now_ms = self._real_ms()
+            if self._token is not None and self._beat(now_ms):
+                return True
+            with self.database.writing() as connection:
+                check_schema(connection)
+                mine = leader.seize(connection, self.holder, now_ms=now_ms, patience_ms=self._patience_ms)
+                if mine is None:
+                    return False
+                self._forget()
+                self._mirror.load(connection, load_facts(connection, self._rules))
+                self._seer.held = load_holds(connection)
+            self._token, self._heartbeat_ms = mine.token, now_ms
+            self._decided_ms = max((row.started_ms or 0 for row in self._mirror.jobs.rows.values()), default=0)
+            return True
+
+    def _beat(self, now_ms: int) -> bool:
+        if 0 <= now_ms - self._heartbeat_ms < self._patience_ms / 3:
+            return True
+        with self.database.writing() as connection:
+            alive = leader.beat(connection, self._token or 0, now_ms=now_ms)
+        if not alive:
+            self._forget()
+        self._heartbeat_ms = now_ms
+        return alive
+
+    def resign(self) -> None:
+        """Let somebody else lead at once. Whoever does not lead does nothing."""
+        with self._lock:
+            if self._token is not None:
+                with self.database.writing() as connection:
+                    leader.resign(connection, self._token)
+                self._forget()
+
+    def close(self) -> None:
+        """Give up the lead and all connections."""
+        try:
+            self.resign()
+        finally:
+            self.database.close()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process was the leader when it was last told."""
+        return self._token is not None
+
+    # --- What people ask ---------------------------------------------------------------------------------------------
+
+    def apply(self, cluster: Cluster, *, actor: str = SYSTEM) -> int:
+        """Make a Cluster the one that holds from now on; return its generation. The same again changes nothing."""
+        with self._change("apply", actor) as change:
+            facts = apply_cluster(change, cluster, self._rules)
+        with self._lock:
+            self._mirror.facts = facts
+            return facts.generation
+
+    def submit(
+        self, *jobs: submission.NewJob, actor: str = SYSTEM, scope: str = "", key: str | None = None
+    ) -> Accepted:
+        """Accept jobs, all or none; when this returns, they are on the disk. Safe to call from many threads at once.
+
+        Raises: ConflictError for a name that is in use, or a key that came with another body.
+        """
+        return self._submit(Submission(jobs=jobs, actor=actor, scope=scope, key=key))
+
+    def cancel(self, job_id: str, *, actor: str = SYSTEM) -> None:
+        """End a job for good. Raises: UnknownJobError (also if it has ended)."""
+        with self._change("cancel", actor) as change:
+            cancel(change, live(change, job_id), grace_s=self._facts.rules.drain_grace_s)
+
+    def pause(self, job_id: str, *, actor: str = SYSTEM) -> None:
+        """Let a job save its state and give everything back until it is resumed. Raises: UnknownJobError."""
+        with self._change("pause", actor) as change:
+            pause(change, live(change, job_id), grace_s=self._facts.rules.drain_grace_s)
+
+    def resume(self, job_id: str, *, actor: str = SYSTEM) -> None:
+        """Let a paused job wait for devices again. Raises: UnknownJobError, ConflictError."""
+        with self._change("resume", actor) as change:
+            resume(change, live(change, job_id))
+
+    def pin(self, job_id: str, workers: int | None, *, actor: str = SYSTEM) -> None:
+        """Hold a job at a size, or (None) let it follow capacity. Raises: UnknownJobError, LedgerError."""
+        with self._change("pin", actor) as change:
+            pin(change, live(change, job_id), workers)
+
+    def hold_queue(self, queue: str, on_hold: bool, *, actor: str = SYSTEM) -> None:
+        """Start nothing more from a queue, or go on. Raises: LedgerError for a queue that is not there."""
+        with self._change("hold-queue", actor) as change:
+            held = set_hold(change, queue, on_hold, self._seer.held)
+        self._seer.held = held
+
+    def issue_key(
+        self, tenant: str, role: Role, *, note: str = "", expires_s: float | None = None, actor: str
+    ) -> ApiKey:
+        """A new API key; its secret is in the answer and nowhere else."""
+        with self._change("issue-key", actor) as change:
+            return issue_key(change, tenant, role, note=note, expires_s=expires_s)
+
+    def revoke_key(self, key_id: str, *, actor: str) -> None:
+        """Refuse a key from now on. Raises: LedgerError if there is none."""
+        with self._change("revoke-key", actor) as change:
+            known = {key.id for key in self.read.api_keys()}
+            revoke_key(change, key_id, known)
+
+    # --- The control cycle (ports.Ledger) ----------------------------------------------------------------------------
+
+    def record(self, reports: tuple[Report, ...], *, now_s: float) -> tuple[Report, ...]:
+        """Enter what became of attempts; return the ends, which need not be reported any more."""
+        with self._change("record", SYSTEM, now_s) as change:
+            for report in sorted(reports, key=lambda one: (one.job, one.attempt)):
+                enter_report(change, report)
+        with self._lock:
+            for report in reports:
+                if not report.over and report.job in self._mirror.holding:
+                    self._mirror.note_report(report)
+        return tuple(report for report in reports if report.over)
+
+    def snapshot(self, pools: tuple[Pool, ...], *, now_s: float) -> Snapshot:
+        """Everything that decides, at an instant after every decision that did something. Raises: NotLeadingError.
+
+        Also where the clock stands still or was set back: who started later must be told by when it started.
+        """
+        with self._lock:
+            self._lead_or_raise()
+            return self._seer.snapshot(pools, max(self._now_ms(now_s), self._decided_ms + 1))
+
+    def commit(self, snapshot: Snapshot, decisions: Decisions) -> None:
+        """Write what was decided, and order it. Jobs that have changed since the snapshot are left alone."""
+        with self._change("commit", SYSTEM, snapshot.now_s) as change:
+            did = self._scribe.enter(change, snapshot, decisions)
+        self._scribe.seen = snapshot.pools
+        if did:
+            self._decided_ms = change.now_ms
+
+    def unsent(self) -> tuple[Order, ...]:
+        """Orders that nobody has confirmed yet, oldest first."""
+        with self._lock:
+            self._lead_or_raise()
+            rows = self._mirror.orders.rows.values()
+            return tuple(Order(id=row.id, what=from_text(row.body), attempt=row.attempt) for row in rows)
+
+    def sent(self, orders: Sequence[Order]) -> None:
+        """The other side has taken these orders."""
+        if not orders:
+            return
+        faults.point("outbox:asked")
+        with self._change("sent", SYSTEM) as change:
+            for order in orders:
+                _confirm(change, order)
+
+    # --- Inside ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _change(self, kind: str, actor: str, now_s: float | None = None) -> Iterator[Change]:
+        """A change that is committed at the end, unless it is empty or something is raised."""
+        with self._lock:
+            token = self._lead_or_raise()
+            change = Change(self._mirror, self._now_ms(now_s), token, kind, actor)
+            yield change
+            if change.is_empty:
+                return
+            try:
+                with self.database.writing() as connection:
+                    change.write(connection)
+            except FencedError:
+                self._forget()
+                raise
+            except BaseException:
+                # Whether it was committed is not known: what is in memory may be wrong from here on.
+                self._forget()
+                raise
+            change.settle()
+
+    def _submit_all(self, submissions: Sequence[Submission]) -> list[Accepted | BaseException]:
+        answers: list[Accepted | BaseException] = []
+        with self._change("submit", SYSTEM) as change:
+            with self.database.reading() as connection:
+                known = submission.answers(connection, submissions)
+                runs = submission.latest_runs(connection, submissions)
+            for one in submissions:
+                try:
+                    found = submission.replayed(one, known)
+                    accepted = found or submission.enter(change, one, runs)
+                except LedgerError as error:
+                    answers.append(error)
+                    continue
+                answers.append(accepted)
+                if one.key is not None:
+                    known[one.scope, one.key] = (one.body_hash, dumps(accepted.ids))
+            dependent = [row for row in change.jobs.changes.values() if row is not None and row.shape.after]
+            if dependent:
+                with self.database.reading() as connection:
+                    self._mirror.await_names(connection, dependent)
+        return answers
+
+    @property
+    def _facts(self) -> ClusterFacts:
+        return self._mirror.facts
+
+    def _lead_or_raise(self) -> int:
+        if self._token is None:
+            raise NotLeadingError(self.read.leader().holder)
+        return self._token
+
+    def _forget(self) -> None:
+        self._token = None
+        self._decided_ms = 0
+        self._mirror = Mirror()
+        self._seer = Seer(self._mirror)
+        self._scribe = Scribe(Digest())
+
+    def _real_ms(self) -> int:
+        return round(self._clock() * 1000)
+
+    def _now_ms(self, now_s: float | None) -> int:
+        """Book time never runs backwards, whatever the clock does: device-time would be negative."""
+        return max(self._mirror.clock_ms, self._real_ms() if now_s is None else round(now_s * 1000))
+
+
+def _confirm(change: Change, order: Order) -> None:
+    row = change.orders.get(order.id)
+    if row is None:
+        return
+    change.orders.drop(order.id)
+    job, attempt = change.jobs.get(row.job), change.attempts.get((row.job, row.attempt))
+    if attempt is not None and attempt.sent_ms is None:
+        change.attempts.put(replace(attempt, sent_ms=change.now_ms))
+    if job is not None and job.state is JobState.ADMITTED and job.attempt == row.attempt:
+        job = replace(job, state=JobState.STARTING, changed_ms=change.now_ms, version=job.version + 1)
+        change.jobs.put(job)
+        change.event("starting", job)

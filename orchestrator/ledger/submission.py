@@ -1,0 +1,182 @@
+"""New jobs: what is accepted, under which id, and once for each idempotency key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, bindparam, func, insert, select
+
+from orchestrator.ledger import fast, tables
+from orchestrator.ledger.change import SYSTEM, Change
+from orchestrator.ledger.errors import ConflictError
+from orchestrator.ledger.rows import JobRow, JobShape
+from orchestrator.ledger.shelf import dumps
+from orchestrator.ledger.states import ENDED, JobState
+from orchestrator.policy.queueing.from_spec import Progress, job_of
+from orchestrator.spec import Cluster, TrainJob
+
+_LATEST = select(func.max(tables.jobs.c.run)).where(tables.jobs.c.name == bindparam("of_name"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A job to be accepted. `document` is what its owner wrote, as JSON; `paused` ones wait until they are resumed."""
+
+    name: str
+    shape: JobShape
+    tenant: str = "default"
+    queue: str = "default"
+    priority: int = 50
+    document: str = "{}"
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """Jobs that are accepted together or not at all. The same `key` in one `scope` (an API key's id) is answered once.
+
+    `actor` is who asked.
+    """
+
+    jobs: tuple[NewJob, ...]
+    actor: str = SYSTEM
+    scope: str = ""
+    key: str | None = None
+
+    @property
+    def body_hash(self) -> str:
+        """Tells whether a key comes again with the same body."""
+        text = dumps([[job.name, job.tenant, job.queue, job.priority, job.document] for job in self.jobs])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """The ids of accepted jobs, in order; `replayed` if the key was answered before."""
+
+    ids: tuple[str, ...]
+    replayed: bool = False
+
+
+def new_job(job: TrainJob, cluster: Cluster, *, now_s: float, paused: bool = False) -> NewJob:
+    """A TrainJob as the ledger takes it."""
+    value = job_of(job, cluster, Progress(submitted_s=now_s))
+    retries = job.spec.retries
+    shape = JobShape(
+        sizes=value.sizes,
+        resource=value.resource,
+        devices_per_worker=value.devices_per_worker,
+        coupling=value.coupling,
+        window=value.window,
+        deadline_s=value.deadline_s,
+        steps=job.spec.steps,
+        budget_micro_usd=value.spending.micro_usd,
+        budget_device_ms=value.spending.device_ms,
+        after=job.spec.after,
+        max_failures=retries.failures,
+        max_preemptions=retries.preemptions,
+    )
+    return NewJob(
+        name=job.metadata.name,
+        tenant=value.tenant,
+        queue=value.queue,
+        priority=value.priority,
+        shape=shape,
+        document=json.dumps(job.to_document(), separators=(",", ":"), default=str),
+        paused=paused,
+    )
+
+
+def answers(connection: Connection, submissions: Iterable[Submission]) -> dict[tuple[str, str], tuple[str, str]]:
+    """What was answered before, by scope and key: the hash of the body and the answer."""
+    keys = {one.key for one in submissions if one.key is not None}
+    if not keys:
+        return {}
+    table = tables.idempotency.c
+    query = select(table.scope, table.key, table.body_hash, table.answer).where(table.key.in_(sorted(keys)))
+    return {(row.scope, row.key): (row.body_hash, row.answer) for row in connection.execute(query)}
+
+
+def latest_runs(connection: Connection, submissions: Iterable[Submission]) -> dict[str, int]:
+    """The highest run of each name that is submitted; names that are new are not in it."""
+    names = sorted({job.name for one in submissions for job in one.jobs})
+    if len(names) == 1:
+        run = fast.run(connection, _LATEST, [{"of_name": names[0]}]).scalar()
+        return {} if run is None else {names[0]: run}
+    found: dict[str, int] = {}
+    table = tables.jobs.c
+    for start in range(0, len(names), 500):
+        query = select(table.name, func.max(table.run)).where(table.name.in_(names[start : start + 500]))
+        found |= {row.name: row[1] for row in connection.execute(query.group_by(table.name))}
+    return found
+
+
+def replayed(submission: Submission, known: dict[tuple[str, str], tuple[str, str]]) -> Accepted | None:
+    """The answer that a key was given before; None for a new one. Raises: ConflictError if the body is another."""
+    before = None if submission.key is None else known.get((submission.scope, submission.key))
+    if before is None:
+        return None
+    if before[0] != submission.body_hash:
+        problem = f"idempotency key {submission.key!r} was used with another body"
+        raise ConflictError(problem, next_step="Use a new key for a new request")
+    return Accepted(ids=tuple(json.loads(before[1])), replayed=True)
+
+
+def enter(change: Change, submission: Submission, runs: dict[str, int]) -> Accepted:
+    """Add the jobs; `runs` is kept up to date. Raises: ConflictError, with nothing added."""
+    _check(change, submission.jobs, runs)
+    rows = [_row(change, submission, job, runs) for job in submission.jobs]
+    change.actor = submission.actor
+    for row, job in zip(rows, submission.jobs, strict=True):
+        change.jobs.put(row)
+        change.event("submitted", row)
+        change.documents.append({"job": row.id, "document": job.document})
+    accepted = Accepted(ids=tuple(row.id for row in rows))
+    if submission.key is not None:
+        answer = {
+            "scope": submission.scope,
+            "key": submission.key,
+            "body_hash": submission.body_hash,
+            "answer": dumps(accepted.ids),
+            "at_ms": change.now_ms,
+        }
+        change.others.append((insert(tables.idempotency), [answer]))
+    return accepted
+
+
+def _check(change: Change, jobs: Sequence[NewJob], runs: dict[str, int]) -> None:
+    names: set[str] = set()
+    for job in jobs:
+        alive = change.jobs.get(job_id(job.name, runs.get(job.name, 0)))
+        live = alive is not None and alive.state not in ENDED
+        if live or job.name in names:
+            what = f"is {alive.state}" if alive is not None and live else "stands in the request twice"
+            problem = f"job {job.name!r} {what}; a name belongs to one job at a time"
+            raise ConflictError(problem, next_step=f"Choose another name, or run 'tide cancel {job.name}' first")
+        names.add(job.name)
+
+
+def _row(change: Change, submission: Submission, job: NewJob, runs: dict[str, int]) -> JobRow:
+    run = runs[job.name] = runs.get(job.name, 0) + 1
+    return JobRow(
+        id=job_id(job.name, run),
+        name=job.name,
+        run=run,
+        tenant=job.tenant,
+        queue=job.queue,
+        priority=job.priority,
+        state=JobState.PAUSED if job.paused else JobState.SUBMITTED,
+        submitted_ms=change.now_ms,
+        changed_ms=change.now_ms,
+        submitted_by=submission.actor,
+        shape=job.shape,
+        work_left_s=job.shape.work_s,
+    )
+
+
+def job_id(name: str, run: int) -> str:
+    """The id of a name's runs: the name itself, then NAME.2, NAME.3 (no name has a dot)."""
+    return name if run <= 1 else f"{name}.{run}"

@@ -1,0 +1,73 @@
+"""What is asked of those who run jobs, and what they answer: orders by deterministic id, reports by attempt."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from orchestrator.policy.queueing.decisions import Admit, Evict, Resize
+from orchestrator.policy.resize import Outlook, RunPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """Something to be done outside. `id` follows from job and attempt alone, so an order may be repeated.
+
+    `attempt` is the one that a start or a resize begins, and the one that a stop ends.
+    """
+
+    id: str
+    what: Admit | Resize | Evict
+    attempt: int = 1
+
+
+class Phase(enum.StrEnum):
+    """How far an attempt is, as its runner sees it."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    LOST = "lost"
+
+
+OVER = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.STOPPED, Phase.LOST})
+"""Phases after which the attempt's workers are gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What a job tells of its resizes; None in a report where it has measured nothing yet."""
+
+    plan: RunPlan
+    outlook: tuple[Outlook, ...]
+    stall_s: float
+    stop_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a runner sees of one attempt; the same report may come again and again, and says the same each time. An
+    end is reported once nobody of that attempt or an earlier one is left.
+
+    All in worker-seconds: `stalled_worker_s` by part and `lost_worker_s` of this attempt so far, `work_left_s` still to
+    do, `unsaved_work_s` what stopping now would waste.
+    """
+
+    job: str
+    attempt: int
+    phase: Phase
+    steps_done: int = 0
+    work_left_s: float | None = None
+    unsaved_work_s: float = 0.0
+    checkpoint_age_s: float = 0.0
+    stalled_worker_s: tuple[tuple[str, float], ...] = ()
+    lost_worker_s: float = 0.0
+    detail: str = ""
+    measured: Measured | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the attempt's workers are gone."""
+        return self.phase in OVER
