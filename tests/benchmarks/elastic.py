@@ -28,7 +28,7 @@ from typing import Any
 from orchestrator.adapters.ray_cluster import NodeSize
 from tests.benchmarks import elastic_ray, elastic_state
 from tests.benchmarks.churn import Player, node_events
-from tests.benchmarks.elastic_ours import wrong_samples
+from tests.benchmarks.elastic_ours import stall_parts, wrong_samples
 from tests.benchmarks.harness import Options, print_result, read_options, say
 from tests.benchmarks.steplog import changes, goodput, step_time_s, steps_missing
 from tests.benchmarks.systems import Ours, RayElastic, System, Workload
@@ -122,7 +122,9 @@ def _one_growth(system: System, setting: Setting) -> dict[str, float]:
         watch.wait(lambda: watch.span_s(6) > setting.margin_s, "6 workers have stepped long enough")
         steps = watch.steps()
         change = next(c for c in changes(steps) if c.to_size == 6)
+        parts = stall_parts(workdir / "home", "bench") if system.name == "ours" else {}
         return {
+            **{f"part_{part}_s": seconds for part, seconds in parts.items()},
             "stall_s": change.stall_s,
             "announced_to_first_step_s": change.first_at_s - announced_s,
             "steps_lost": float(change.steps_lost),

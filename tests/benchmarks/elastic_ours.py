@@ -46,6 +46,18 @@ def steps_of(home: Path, run: str) -> list[dict[str, Any]]:
     ]
 
 
+def stall_parts(home: Path, run: str) -> dict[str, float]:
+    """Seconds of each part of the newest stall: how the attempt before ended, and how the newest began."""
+    events = events_of(home, run)
+    newest = max(event["attempt"] for event in events if event["kind"] == "AttemptOpened")
+    closing = {"stop", "snapshot", "teardown"}
+    return {
+        event["part"]: round(event["seconds"], 3)
+        for event in events
+        if event["kind"] == "StallPart" and event["attempt"] == (newest - 1 if event["part"] in closing else newest)
+    }
+
+
 def wrong_samples(home: Path, run: str, *, num_samples: int, manifest_hash: str, seed: int, batch: int) -> int:
     """Samples of surviving steps that cannot be shown to have been used exactly once: a step that is missing, or whose
     ledger hash, summed over all ranks, is not what the step must have."""
