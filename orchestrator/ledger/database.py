@@ -87,10 +87,6 @@ def _no_url(url: str) -> LedgerError:
 
 def _sqlite(url: URL, *, writes: bool) -> Engine:
     path = Path(str(url.database))
-    if writes:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Hashes of keys and what people wrote in their jobs are nobody else's business.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     engine = create_engine(
         url,
         poolclass=QueuePool,
@@ -98,6 +94,13 @@ def _sqlite(url: URL, *, writes: bool) -> Engine:
         max_overflow=0,
         connect_args={"check_same_thread": False, "timeout": _BUSY_MS / 1000},
     )
+
+    def create(*_: Any) -> None:
+        # Hashes of keys and what people wrote in their jobs are nobody else's business.
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+    event.listen(engine, "do_connect", create)
     event.listen(engine, "connect", _prepare_writer if writes else _prepare_reader)
     event.listen(engine, "begin", _begin_writing if writes else _begin_reading)
     return engine

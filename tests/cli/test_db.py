@@ -30,8 +30,8 @@ def test_a_new_database_is_set_up_once(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_a_check_names_every_law_that_is_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     world = World(sqlite(tmp_path))
-    world.ledger.submit(new("a", 4))
-    world.run(3)
+    world.ledger.submit(new("a", 4), new("b", 4, work_s=4.0))
+    world.run(5)
     assert tide("check", "--url", world.url) == 0
     with world.ledger.database.writing() as connection:
         connection.execute(text("UPDATE leases SET holder = 'nobody'"))
@@ -60,6 +60,6 @@ def test_a_backup_is_whole_while_somebody_writes(tmp_path: Path) -> None:
 
 def test_what_is_not_there_is_neither_checked_nor_backed_up(tmp_path: Path) -> None:
     url = sqlite(tmp_path)
-    assert tide("backup", str(tmp_path / "copy.db"), "--url", url) in (4, 7)
+    assert tide("backup", str(tmp_path / "copy.db"), "--url", url) == 4
     assert tide("check", "--url", url) == 7
     assert tide("check", "--url", "mysql://host/db") == 3
