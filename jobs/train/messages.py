@@ -41,6 +41,7 @@ class Step:
 
     `loss` is the mean over the global batch, `tokens` those of the whole group, `grad_norm` the norm before clipping.
     `hash_hi` and `hash_lo` are the summed halves of the sample ledger's hash. `mfu` is 0 where the peak is unknown.
+    `age_s`: how long ago the step ended when this is said.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = WIRE
@@ -54,6 +55,7 @@ class Step:
     hash_hi: int
     hash_lo: int
     mfu: float
+    age_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

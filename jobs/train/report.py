@@ -27,6 +27,7 @@ class Measured:
     lr: float
     grad_norm: Callable[[], float]
     step_s: float
+    ended_s: float
 
 
 class Reporter:
@@ -59,7 +60,7 @@ class Reporter:
         """Call when the step's update has been given to the device; the norm is read when the step is reported."""
         now_s = self._clock()
         self.last_step_s = now_s - self.last_step_ended_s
-        self._measured[step] = Measured(lr=lr, grad_norm=grad_norm, step_s=self.last_step_s)
+        self._measured[step] = Measured(lr=lr, grad_norm=grad_norm, step_s=self.last_step_s, ended_s=now_s)
         self.last_step_ended_s = now_s
 
     def heard(self, total: Total) -> None:
@@ -90,4 +91,5 @@ class Reporter:
             hash_hi=used >> 32,
             hash_lo=used & 0xFFFFFFFF,
             mfu=self._cost.mfu(measured.step_s),
+            age_s=self._clock() - measured.ended_s,
         )

@@ -9,9 +9,9 @@ from orchestrator.adapters.endpoints.demand import DemandSeries
 from orchestrator.adapters.endpoints.recorded import RecordedEndpoints, Recording
 from orchestrator.cycle import Ports, run_cycle
 from orchestrator.policy.queueing.decisions import ChangeCause, Decisions
+from orchestrator.policy.queueing.orders import Order, Report
 from orchestrator.policy.queueing.places import Pool
 from orchestrator.policy.queueing.values import LeaseState, Snapshot
-from orchestrator.ports import Order
 from tests.policy.lending.worlds import MONDAY_S, STEP_S, TIMES, terms
 from tests.policy.queueing.build import apply, job, snapshot
 
@@ -43,8 +43,17 @@ class Night:
     def unsent(self) -> tuple[Order, ...]:
         return ()
 
-    def sent(self, order: Order) -> None:
-        raise AssertionError("nothing is sent here")
+    def sent(self, orders: tuple[Order, ...]) -> None:
+        assert not orders, "nothing is sent here"
+
+    def reports(self) -> tuple[Report, ...]:
+        return ()
+
+    def record(self, reports: tuple[Report, ...], *, now_s: float) -> tuple[Report, ...]:
+        return reports
+
+    def acknowledge(self, ended: tuple[Report, ...]) -> None:
+        assert not ended, "nothing ends here"
 
     def ask(self, order: Order) -> None:
         raise AssertionError("nothing is asked here")

@@ -32,7 +32,7 @@ def dead(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_the_room_of_a_dead_worker_is_not_ours_any_more_and_the_driver_hears_it(dead: list[Any]) -> None:
     """Or it would start a worker there and wait a minute for room that somebody else has taken."""
     told: list[dict[str, int]] = []
-    bench = Bench({}, told.append)
+    bench = Bench({}, None, told.append)
     workers = [worker("a"), worker("a"), worker("b")]
     for one in workers:
         bench._seats[one.metadata.node_id].append(one)
@@ -44,7 +44,7 @@ def test_the_room_of_a_dead_worker_is_not_ours_any_more_and_the_driver_hears_it(
 
 def test_when_all_are_well_there_is_nothing_to_hear(dead: list[Any]) -> None:
     told: list[dict[str, int]] = []
-    bench = Bench({}, told.append)
+    bench = Bench({}, None, told.append)
     bench._seats["a"].append(worker("a"))
     assert asyncio.run(bench.dismiss_unfit()) == set()
     assert told == []

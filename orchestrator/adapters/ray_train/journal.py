@@ -156,13 +156,14 @@ class Journal:
 
     def _step(self, attempt: OpenAttempt, item: Said, step: Step) -> Iterator[Event]:
         number = attempt.plan.attempt
+        ended_at_s = item.at_s - step.age_s  # it is told a step late
         if attempt.first_step_at_s is None:
-            attempt.first_step_at_s = item.at_s
+            attempt.first_step_at_s = ended_at_s
             for part, seconds in attempt.parts.items():
                 yield StallPart(at_s=item.at_s, attempt=number, part=part, seconds=seconds)
             attempt.parts.clear()
         yield StepDone(
-            at_s=item.at_s,
+            at_s=ended_at_s,
             attempt=number,
             step=step.step,
             world_size=attempt.plan.world_size,
