@@ -1,0 +1,135 @@
+"""Start and stop the systems under test, and send them a load from a client process on the other core."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from tests.benchmarks.serving_loads import BATCH_SHAPE, Load
+
+ENGINE_CORE, CLIENT_CORE = 0, 1
+SLOTS = 32
+# Chosen on short runs by --tune; `None` = Serve's defaults.
+TUNED = {"max_batch_size": 8, "batch_wait_timeout_s": 0.0}
+GRID = tuple({"max_batch_size": size, "batch_wait_timeout_s": wait_s} for size in (4, 8, 16) for wait_s in (0.0, 0.02))
+_ROOT = Path(__file__).resolve().parents[2]
+_START_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """One way to serve: its module and what its server process is told."""
+
+    name: str
+    module: str
+    arguments: tuple[str, ...] = ()
+    options: dict[str, Any]
+    batch_prefix: str = ""
+
+
+SYSTEMS = {
+    system.name: system
+    for system in (
+        System(name="ours", module="serving_ours", options={"slots": SLOTS, "precision": "fp32"}),
+        System(name="ours-int8", module="serving_ours", options={"slots": SLOTS, "precision": "int8"}),
+        System(name="serve-batch", module="serving_rivals", arguments=("serve-batch",), options={"batching": None}),
+        System(
+            name="serve-batch-tuned", module="serving_rivals", arguments=("serve-batch",), options={"batching": TUNED}
+        ),
+        System(
+            name="serve-split-nice19", module="serving_rivals", arguments=("serve-split",),
+            options={"batching": TUNED}, batch_prefix="/batch",
+        ),
+        System(name="fastapi-torch", module="serving_rivals", arguments=("fastapi",), options={}),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A system that answers."""
+
+    urls: dict[str, str]
+    workdir: Path
+
+    def send(self, load: Load, *, seed: int) -> list[dict[str, Any]]:
+        """Run a load against it from the client's core; returns one record per request."""
+        plan, result = self.workdir / "plan.json", self.workdir / "result.json"
+        shape = {"urls": self.urls, "seed": seed, "batch_shape": BATCH_SHAPE}
+        plan.write_text(json.dumps({**asdict(load), **shape}))
+        command = ["taskset", "-c", str(CLIENT_CORE), sys.executable, "-m", "tests.benchmarks.serving_client"]
+        subprocess.run([*command, str(plan), str(result)], check=True, cwd=_ROOT)
+        records: list[dict[str, Any]] = json.loads(result.read_text())
+        return records
+
+    def tune(self, settings: dict[str, Any]) -> None:
+        """Set a rival's batching."""
+        httpx.post(f"{self.urls['keystroke']}/tune", json=settings).raise_for_status()
+
+
+@contextlib.contextmanager
+def running(system: System, workdir: Path, folder: Path) -> Iterator[Running]:
+    """The system, started and answering; it and all its children are killed on leaving."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    port, ready = _free_port(), workdir / "ready"
+    config = {"port": port, "ready": str(ready), "folder": str(folder), "engine_core": ENGINE_CORE,
+              "client_core": CLIENT_CORE, "ray_dir": str(workdir / "ray"), **system.options}  # fmt: skip
+    (workdir / "config.json").write_text(json.dumps(config))
+    command = [sys.executable, "-m", f"tests.benchmarks.{system.module}", *system.arguments]
+    with (workdir / "output.txt").open("wb") as output:
+        process = subprocess.Popen(
+            [*command, str(workdir / "config.json")], cwd=_ROOT, stdout=output, stderr=subprocess.STDOUT,
+            start_new_session=True, env={**os.environ, "PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait(process, ready, url, workdir)
+        urls = {"keystroke": url, "interactive": url, "batch": url + system.batch_prefix}
+        yield Running(urls=urls, workdir=workdir)
+    finally:
+        _kill(process)
+
+
+def _wait(process: subprocess.Popen[bytes], ready: Path, url: str, workdir: Path) -> None:
+    body = {"model": "bench", "prompt": "warm up", "max_tokens": 4, "temperature": 0}
+    deadline_s = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline_s and process.poll() is None:
+        with contextlib.suppress(httpx.TransportError):
+            if ready.exists() and httpx.post(f"{url}/v1/completions", json=body, timeout=30).status_code == 200:
+                return
+        time.sleep(0.1)
+    raise RuntimeError(f"{workdir}: the system did not start\n{(workdir / 'output.txt').read_text()[-3000:]}")
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """The process and what it started; Ray's daemons sit in sessions of their own but stay its descendants."""
+    family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.send_signal(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
