@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from serving.engine.protocol import DecodeRow, Sampling
+from serving.engine.protocol import DecodeRow, PrefillChunk, Sampling
 
 
 class EchoEngine:
@@ -41,6 +41,10 @@ class EchoEngine:
         self._before_step()
         assert len({row.slot for row in rows}) == len(rows)
         return [self._next(row) for row in rows]
+
+    def step(self, chunks: Sequence[PrefillChunk], rows: Sequence[DecodeRow]) -> tuple[list[int | None], list[int]]:
+        made = [self.prefill(part.slot, part.tokens, start=part.start, sampling=part.sampling) for part in chunks]
+        return made, self.decode(rows) if rows else []
 
     def park(self, slot: int, num_tokens: int) -> tuple[list[int], int | None]:
         cached = self._slots.pop(slot)

@@ -30,6 +30,16 @@ class DecodeRow:
     sampling: Sampling
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillChunk:
+    """Prompt tokens from position `start` of the sequence in `slot`; with `sampling` they are the prompt's last."""
+
+    slot: int
+    tokens: tuple[int, ...]
+    start: int
+    sampling: Sampling | None
+
+
 class TokenEngine(Protocol):
     """Cached sequences in slots 0..num_slots-1. Called from one thread; slots are used as the caller says."""
 
@@ -45,6 +55,11 @@ class TokenEngine(Protocol):
 
     def decode(self, rows: Sequence[DecodeRow]) -> list[int]:
         """Cache one token per row and return the next of each; a row's answer does not depend on the other rows."""
+        ...
+
+    def step(self, chunks: Sequence[PrefillChunk], rows: Sequence[DecodeRow]) -> tuple[list[int | None], list[int]]:
+        """All of one engine step, in one pass where the model can: the next token of each chunk (None for one that is
+        not the prompt's last) and of each row. Slots are distinct."""
         ...
 
     def park(self, slot: int, num_tokens: int) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from serving.engine.delivery import Mailbox
 from serving.engine.generation import Answer, Delta, EngineFailedError, Finished, FinishReason, Generation
-from serving.engine.protocol import DecodeRow, TokenEngine
+from serving.engine.protocol import DecodeRow, PrefillChunk, TokenEngine
 from serving.engine.text import AnswerText, Tokenizer
 from serving.policy import PlannedWork, Refused, Request, StepPlan, TierScheduler
 
@@ -62,7 +62,7 @@ class StepRunner:
         """One step; tokens go out when all of it is done."""
         start_s = time.perf_counter()
         self._move(plan)
-        made = self._prefill(plan.work) | self._decode(plan.work)
+        made = self._compute(plan.work)
         elapsed_s = time.perf_counter() - start_s
         finished = set(self._scheduler.complete(plan, elapsed_s=elapsed_s))
         for request_id, token in made.items():
@@ -94,24 +94,26 @@ class StepRunner:
         for request_id, slot in plan.resume:
             self._engine.resume(slot, self._parked.pop(request_id))
 
-    def _prefill(self, work: Sequence[PlannedWork]) -> dict[str, int]:
-        made = {}
-        for part in work:
-            if part.prefill_tokens:
-                generation = self._live[part.id].generation
-                chunk = generation.prompt[part.start : part.start + part.prefill_tokens]
-                sampling = generation.sampling if part.makes_token else None
-                token = self._engine.prefill(part.slot, chunk, start=part.start, sampling=sampling)
-                if token is not None:
-                    made[part.id] = token
-        return made
-
-    def _decode(self, work: Sequence[PlannedWork]) -> dict[str, int]:
-        parts = [part for part in work if not part.prefill_tokens]
-        if not parts:
+    def _compute(self, work: Sequence[PlannedWork]) -> dict[str, int]:
+        """The token that each part of the work made, if it made one."""
+        prefills = [part for part in work if part.prefill_tokens]
+        decodes = [part for part in work if not part.prefill_tokens]
+        if not work:
             return {}
-        tokens = self._engine.decode([self._decode_row(part) for part in parts])
-        return {part.id: token for part, token in zip(parts, tokens, strict=True)}
+        first, later = self._engine.step(
+            [self._chunk(part) for part in prefills], [self._decode_row(part) for part in decodes]
+        )
+        made = {part.id: token for part, token in zip(prefills, first, strict=True) if token is not None}
+        return made | {part.id: token for part, token in zip(decodes, later, strict=True)}
+
+    def _chunk(self, part: PlannedWork) -> PrefillChunk:
+        generation = self._live[part.id].generation
+        return PrefillChunk(
+            slot=part.slot,
+            tokens=generation.prompt[part.start : part.start + part.prefill_tokens],
+            start=part.start,
+            sampling=generation.sampling if part.makes_token else None,
+        )
 
     def _decode_row(self, part: PlannedWork) -> DecodeRow:
         live = self._live[part.id]

@@ -12,9 +12,10 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from jobs.models.kv_cache import Chunk
 from jobs.models.load import load_model
 from orchestrator.spec.errors import UserError
-from serving.engine.protocol import DecodeRow, Sampling
+from serving.engine.protocol import DecodeRow, PrefillChunk, Sampling
 from serving.engine.sampling import draw_tokens
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -39,6 +40,7 @@ class TorchEngine:
         self._model = model
         self._device = device
         self._cache = model.new_cache(num_slots, max_context)
+        self._in_one_pass = getattr(model, "step", None)
 
     def prefill(self, slot: int, tokens: Sequence[int], *, start: int, sampling: Sampling | None) -> int | None:
         logits_V = self._model.prefill(self._tensor(tokens), self._cache, slot, start)
@@ -50,6 +52,25 @@ class TorchEngine:
         slots, positions = [row.slot for row in rows], [row.position for row in rows]
         logits_BV = self._model.decode(self._tensor([row.token for row in rows]), slots, positions, self._cache)
         return self._draw(logits_BV, [row.sampling for row in rows], [position + 1 for position in positions])
+
+    def step(self, chunks: Sequence[PrefillChunk], rows: Sequence[DecodeRow]) -> tuple[list[int | None], list[int]]:
+        if self._in_one_pass is None or len(chunks) + bool(rows) < 2:
+            first = [self.prefill(part.slot, part.tokens, start=part.start, sampling=part.sampling) for part in chunks]
+            return first, self.decode(rows) if rows else []
+        tokens = [token for part in chunks for token in part.tokens] + [row.token for row in rows]
+        logits_BV = self._in_one_pass(
+            self._tensor(tokens),
+            [Chunk(part.slot, part.start, len(part.tokens)) for part in chunks],
+            [row.slot for row in rows],
+            [row.position for row in rows],
+            self._cache,
+        )
+        parts = [(part.sampling, part.start + len(part.tokens)) for part in chunks]
+        parts += [(row.sampling, row.position + 1) for row in rows]
+        wanted = [index for index, (sampling, _) in enumerate(parts) if sampling is not None]
+        drawn = self._draw(logits_BV[wanted], [parts[i][0] for i in wanted], [parts[i][1] for i in wanted])  # type: ignore[misc]
+        made = dict(zip(wanted, drawn, strict=True))
+        return [made.get(index) for index in range(len(chunks))], drawn[len(drawn) - len(rows) :]
 
     def park(self, slot: int, num_tokens: int) -> tuple[Tensor, Tensor]:
         keys, values = self._cache.k_LSHPd, self._cache.v_LSHPd

@@ -11,7 +11,7 @@ import torch
 from jobs.models.load import load_model
 from orchestrator.spec.errors import UserError
 from serving.engine.calibrate import calibrate
-from serving.engine.protocol import DecodeRow, Sampling, TokenEngine
+from serving.engine.protocol import DecodeRow, PrefillChunk, Sampling, TokenEngine
 from serving.engine.torch_engine import place_model
 from serving.policy import StepShape
 from tests.serving.worlds import GREEDY, tiny_engine, tiny_model
@@ -68,19 +68,19 @@ def test_tokens_are_identical_alone_and_in_random_company(folder: Path) -> None:
             slot_of[i] = draw.choice([slot for slot in range(3) if slot not in slot_of.values()])
             if i in parked:
                 engine.resume(slot_of[i], parked.pop(i))
-        rows = []
+        chunks, rows = [], []
         for i in chosen:
             if done[i] < len(prompts[i]):
                 size = draw.randint(1, 6)
                 chunk, last = prompts[i][done[i] : done[i] + size], done[i] + size >= len(prompts[i])
-                token = engine.prefill(slot_of[i], chunk, start=done[i], sampling=sampling(i) if last else None)
+                how = sampling(i) if last else None
+                chunks.append((i, PrefillChunk(slot=slot_of[i], tokens=tuple(chunk), start=done[i], sampling=how)))
                 done[i] += len(chunk)
-                out[i] += [token] if last else []
             else:
                 rows.append((i, DecodeRow(slot=slot_of[i], token=out[i][-1], position=cached(i), sampling=sampling(i))))
-        if rows:
-            for (i, _), token in zip(rows, engine.decode([row for _, row in rows]), strict=True):
-                out[i].append(token)
+        first, later = engine.step([chunk for _, chunk in chunks], [row for _, row in rows])
+        for (i, _), token in zip([*chunks, *rows], [*first, *later], strict=True):
+            out[i] += [] if token is None else [token]
     assert out == alone
 
 
