@@ -12,7 +12,10 @@ from serving.policy.tiers import Tier
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One completion to make. `session` joins requests of which only the newest matters (keystroke tier)."""
+    """One completion to make. `session` joins requests of which only the newest matters (keystroke tier).
+
+    `retry_key` is the same for a request that was refused and comes again; None = it cannot be told from others.
+    """
 
     id: str
     tier: Tier
@@ -21,6 +24,7 @@ class Request:
     prompt_tokens: int
     max_tokens: int
     session: str | None = None
+    retry_key: str | None = None
 
     def __post_init__(self) -> None:
         if self.prompt_tokens < 1 or self.max_tokens < 1:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from serving.policy.admission import Admitted, Refused, decide
-from serving.policy.fill import Filled, Rules, add_batch, fill_online, order_online, split, step_budget_s
+from serving.policy.fill import Filled, Rules, add_batch, fill_online, order_online, split, step_budget
 from serving.policy.plan import Idle, PlannedWork, StepPlan
+from serving.policy.reserve import Reservations
 from serving.policy.rows import Request, Row, Work, urgency
 from serving.policy.slots import assign_slots
 from serving.policy.step_time import StepTimeModel
@@ -32,6 +33,7 @@ class TierScheduler:
         self._to_free: list[int] = []
         self._to_drop: list[str] = []
         self._owed_s = 0.0
+        self._reserved = Reservations()
         self._busy_until_s = 0.0
 
     def count(self, tier: Tier) -> tuple[int, int]:
@@ -46,14 +48,7 @@ class TierScheduler:
             raise ValueError(f"the tier {request.tier} is not offered")
         replaced = self._replaced_by(request)
         others = [row for row in self._rows.considered() if row.request.id not in replaced]
-        verdict = decide(
-            request,
-            others,
-            self._rules,
-            num_waiting=self._rows.count(request.tier)[1],
-            now_s=now_s,
-            free_at_s=self._busy_until_s,
-        )
+        verdict = self._decide(request, others, now_s)
         if isinstance(verdict, Refused):
             return verdict
         for request_id in replaced:
@@ -119,14 +114,37 @@ class TierScheduler:
             self._learn(plan, elapsed_s)
         return tuple(finished)
 
+    def _decide(self, request: Request, others: Sequence[Row], now_s: float) -> Admitted | Refused:
+        promised = self._reserved.claim(request, now_s=now_s)
+        until_s = max(now_s, self._busy_until_s) + (request.deadline_s - request.arrival_s)
+        coming = () if request.tier is Tier.BATCH else self._reserved.expected(now_s=now_s, until_s=until_s)
+        verdict = decide(
+            request,
+            others,
+            self._rules,
+            num_waiting=self._rows.count(request.tier)[1],
+            now_s=now_s,
+            free_at_s=self._busy_until_s,
+            coming=[each.row(now_s) for each in coming if each.request.retry_key != request.retry_key],
+        )
+        if isinstance(verdict, Admitted):
+            return verdict
+        if promised:  # the others were admitted with this one's place kept, so at worst the step model was wrong
+            return Admitted(predicted_finish_s=request.deadline_s)
+        if request.tier is Tier.BATCH:
+            return verdict
+        at_s = self._reserved.promise_s(request, earliest_s=now_s + verdict.retry_after_s, rules=self._rules)
+        return Refused(reason=verdict.reason, retry_after_s=max(0.0, at_s - now_s))
+
     @property
     def _rules(self) -> Rules:
         return Rules(config=self._config, model=self.model, num_slots=self._num_slots)
 
     def _fill(self, online: Sequence[Row], batch: Sequence[Row], now_s: float) -> Filled:
         seated = [row for row in online if row.slot is not None]
-        budget_s = step_budget_s(online, self._rules, now_s=now_s)
-        filled = fill_online(seated, self._rules, budget_s)
+        budget = step_budget(online, self._rules, now_s=now_s)
+        filled = fill_online(seated, self._rules, budget)
+        budget_s = budget.limit_s(Tier.BATCH)
         if len(seated) < len(online):  # a row that waits for a slot waits as much as one that does not fit
             budget_s = filled.predicted_s
         runnable = [row for row in batch if row.slot is not None]
