@@ -34,6 +34,11 @@ class Generation:
     arrival_s: float
     deadline_s: float
 
+    @property
+    def retry_key(self) -> str:
+        """The same for the same request sent again: by it a refused request finds the place it was promised."""
+        return f"{hash((self.session, self.tier, self.prompt, self.max_tokens)):x}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:

@@ -150,4 +150,5 @@ def _as_request(generation: Generation) -> Request:
         prompt_tokens=len(generation.prompt),
         max_tokens=generation.max_tokens,
         session=generation.session,
+        retry_key=generation.retry_key,
     )

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from jobs.models.kv_cache import Chunk
 from jobs.models.load import load_model
 from orchestrator.spec.errors import UserError
+from serving.engine.int8 import quantize
 from serving.engine.protocol import DecodeRow, PrefillChunk, Sampling
 from serving.engine.sampling import draw_tokens
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.float32}  # int8: of what is not a weight
 
 
 class CachedModel(Protocol):
@@ -99,6 +100,11 @@ def place_model(model: nn.Module, precision: str, device: torch.device) -> nn.Mo
                         next_step="jobs/models/gpt.py shows what the server calls.")  # fmt: skip
     if precision not in DTYPES:
         raise UserError(f"engine.precision {precision} is not served by the torch engine; {' or '.join(DTYPES)} is")
+    if precision == "int8":
+        if device.type != "cpu":
+            raise UserError(f"engine.precision int8 is computed on CPUs, not on {device.type}",
+                            next_step="bf16 is the fast format of a GPU.")  # fmt: skip
+        model = quantize(model)
     return model.to(device=device, dtype=DTYPES[precision]).eval()
 
 
