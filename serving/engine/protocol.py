@@ -32,12 +32,20 @@ class DecodeRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefillChunk:
-    """Prompt tokens from position `start` of the sequence in `slot`; with `sampling` they are the prompt's last."""
+    """Prompt tokens from position `start` of the sequence in `slot`; with `sampling` they are the prompt's last.
+
+    `version` names the weights that a sequence starts with (at `start` 0) and keeps; "" = those served by default.
+    """
 
     slot: int
     tokens: tuple[int, ...]
     start: int
     sampling: Sampling | None
+    version: str = ""
+
+
+BROKEN = -1
+"""In the place of a token: the model gave no finite scores for this row."""
 
 
 class TokenEngine(Protocol):
@@ -59,7 +67,7 @@ class TokenEngine(Protocol):
 
     def step(self, chunks: Sequence[PrefillChunk], rows: Sequence[DecodeRow]) -> tuple[list[int | None], list[int]]:
         """All of one engine step, in one pass where the model can: the next token of each chunk (None for one that is
-        not the prompt's last) and of each row. Slots are distinct."""
+        not the prompt's last) and of each row, or BROKEN. Slots are distinct."""
         ...
 
     def park(self, slot: int, num_tokens: int) -> Any:

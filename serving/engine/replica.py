@@ -16,9 +16,12 @@ import structlog
 
 from serving.engine.generation import Answer, EngineFailedError, Generation
 from serving.engine.protocol import TokenEngine
+from serving.engine.rollout import Rollout
 from serving.engine.steps import StepRunner
 from serving.engine.text import Tokenizer
 from serving.policy import Idle, StepPlan, Tier, TierScheduler
+
+_POLL_S = 0.05
 
 _log = structlog.get_logger(__name__)
 
@@ -31,6 +34,12 @@ class _Submit:
 @dataclass(frozen=True, slots=True)
 class _Cancel:
     request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    work: Callable[[], None]
+    done: threading.Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +75,8 @@ class Replica:
         self.max_context = engine.max_context
         self.clock = clock
         self._scheduler = scheduler
-        self._steps = StepRunner(engine, scheduler, tokenizer)
-        self._inbox: queue.SimpleQueue[_Submit | _Cancel | _Close] = queue.SimpleQueue()
+        self._steps = StepRunner(engine, scheduler, tokenizer, clock)
+        self._inbox: queue.SimpleQueue[_Submit | _Cancel | _Call | _Close] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="token-engine", daemon=True)
         self._failure: str | None = None
         self._rows = dict.fromkeys(Tier, (0, 0))
@@ -94,6 +103,22 @@ class Replica:
         if self._failure is not None:  # nobody may read the inbox any more
             answer.deliver(EngineFailedError(self._failure))
         return answer
+
+    @property
+    def rollout(self) -> Rollout:
+        """Which version answers; to be changed between steps only, by `between_steps`."""
+        return self._steps.rollout
+
+    def between_steps(self, work: Callable[[], None]) -> None:
+        """Run something on the engine's thread before its next step, and wait for it; not from the event loop.
+
+        Raises: RuntimeError when the engine computes no more. An exception of `work` is the engine's end.
+        """
+        done = threading.Event()
+        self._inbox.put(_Call(work, done))
+        while not done.wait(_POLL_S):
+            if self._failure is not None:
+                raise RuntimeError(self._failure)
 
     def stats(self) -> ReplicaStats:
         """A snapshot for metrics; may be a step old."""
@@ -142,6 +167,9 @@ class Replica:
                     self._steps.admit(answer, now_s=self.clock())
                 case _Cancel(request_id):
                     self._steps.cancel(request_id)
+                case _Call(work, done):
+                    work()
+                    done.set()
                 case _Close():
                     return False
             block = False

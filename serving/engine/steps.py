@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from serving.engine.delivery import Mailbox
 from serving.engine.generation import Answer, Delta, EngineFailedError, Finished, FinishReason, Generation
-from serving.engine.protocol import DecodeRow, PrefillChunk, TokenEngine
+from serving.engine.protocol import BROKEN, DecodeRow, PrefillChunk, TokenEngine
+from serving.engine.rollout import Rollout
 from serving.engine.text import AnswerText, Tokenizer
 from serving.policy import PlannedWork, Refused, Request, StepPlan, TierScheduler
 
@@ -18,6 +19,7 @@ from serving.policy import PlannedWork, Refused, Request, StepPlan, TierSchedule
 class _Live:
     answer: Answer
     text: AnswerText
+    version: str
     tokens: list[int] = field(default_factory=list)
 
     @property
@@ -28,10 +30,14 @@ class _Live:
 class StepRunner:
     """Admits requests to the scheduler and runs its plans."""
 
-    def __init__(self, engine: TokenEngine, scheduler: TierScheduler, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, engine: TokenEngine, scheduler: TierScheduler, tokenizer: Tokenizer, clock: Callable[[], float]
+    ) -> None:
         self._engine = engine
         self._scheduler = scheduler
         self._tokenizer = tokenizer
+        self._clock = clock
+        self.rollout = Rollout()
         self._live: dict[str, _Live] = {}
         self._parked: dict[str, Any] = {}
         self._mail = Mailbox()
@@ -47,7 +53,7 @@ class StepRunner:
             self._mail.add(answer, verdict)
         else:
             text = AnswerText(self._tokenizer.decoder(), generation.stop)
-            self._live[generation.id] = _Live(answer, text)
+            self._live[generation.id] = _Live(answer, text, self.rollout.choose(generation.id))
             for request_id in verdict.superseded:
                 self._end(request_id, FinishReason.SUPERSEDED)
         self._mail.send()
@@ -113,6 +119,7 @@ class StepRunner:
             tokens=generation.prompt[part.start : part.start + part.prefill_tokens],
             start=part.start,
             sampling=generation.sampling if part.makes_token else None,
+            version=self._live[part.id].version,
         )
 
     def _decode_row(self, part: PlannedWork) -> DecodeRow:
@@ -121,6 +128,9 @@ class StepRunner:
 
     def _hand_out(self, request_id: str, token: int, *, is_last: bool) -> None:
         live = self._live[request_id]
+        if token == BROKEN:
+            self._break(request_id)
+            return
         live.tokens.append(token)
         text = live.text.push(token)
         if live.text.stopped:
@@ -132,6 +142,8 @@ class StepRunner:
 
     def _end(self, request_id: str, reason: FinishReason) -> None:
         live = self._live.pop(request_id)
+        now_s = self._clock()
+        self.rollout.ended(live.version, failed=False, missed_slo=now_s > live.generation.deadline_s, now_s=now_s)
         self.wasted_tokens += len(live.tokens) if reason is FinishReason.SUPERSEDED else 0
         rest = "" if live.text.stopped else live.text.finish()
         if rest:
@@ -139,6 +151,13 @@ class StepRunner:
         if live.text.stopped:
             reason = FinishReason.STOP
         self._mail.add(live.answer, Finished(reason=reason, num_tokens=len(live.tokens)))
+
+    def _break(self, request_id: str) -> None:
+        """End a request whose model computes no numbers; the other rows go on."""
+        live = self._live.pop(request_id)
+        self._scheduler.remove(request_id)
+        self._mail.add(live.answer, EngineFailedError("the model gave no finite scores"))
+        self.rollout.ended(live.version, failed=True, missed_slo=True, now_s=self._clock())
 
 
 def _as_request(generation: Generation) -> Request:

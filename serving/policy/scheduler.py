@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from serving.policy.admission import Admitted, Refused, decide
+from serving.policy.admission import Admitted, RefusalReason, Refused, decide
 from serving.policy.fill import Filled, Rules, add_batch, fill_online, order_online, split, step_budget
 from serving.policy.plan import Idle, PlannedWork, StepPlan
 from serving.policy.reserve import Reservations
@@ -127,12 +127,10 @@ class TierScheduler:
             free_at_s=self._busy_until_s,
             coming=[each.row(now_s) for each in coming if each.request.retry_key != request.retry_key],
         )
-        if isinstance(verdict, Admitted):
+        if isinstance(verdict, Admitted) or verdict.reason is RefusalReason.QUEUE_FULL:
             return verdict
         if promised:  # the others were admitted with this one's place kept, so at worst the step model was wrong
             return Admitted(predicted_finish_s=request.deadline_s)
-        if request.tier is Tier.BATCH:
-            return verdict
         at_s = self._reserved.promise_s(request, earliest_s=now_s + verdict.retry_after_s, rules=self._rules)
         return Refused(reason=verdict.reason, retry_after_s=max(0.0, at_s - now_s))
 

@@ -38,6 +38,17 @@ def test_it_follows_a_machine_that_becomes_slower() -> None:
     assert model.predict_s(probe) == pytest.approx(slow.predict_s(probe), rel=0.1)
 
 
+def test_it_follows_a_busy_machine_within_a_second_of_steps_and_back() -> None:
+    shape, model = StepShape(4), exact(base_s=0.005, row_s=0.001)
+    for slowdown in (3.0, 1.0):
+        for _ in range(40):
+            model = model.observe(shape, 0.009 * slowdown)
+        assert model.predict_s(shape) == pytest.approx(0.009 * slowdown, rel=0.1)
+    for _ in range(60):
+        model = model.observe(shape, 0.009)
+    assert model.tail_s < 0.001  # what slowed it down is forgotten, too
+
+
 def test_the_tail_settles_near_the_95th_percentile_of_the_error() -> None:
     draw, model = random.Random(1), untrained()
     for _ in range(4000):
