@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import FastAPI
 
@@ -25,6 +26,9 @@ from serving.http.app import create_app
 from serving.http.service import ServedModel, Service
 from serving.policy import TierScheduler
 
+if TYPE_CHECKING:
+    from serving.versions import Versions
+
 _CALIBRATION_S = 2.0
 _ECHO_CONTEXT = 512
 
@@ -38,7 +42,16 @@ class ReplicaSpec:
     folder: Path
 
 
-def build_replica(spec: ReplicaSpec) -> tuple[Replica, FastAPI]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """A replica that computes. `versions` changes its weights while it runs; None for an engine without weights."""
+
+    replica: Replica
+    app: FastAPI
+    versions: Versions | None
+
+
+def build_replica(spec: ReplicaSpec) -> Started:
     """A started replica and its application; the caller closes the replica. Raises: UserError."""
     engine = _make_engine(spec)
     config = policy_config(spec.endpoint)
@@ -48,17 +61,28 @@ def build_replica(spec: ReplicaSpec) -> tuple[Replica, FastAPI]:
     service = Service(model=spec.model, replica=replica, policy=config, limits=tier_limits(spec.endpoint))
     app = create_app(service, max_body_bytes=spec.endpoint.spec.listen.max_body)
     replica.start()
-    return replica, app
+    return Started(replica=replica, app=app, versions=_versions(spec, replica, engine, service))
 
 
 @contextlib.contextmanager
 def running_app(spec: ReplicaSpec) -> Iterator[FastAPI]:
     """The application of a replica that is closed on exit; for any ASGI server, without Ray."""
-    replica, app = build_replica(spec)
+    started = build_replica(spec)
     try:
-        yield app
+        yield started.app
     finally:
-        replica.close()
+        started.replica.close()
+
+
+def _versions(spec: ReplicaSpec, replica: Replica, engine: TokenEngine, service: Service) -> Versions | None:
+    if spec.endpoint.spec.engine.name != "torch":
+        return None
+    from serving.versions import Versions  # torch
+
+    def show(model: ServedModel) -> None:
+        service.model = model
+
+    return Versions(spec.endpoint, replica, cast(Any, engine), spec.model, show)
 
 
 def _make_engine(spec: ReplicaSpec) -> TokenEngine:

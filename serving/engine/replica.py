@@ -20,8 +20,10 @@ from serving.engine.rollout import Rollout
 from serving.engine.steps import StepRunner
 from serving.engine.text import Tokenizer
 from serving.policy import Idle, StepPlan, Tier, TierScheduler
+from serving.policy.scaling import ReplicaLoad
 
 _POLL_S = 0.05
+_DRAINING = EngineFailedError("this replica is about to leave; another one takes the row")
 
 _log = structlog.get_logger(__name__)
 
@@ -34,6 +36,11 @@ class _Submit:
 @dataclass(frozen=True, slots=True)
 class _Cancel:
     request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Drain:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,7 @@ class Replica:
         self.clock = clock
         self._scheduler = scheduler
         self._steps = StepRunner(engine, scheduler, tokenizer, clock)
-        self._inbox: queue.SimpleQueue[_Submit | _Cancel | _Call | _Close] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Submit | _Cancel | _Drain | _Call | _Close] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="token-engine", daemon=True)
         self._failure: str | None = None
         self._rows = dict.fromkeys(Tier, (0, 0))
@@ -127,6 +134,14 @@ class Replica:
             steps=steps.num_steps, busy_s=steps.busy_s, wasted_tokens=steps.wasted_tokens, rows=self._rows
         )
 
+    def load(self) -> ReplicaLoad:
+        """How busy the last seconds were with work that somebody waits for."""
+        return self._steps.meter.load(now_s=self.clock())
+
+    def drain(self) -> None:
+        """Give batch work back: rows end with EngineFailedError now and new ones are refused; online answers go on."""
+        self._inbox.put(_Drain())
+
     def _send_cancel(self, request_id: str) -> None:
         self._inbox.put(_Cancel(request_id))
 
@@ -167,6 +182,8 @@ class Replica:
                     self._steps.admit(answer, now_s=self.clock())
                 case _Cancel(request_id):
                     self._steps.cancel(request_id)
+                case _Drain():
+                    self._steps.give_back_batch(_DRAINING)
                 case _Call(work, done):
                     work()
                     done.set()

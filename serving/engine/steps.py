@@ -9,6 +9,7 @@ from typing import Any
 
 from serving.engine.delivery import Mailbox
 from serving.engine.generation import Answer, Delta, EngineFailedError, Finished, FinishReason, Generation
+from serving.engine.load_meter import LoadMeter
 from serving.engine.protocol import BROKEN, DecodeRow, PrefillChunk, TokenEngine
 from serving.engine.rollout import Rollout
 from serving.engine.text import AnswerText, Tokenizer
@@ -38,9 +39,11 @@ class StepRunner:
         self._tokenizer = tokenizer
         self._clock = clock
         self.rollout = Rollout()
+        self.meter = LoadMeter(clock())
         self._live: dict[str, _Live] = {}
         self._parked: dict[str, Any] = {}
         self._mail = Mailbox()
+        self._draining: EngineFailedError | None = None
         self.num_steps = 0
         self.busy_s = 0.0
         self.wasted_tokens = 0
@@ -48,7 +51,12 @@ class StepRunner:
     def admit(self, answer: Answer, *, now_s: float) -> None:
         """Ask the scheduler; a refusal and the ends of superseded requests go out at once."""
         generation = answer.generation
+        if self._draining and not generation.tier.is_online:
+            self.fail(answer, self._draining)
+            return
         verdict = self._scheduler.submit(_as_request(generation), now_s=now_s)
+        if generation.tier.is_online:
+            self.meter.asked(shed=isinstance(verdict, Refused), now_s=now_s)
         if isinstance(verdict, Refused):
             self._mail.add(answer, verdict)
         else:
@@ -75,12 +83,24 @@ class StepRunner:
             self._hand_out(request_id, token, is_last=request_id in finished)
         self._mail.send()
         if plan.work:
+            online_s = elapsed_s * (1 - plan.batch_s / plan.predicted_s) if plan.predicted_s else elapsed_s
+            self.meter.stepped(online_s, now_s=self._clock())
             self.num_steps += 1
             self.busy_s += elapsed_s
 
     def fail(self, answer: Answer, error: EngineFailedError) -> None:
         """End one request that never got in."""
         self._mail.add(answer, error)
+        self._mail.send()
+
+    def give_back_batch(self, error: EngineFailedError) -> None:
+        """End every batch request, and from now on each new one, with an error that lets another replica take it."""
+        self._draining = error
+        for request_id in [each for each, live in self._live.items() if not live.generation.tier.is_online]:
+            live = self._live.pop(request_id)
+            self._scheduler.remove(request_id)
+            self.wasted_tokens += len(live.tokens)
+            self._mail.add(live.answer, error)
         self._mail.send()
 
     def fail_all(self, error: EngineFailedError) -> None:
@@ -144,6 +164,9 @@ class StepRunner:
         live = self._live.pop(request_id)
         now_s = self._clock()
         self.rollout.ended(live.version, failed=False, missed_slo=now_s > live.generation.deadline_s, now_s=now_s)
+        if live.generation.tier.is_online and reason is not FinishReason.SUPERSEDED:
+            allowed_s = live.generation.deadline_s - live.generation.arrival_s
+            self.meter.finished((live.generation.deadline_s - now_s) / allowed_s, now_s=now_s)
         self.wasted_tokens += len(live.tokens) if reason is FinishReason.SUPERSEDED else 0
         rest = "" if live.text.stopped else live.text.finish()
         if rest:

@@ -47,7 +47,7 @@ class TorchEngine:
 
     def serve(self, model: CachedModel) -> None:
         """Answer new sequences with these weights from now on. Raises: ValueError for another architecture."""
-        self._check_shapes(model)
+        self.check_shapes(model)
         self._default = model
 
     def offer(self, version: str, model: CachedModel | None) -> None:
@@ -55,7 +55,7 @@ class TorchEngine:
         if model is None:
             self._named.pop(version, None)
         else:
-            self._check_shapes(model)
+            self.check_shapes(model)
             self._named[version] = model
 
     def prefill(self, slot: int, tokens: Sequence[int], *, start: int, sampling: Sampling | None) -> int | None:
@@ -133,7 +133,8 @@ class TorchEngine:
         logits_BV = model.decode(self._tensor([row.token for row in rows]), slots, positions, self._cache)
         return self._draw(logits_BV, [row.sampling for row in rows], [position + 1 for position in positions])
 
-    def _check_shapes(self, model: CachedModel) -> None:
+    def check_shapes(self, model: CachedModel) -> None:
+        """Raises: ValueError for a model whose sequences do not fit this engine's cache."""
         mine, other = (_cache_shape(each.new_cache(1, 1)) for each in (self._default, model))
         if mine != other:
             raise ValueError(f"the new weights need a cache of shape {other}, this replica's has {mine}")

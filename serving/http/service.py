@@ -31,9 +31,9 @@ class ServedModel:
         return name in (self.id, self.ref)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Service:
-    """Everything a route may use."""
+    """Everything a route may use. `model` changes when another version's weights take over."""
 
     model: ServedModel
     replica: Replica

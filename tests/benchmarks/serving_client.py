@@ -46,6 +46,7 @@ class Client:
         return self._records
 
     async def _online(self, arrival: dict[str, Any]) -> None:
+        arrival = {**arrival, "prompt": self._prompt(arrival["prompt_tokens"])}  # the same when it comes again
         await self._until(arrival["at_s"])
         record = await self._ask(arrival, arrival["at_s"])
         if self._plan["retry"] and record["retry_after_s"] is not None:
@@ -57,7 +58,13 @@ class Client:
     async def _backlog(self) -> None:
         prompt, tokens = self._plan["batch_shape"]
         while (now_s := self._now_s()) < self._plan["seconds"]:
-            ask = {"tier": "batch", "prompt_tokens": prompt, "max_tokens": tokens, "phase": "batch", "session": None}
+            ask = {
+                "tier": "batch",
+                "prompt": self._prompt(prompt),
+                "max_tokens": tokens,
+                "phase": "batch",
+                "session": None,
+            }
             record = await self._ask(ask, now_s)
             if record["status"] != 200:
                 await asyncio.sleep(min(1.0, record["retry_after_s"] or 0.1))
@@ -78,7 +85,7 @@ class Client:
     async def _post(self, arrival: dict[str, Any], record: dict[str, Any]) -> None:
         body = {
             "model": "bench",
-            "prompt": "".join(self._rng.choices("abcdefgh ijklm", k=arrival["prompt_tokens"])),
+            "prompt": arrival["prompt"],
             "max_tokens": arrival["max_tokens"],
             "temperature": 0,
             "service_tier": SERVICE_TIERS[arrival["tier"]],
@@ -93,6 +100,9 @@ class Client:
             if response.status == 200:
                 record["tokens"] = document["usage"]["completion_tokens"]
                 record["finish"] = document["choices"][0]["finish_reason"]
+
+    def _prompt(self, num_tokens: int) -> str:
+        return "".join(self._rng.choices("abcdefgh ijklm", k=num_tokens))
 
     def _now_s(self) -> float:
         return time.perf_counter() - self._start_s

@@ -12,13 +12,10 @@ def check_supported(endpoint: Endpoint) -> None:
     unsupported = {
         "keys": spec.keys is not None,
         "listen.tls": spec.listen.tls is not None,
-        "placement: dedicated": spec.placement == "dedicated",
         "replicas.min: 0": spec.replicas.min == 0,
-        "replicas.max above replicas.min": spec.replicas.max > spec.replicas.min > 0,
         "variants": bool(spec.variants),
-        "canary": spec.canary is not None,
+        "canary with engine echo": spec.canary is not None and spec.engine.name != "torch",
         "engine.name: vllm": spec.engine.name == "vllm",
-        "engine.precision: int8": spec.engine.precision == "int8",
     }
     named = [key for key, present in unsupported.items() if present]
     if named:
