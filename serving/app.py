@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, cast
 from fastapi import FastAPI
 
 from orchestrator.spec import Endpoint
-from orchestrator.spec.errors import UserError
 from serving.config import policy_config, tier_limits
 from serving.engine.calibrate import calibrate
 from serving.engine.echo import EchoEngine
@@ -53,6 +52,8 @@ class Started:
 
 def build_replica(spec: ReplicaSpec) -> Started:
     """A started replica and its application; the caller closes the replica. Raises: UserError."""
+    if spec.endpoint.spec.engine.name == "vllm":
+        return _build_vllm(spec)
     engine = _make_engine(spec)
     config = policy_config(spec.endpoint)
     step_time = calibrate(engine, chunk_tokens=config.prefill_chunk_tokens, budget_s=_CALIBRATION_S)
@@ -72,6 +73,20 @@ def running_app(spec: ReplicaSpec) -> Iterator[FastAPI]:
         yield started.app
     finally:
         started.replica.close()
+
+
+def _build_vllm(spec: ReplicaSpec) -> Started:
+    from serving.engine.vllm_replica import load_vllm
+
+    config, engine = policy_config(spec.endpoint), spec.endpoint.spec.engine
+    loaded = load_vllm(
+        spec.folder, config, slots=engine.slots, max_context=engine.max_context, precision=engine.precision
+    )
+    replica = cast(Replica, loaded)  # it has the methods that routes and metrics call
+    service = Service(model=spec.model, replica=replica, policy=config, limits=tier_limits(spec.endpoint))
+    app = create_app(service, max_body_bytes=spec.endpoint.spec.listen.max_body)
+    replica.start()
+    return Started(replica=replica, app=app, versions=None)
 
 
 def _versions(spec: ReplicaSpec, replica: Replica, engine: TokenEngine, service: Service) -> Versions | None:
@@ -97,4 +112,4 @@ def _make_engine(spec: ReplicaSpec) -> TokenEngine:
                 spec.folder, num_slots=engine.slots, max_context=engine.max_context, precision=engine.precision
             )
         case _:
-            raise UserError(f"engine.name {engine.name} is not served yet; torch and echo are")
+            raise AssertionError(engine.name)  # vllm is built without an engine of ours

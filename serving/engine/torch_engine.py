@@ -67,12 +67,14 @@ class TorchEngine:
     def step(self, chunks: Sequence[PrefillChunk], rows: Sequence[DecodeRow]) -> tuple[list[int | None], list[int]]:
         for chunk in chunks:
             self._settle(chunk)
-        models = {id(self._model_of[part.slot]): self._model_of[part.slot] for part in (*chunks, *rows)}
+        slots = [*(chunk.slot for chunk in chunks), *(row.slot for row in rows)]
+        models = {id(self._model_of[slot]): self._model_of[slot] for slot in slots}
         made: dict[int, int | None] = {}
         for model in models.values():  # nearly always one
             mine = [part for part in chunks if self._model_of[part.slot] is model]
             decoding = [row for row in rows if self._model_of[row.slot] is model]
-            made |= zip((part.slot for part in (*mine, *decoding)), self._compute(model, mine, decoding), strict=True)
+            their_slots = [*(chunk.slot for chunk in mine), *(row.slot for row in decoding)]
+            made |= zip(their_slots, self._compute(model, mine, decoding), strict=True)
         decoded = (made[row.slot] for row in rows)
         return [made[chunk.slot] for chunk in chunks], [token for token in decoded if token is not None]
 

@@ -14,8 +14,8 @@ def check_supported(endpoint: Endpoint) -> None:
         "listen.tls": spec.listen.tls is not None,
         "replicas.min: 0": spec.replicas.min == 0,
         "variants": bool(spec.variants),
-        "canary with engine echo": spec.canary is not None and spec.engine.name != "torch",
-        "engine.name: vllm": spec.engine.name == "vllm",
+        "canary with engine echo or vllm": spec.canary is not None and spec.engine.name != "torch",
+        "engine.precision: int8 with engine vllm": spec.engine.name == "vllm" and spec.engine.precision == "int8",
     }
     named = [key for key, present in unsupported.items() if present]
     if named:
