@@ -20,17 +20,18 @@ def calibrate(engine: TokenEngine, *, chunk_tokens: int, budget_s: float) -> Ste
 
     Takes two rounds at least (the first warms caches and is thrown away), and more while the budget lasts.
     """
-    bench, samples = _Bench(engine, chunk_tokens), []
+    bench, rounds = _Bench(engine, chunk_tokens), []
     deadline_s = time.perf_counter() + budget_s
     for round_number in range(_MAX_ROUNDS):
         measured = bench.round()
         if round_number:
-            samples += measured
+            rounds.append(measured)
         if round_number + 1 >= _MIN_ROUNDS and time.perf_counter() >= deadline_s:
             break
     for slot in range(engine.num_slots):
         engine.free(slot)
-    return calibrated(samples)
+    # The fastest of each kind: the others were disturbed.
+    return calibrated([min(alike, key=lambda sample: sample[1]) for alike in zip(*rounds, strict=True)])
 
 
 class _Bench:

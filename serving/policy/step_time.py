@@ -19,7 +19,10 @@ _UNKNOWN = 1e4
 _TAIL_STEPS = 64  # about a second of steps: what slowed them down may be gone after that
 _TAIL_QUANTILE = 0.95
 _PACE_GAIN = 0.15
-_SLOWEST, _FASTEST = 8.0, 0.5
+_SLOWEST, _FASTEST = 8.0, 0.1
+_MAX_SURPRISE = 1.0  # of what was predicted: a stall of the machine says nothing about what rows cost
+_KNOWN = 0.2  # x'Px of a shape that has been seen often enough to be surprised by
+_REPEATS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,11 @@ class StepTimeModel:
         x = shape.features
         gained = tuple(_dot(row, x) for row in self.covariance)
         divisor = self.forgetting + _dot(x, gained)
-        error_s = elapsed_s - _dot(self.weights, x)
+        known_s = _dot(self.weights, x)
+        error_s = elapsed_s - known_s
+        is_known = known_s > 0 and divisor - self.forgetting < _KNOWN
+        if is_known:
+            error_s = max(-_MAX_SURPRISE * known_s, min(_MAX_SURPRISE * known_s, error_s))
         weights = tuple(w + g * error_s / divisor for w, g in zip(self.weights, gained, strict=True))
         covariance = tuple(
             tuple(
@@ -97,7 +104,7 @@ class StepTimeModel:
             for i, (row, gi) in enumerate(zip(self.covariance, gained, strict=True))
         )  # fmt: skip
         predicted_s = self.predict_s(shape)
-        ratio = elapsed_s * self.pace / predicted_s if predicted_s > 0 else 1.0
+        ratio = elapsed_s * self.pace / predicted_s if is_known and predicted_s > 0 else 1.0
         pace = self.pace + _PACE_GAIN * (min(_SLOWEST, max(_FASTEST, ratio)) - self.pace)
         excess_s = (*self.excess_s[-_TAIL_STEPS + 1 :], elapsed_s - predicted_s)
         return replace(
@@ -117,9 +124,13 @@ def untrained() -> StepTimeModel:
 
 
 def calibrated(samples: Sequence[tuple[StepShape, float]]) -> StepTimeModel:
-    """A model seeded with measured steps, in order."""
-    model = untrained()
+    """A model seeded with measured steps, in order. Of steps with one shape the fastest counts: the others were
+    disturbed, and `pace` follows a machine that always is."""
+    fastest: dict[StepShape, float] = {}
     for shape, elapsed_s in samples:
+        fastest[shape] = min(elapsed_s, fastest.get(shape, math.inf))
+    model = untrained()
+    for shape, elapsed_s in [*fastest.items()] * _REPEATS:
         model = model.observe(shape, elapsed_s)
     return replace(model, pace=1.0, excess_s=(), tail_s=0.0)
 

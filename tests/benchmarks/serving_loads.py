@@ -55,13 +55,19 @@ def batch_alone(seconds: float, *, backlog: int) -> Load:
 
 
 def overload(seconds: float, *, seed: int, backlog: int) -> Load:
-    """The mix at 0.5x to 3x, `seconds` each, and then 1x again; a refused request comes back once, when it was told."""
+    """The mix at 0.5x, 1x, 2x, then 3x for `seconds`, then 1x again; the others last a third as long. A refused request
+    comes back once, when it was told."""
     rng, at_s, arrivals = random.Random(seed), 0.0, []
-    phases = [(multiple, f"overload-{multiple:g}x") for multiple in MULTIPLES] + [(1.0, "after-overload-1x")]
-    for multiple, phase in phases:
-        arrivals += list(_mix(rng, at_s, seconds, multiple, phase))
-        at_s += seconds
+    for phase, multiple, length_s in overload_phases(seconds):
+        arrivals += list(_mix(rng, at_s, length_s, multiple, phase))
+        at_s += length_s
     return Load(name="overload", seconds=at_s, arrivals=_sorted(arrivals), batch_outstanding=backlog, retry=True)
+
+
+def overload_phases(seconds: float) -> list[tuple[str, float, float]]:
+    """(phase, multiple of the mix, length) in order."""
+    phases = [(f"overload-{m:g}x", m, seconds if m == max(MULTIPLES) else seconds / 3) for m in MULTIPLES]
+    return [*phases, ("after-overload-1x", 1.0, seconds / 3)]
 
 
 def typists(seconds: float, *, seed: int, backlog: int, count: int = 3) -> Load:

@@ -12,7 +12,9 @@ import asyncio
 import json
 import os
 import queue
+import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -133,10 +135,18 @@ def serve_batch_app(config: dict[str, Any], *, name: str, nice: int, prefix: str
 def run_serve(config: dict[str, Any], *, split: bool) -> None:
     """Ray Serve with one deployment for everything, or one for online and one, with nice 19, for batch requests."""
     import ray
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    os.sched_setaffinity(0, {config["client_core"]})
+    # A folder of its own with a short name: sockets below it must not be longer than 107 characters.
+    with tempfile.TemporaryDirectory(prefix="rv-", dir="/tmp") as folder:
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
+        _serve_until_killed(config, split=split)
+
+
+def _serve_until_killed(config: dict[str, Any], *, split: bool) -> None:
     from ray import serve
 
-    os.sched_setaffinity(0, {config["client_core"]})
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=config["ray_dir"])
     serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": config["port"]})
     serve_batch_app(config, name="online", nice=0, prefix="/")
     if split:

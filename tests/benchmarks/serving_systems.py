@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ ENGINE_CORE, CLIENT_CORE = 0, 1
 SLOTS = 32
 # Chosen on short runs by --tune; `None` = Serve's defaults.
 TUNED = {"max_batch_size": 8, "batch_wait_timeout_s": 0.0}
-GRID = tuple({"max_batch_size": size, "batch_wait_timeout_s": wait_s} for size in (4, 8, 16) for wait_s in (0.0, 0.02))
+GRID = tuple(
+    {"max_batch_size": size, "batch_wait_timeout_s": wait_s}
+    for size, wait_s in ((4, 0.0), (8, 0.0), (8, 0.02), (16, 0.0), (32, 0.0))
+)
 _ROOT = Path(__file__).resolve().parents[2]
 _START_TIMEOUT_S = 120.0
 
@@ -80,13 +84,25 @@ class Running:
         httpx.post(f"{self.urls['keystroke']}/tune", json=settings).raise_for_status()
 
 
+def tuned(system: System, tuning: Sequence[Mapping[str, Any]] | None) -> System:
+    """The system with the setting of the grid whose keystrokes were fastest, if it has such settings."""
+    if not tuning or not system.options.get("batching"):
+        return system
+    best = min(tuning, key=lambda found: (found["keystroke_p99_s"] or math.inf, -found["batch_tokens_per_s"]))
+    return replace(system, options={**system.options, "batching": {name: best[name] for name in TUNED}})
+
+
+class StartError(Exception):
+    """A system that does not answer; says what it printed last."""
+
+
 @contextlib.contextmanager
 def running(system: System, workdir: Path, folder: Path) -> Iterator[Running]:
     """The system, started and answering; it and all its children are killed on leaving."""
     workdir.mkdir(parents=True, exist_ok=True)
     port, ready = _free_port(), workdir / "ready"
     config = {"port": port, "ready": str(ready), "folder": str(folder), "engine_core": ENGINE_CORE,
-              "client_core": CLIENT_CORE, "ray_dir": str(workdir / "ray"), **system.options}  # fmt: skip
+              "client_core": CLIENT_CORE, **system.options}  # fmt: skip
     (workdir / "config.json").write_text(json.dumps(config))
     command = [sys.executable, "-m", f"tests.benchmarks.{system.module}", *system.arguments]
     with (workdir / "output.txt").open("wb") as output:
@@ -111,7 +127,7 @@ def _wait(process: subprocess.Popen[bytes], ready: Path, url: str, workdir: Path
             if ready.exists() and httpx.post(f"{url}/v1/completions", json=body, timeout=30).status_code == 200:
                 return
         time.sleep(0.1)
-    raise RuntimeError(f"{workdir}: the system did not start\n{(workdir / 'output.txt').read_text()[-3000:]}")
+    raise StartError(f"the system did not start: ...{(workdir / 'output.txt').read_text()[-1500:]}")
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

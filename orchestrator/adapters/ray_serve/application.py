@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +81,15 @@ def application(part: Part, registry: Registry, start: Version, wanted: Wanted) 
         **_count(part.endpoint),
         **_routing(part.endpoint),
     )
+    # Serve draws a new code version for each run, and with it restarts replicas; ours says what they were built from, so
+    # other weights reach them through `reconfigure` alone (tests/cluster/test_serve_scaling.py).
+    deployment = deployment.options(version=_code_version(part.endpoint, start), _internal=True)
     return deployment.bind(ReplicaSpec(endpoint=part.endpoint, model=model, folder=registry.folder(start)))
+
+
+def _code_version(endpoint: Endpoint, start: Version) -> str:
+    text = f"{start.ref} {endpoint.model_dump_json()}"
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _count(endpoint: Endpoint) -> Mapping[str, Any]:
