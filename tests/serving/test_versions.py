@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import contextlib
+import json
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import httpx
 import pytest
 import torch
 
 from jobs.models.load import load_model
+from orchestrator.spec import Endpoint, UserError, load_text
+from serving.app import ReplicaSpec, Started, build_replica
 from serving.engine.generation import EngineFailedError
 from serving.engine.protocol import BROKEN, DecodeRow, PrefillChunk
 from serving.engine.rollout import Trial
 from serving.engine.torch_engine import CachedModel, TorchEngine
+from serving.http.service import ServedModel
 from serving.policy.canary import CanaryRules, RollbackReason
+from serving.versions import Versions, Wanted, WantedVersion, canary_rules
+from tests.serving.http.server import serve_app
 from tests.serving.worlds import GREEDY, generation, read_all, running, tiny_engine, tiny_model
 
 RULES = CanaryRules(weight=1.0, error_rate=0.02, burn_rate=6.0, after_s=300.0)
@@ -140,3 +148,76 @@ def test_nothing_runs_between_steps_of_a_replica_that_has_ended(folders: list[Pa
             replica.between_steps(lambda: None)
 
     run(work)
+
+
+ENDPOINT = """
+apiVersion: tideline/v1
+kind: Endpoint
+metadata: {name: e}
+spec:
+  model: m@1
+  engine: {slots: 4}
+  tiers: {keystroke: {slo: {latency: 60s, percentile: 95}}, interactive: {slo: {latency: 60s, percentile: 99}}}
+  canary: {model: m@2, weight: 0.25, rollback: {error_rate: 0.03, burn_rate: 4, after: 2m}}
+"""
+
+
+def wanted(stable: Path, canary: Path | None = None, ref: str = "m@1") -> Wanted:
+    def version(name: str, folder: Path) -> WantedVersion:
+        return WantedVersion(ref=name, folder=str(folder), created_s=7)
+
+    return Wanted(stable=version(ref, stable), canary=version("m@2", canary) if canary else None)
+
+
+def endpoint() -> Endpoint:
+    (loaded,) = load_text(ENDPOINT)
+    assert isinstance(loaded, Endpoint)
+    return loaded
+
+
+@contextlib.contextmanager
+def versions(folder: Path) -> Iterator[tuple[Versions, Started]]:
+    spec = ReplicaSpec(endpoint=endpoint(), model=ServedModel(id="m", ref="m@1", created_s=0), folder=folder)
+    started = build_replica(spec)
+    assert started.versions is not None
+    try:
+        yield started.versions, started
+    finally:
+        started.replica.close()
+
+
+def test_wanted_versions_survive_the_way_through_serve() -> None:
+    both = wanted(Path("a"), Path("b"))
+    assert Wanted.from_json(json.loads(json.dumps(both.to_json()))) == both
+
+
+def test_the_trial_has_the_files_rules_and_the_strictest_budget() -> None:
+    rules = canary_rules(endpoint())
+    assert (rules.weight, rules.error_rate, rules.burn_rate, rules.after_s) == (0.25, 0.03, 4.0, 120.0)
+    assert rules.slo_budget == pytest.approx(0.01)
+
+
+def test_a_trial_begins_ends_and_becomes_the_stable_version(folders: list[Path]) -> None:
+    with versions(folders[0]) as (changing, started):
+        changing.apply(wanted(folders[0], folders[1]))
+        trial = started.replica.rollout.trial
+        assert trial is not None
+        assert trial.version == "m@2"
+        changing.apply(wanted(folders[1], ref="m@2"))
+        assert started.replica.rollout.trial is None
+        with serve_app(started.app) as url:
+            assert httpx.get(f"{url}/readyz").json() == {"status": "ok", "model": "m@2"}
+
+
+def test_a_canary_that_cannot_be_loaded_is_taken_back_and_the_stable_version_answers(
+    folders: list[Path], tmp_path: Path
+) -> None:
+    with versions(folders[0]) as (changing, started):
+        changing.apply(wanted(folders[0], tmp_path / "missing"))
+        assert changing.rolled_back is not None
+        assert changing.rolled_back.reason is RollbackReason.DID_NOT_START
+        assert started.replica.failure is None
+        with pytest.raises(UserError, match="no model there"):
+            changing.apply(wanted(tmp_path / "missing", ref="m@3"))
+        with serve_app(started.app) as url:
+            assert httpx.get(f"{url}/readyz").json()["model"] == "m@1"

@@ -81,8 +81,8 @@ def application(part: Part, registry: Registry, start: Version, wanted: Wanted) 
         **_count(part.endpoint),
         **_routing(part.endpoint),
     )
-    # Serve draws a new code version for each run, and with it restarts replicas; ours says what they were built from, so
-    # other weights reach them through `reconfigure` alone (tests/cluster/test_serve_scaling.py).
+    # Serve draws a new code version for each run, and with it restarts replicas; ours says what they were built from,
+    # so other weights reach them through `reconfigure` alone (tests/cluster/test_serve_scaling.py).
     deployment = deployment.options(version=_code_version(part.endpoint, start), _internal=True)
     return deployment.bind(ReplicaSpec(endpoint=part.endpoint, model=model, folder=registry.folder(start)))
 

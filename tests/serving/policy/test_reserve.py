@@ -43,7 +43,7 @@ def test_whoever_comes_again_within_a_second_of_the_hint_is_admitted(delay_s: fl
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_promised_places_make_no_admitted_request_late(seed: int) -> None:
     rows = hopeless(35, seconds=1.5, seed=seed)
     out = run(rows, delay_s=0.5, seed=seed)
@@ -53,9 +53,9 @@ def test_promised_places_make_no_admitted_request_late(seed: int) -> None:
 
 
 def test_a_promise_that_nobody_keeps_holds_back_less_and_less() -> None:
-    rows = hopeless(40, seconds=12)
+    rows = hopeless(40, seconds=7)
     never, always = run(rows, delay_s=None), run(rows, delay_s=0.1)
-    late = [row for row in rows if row.arrival_s > 6]
+    late = [row for row in rows if row.arrival_s > 4]
     assert sum(row.id in never.admitted for row in late) > sum(row.id in always.admitted for row in late)
 
 
