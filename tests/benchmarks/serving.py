@@ -3,7 +3,9 @@
     python -m tests.benchmarks.serving [--quick] [--seconds N] [--repeats N] [--systems a,b] [--loads a,b] [--tune]
 
 systems  ours, ours-int8, serve-batch (Ray Serve's @serve.batch with its defaults), serve-batch-tuned,
-         serve-split-nice19 (an online and a batch deployment that share the core), fastapi-torch
+         serve-split-nice19 (an online and a batch deployment that share the core), fastapi-torch; litserve with
+         --rivals-python. BentoML's batched routes take lists of inputs in one request, another shape than a completion,
+         so it is left out.
 loads    poisson (4 keystrokes/s, 0.5 interactive/s, a batch backlog that never empties), batch-alone, llm-requests (the
          recorded series), typist (a session per typist, a request per key), overload (0.5x to 3x, then 1x)
 
@@ -77,7 +79,7 @@ def main() -> None:
                 say(f"{repeat} {name}: core {speeds[-1]['decode_8_rows_ms']:.1f} ms per step of 8 rows")
                 system = tuned(SYSTEMS[name], tuning)
                 try:
-                    with running(system, Path(work, f"{name}-{repeat}"), folder) as started:
+                    with running(system, Path(work, f"{name}-{repeat}"), folder, rest.rivals_python) as started:
                         turns += [_turn(started, name, load, SEED + repeat) for load in chosen(repeat)]
                 except StartError as error:  # the others are measured all the same
                     left_out[name] = str(error)
@@ -93,6 +95,7 @@ def _arguments() -> argparse.ArgumentParser:
     extra.add_argument("--systems", default=DEFAULT_SYSTEMS)
     extra.add_argument("--loads", default=DEFAULT_LOADS)
     extra.add_argument("--warmup", type=float, default=3.0, help="seconds at the start that are not counted")
+    extra.add_argument("--rivals-python", help="interpreter of an environment with litserve, beside ours")
     extra.add_argument("--tune", action="store_true", help="run the grid of @serve.batch settings first")
     return extra
 

@@ -35,13 +35,15 @@ _START_TIMEOUT_S = 120.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """One way to serve: its module and what its server process is told."""
+    """One way to serve: its module and what its server process is told. `is_foreign`: it needs packages that the
+    project's environment does not have."""
 
     name: str
     module: str
     arguments: tuple[str, ...] = ()
     options: dict[str, Any]
     batch_prefix: str = ""
+    is_foreign: bool = False
 
 
 SYSTEMS = {
@@ -57,6 +59,7 @@ SYSTEMS = {
             name="serve-split-nice19", module="serving_rivals", arguments=("serve-split",),
             options={"batching": TUNED}, batch_prefix="/batch",
         ),
+        System(name="litserve", module="serving_litserve", options={"batching": TUNED}, is_foreign=True),
         System(name="fastapi-torch", module="serving_rivals", arguments=("fastapi",), options={}),
     )
 }  # fmt: skip
@@ -97,14 +100,17 @@ class StartError(Exception):
 
 
 @contextlib.contextmanager
-def running(system: System, workdir: Path, folder: Path) -> Iterator[Running]:
-    """The system, started and answering; it and all its children are killed on leaving."""
+def running(system: System, workdir: Path, folder: Path, foreign_python: str | None = None) -> Iterator[Running]:
+    """The system, started and answering; it and all its children are killed on leaving. Raises: StartError."""
+    if system.is_foreign and foreign_python is None:
+        raise StartError("needs --rivals-python: an interpreter that has its packages and ours")
     workdir.mkdir(parents=True, exist_ok=True)
     port, ready = _free_port(), workdir / "ready"
     config = {"port": port, "ready": str(ready), "folder": str(folder), "engine_core": ENGINE_CORE,
               "client_core": CLIENT_CORE, **system.options}  # fmt: skip
     (workdir / "config.json").write_text(json.dumps(config))
-    command = [sys.executable, "-m", f"tests.benchmarks.{system.module}", *system.arguments]
+    python = foreign_python if system.is_foreign and foreign_python else sys.executable
+    command = [python, "-m", f"tests.benchmarks.{system.module}", *system.arguments]
     with (workdir / "output.txt").open("wb") as output:
         process = subprocess.Popen(
             [*command, str(workdir / "config.json")], cwd=_ROOT, stdout=output, stderr=subprocess.STDOUT,

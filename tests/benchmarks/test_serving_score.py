@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -77,5 +78,5 @@ def test_the_mix_has_its_rates_and_overload_its_multiples() -> None:
 
 def test_a_typist_asks_again_within_400_ms_or_pauses() -> None:
     keys = [a.at_s for a in loads.typists(60, seed=1, backlog=0, count=1).arrivals]
-    gaps = [later - earlier for earlier, later in zip(keys, keys[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(keys)]
     assert all(0.2 <= gap <= 0.4 or 1 <= gap <= 3 for gap in gaps)
