@@ -69,12 +69,20 @@ def main() -> None:
     names = rest.systems.split(",")
     with tempfile.TemporaryDirectory(prefix="serving-") as work:
         folder = _model(Path(work, "model"))
-        tuning = _tune(Path(work, "tune"), folder, min(seconds, 8.0)) if rest.tune else None
         turns: list[Turn] = []
         left_out: dict[str, str] = {}
+        tuning = None
+        if rest.tune:
+            try:
+                tuning = _tune(Path(work, "tune"), folder, min(seconds, 8.0))
+            except StartError as error:
+                left_out["tuning"] = str(error)
+                say(f"  not tuned: {error}")
         speeds: list[dict[str, Any]] = []
         for repeat in range(repeats):
             for name in names if repeat % 2 == 0 else reversed(names):
+                if name in left_out:
+                    continue
                 speeds.append({"repeat": repeat, "system": name, "decode_8_rows_ms": _core_speed_ms(folder)})
                 say(f"{repeat} {name}: core {speeds[-1]['decode_8_rows_ms']:.1f} ms per step of 8 rows")
                 system = tuned(SYSTEMS[name], tuning)

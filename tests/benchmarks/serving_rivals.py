@@ -6,8 +6,8 @@ All of them answer `POST /v1/completions` with the same weights, tokens and engi
 the pinned core; Ray's own processes and proxies run on the client's core, which favours them.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: FastAPI reads the annotations again in Serve's replica, where text such as
+# "dict[str, Any]" means nothing to a class that was pickled by value.
 import asyncio
 import json
 import os

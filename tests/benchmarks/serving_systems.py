@@ -30,7 +30,7 @@ GRID = tuple(
     for size, wait_s in ((4, 0.0), (8, 0.0), (8, 0.02), (16, 0.0), (32, 0.0))
 )
 _ROOT = Path(__file__).resolve().parents[2]
-_START_TIMEOUT_S = 120.0
+_START_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,13 +127,16 @@ def running(system: System, workdir: Path, folder: Path, foreign_python: str | N
 
 def _wait(process: subprocess.Popen[bytes], ready: Path, url: str, workdir: Path) -> None:
     body = {"model": "bench", "prompt": "warm up", "max_tokens": 4, "temperature": 0}
-    deadline_s = time.monotonic() + _START_TIMEOUT_S
+    deadline_s, last = time.monotonic() + _START_TIMEOUT_S, "no answer"
     while time.monotonic() < deadline_s and process.poll() is None:
         with contextlib.suppress(httpx.TransportError):
-            if ready.exists() and httpx.post(f"{url}/v1/completions", json=body, timeout=30).status_code == 200:
-                return
+            if ready.exists():
+                answer = httpx.post(f"{url}/v1/completions", json=body, timeout=30)
+                if answer.status_code == 200:
+                    return
+                last = f"{answer.status_code} {answer.text[:300]}"
         time.sleep(0.1)
-    raise StartError(f"the system did not start: ...{(workdir / 'output.txt').read_text()[-1500:]}")
+    raise StartError(f"the system did not start: {last}; ...{(workdir / 'output.txt').read_text()[-1500:]}")
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
