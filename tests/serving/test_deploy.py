@@ -48,11 +48,12 @@ def test_a_tier_that_is_left_out_is_not_offered() -> None:
 @pytest.mark.parametrize(
     ("spec", "named"),
     [
-        ("replicas: {min: 1, max: 3}, tiers: {batch: {}}", "replicas.max above replicas.min"),
         ("replicas: {min: 0}, tiers: {batch: {}}", "replicas.min: 0"),
-        ("engine: {name: vllm}, tiers: {batch: {}}", "engine.name: vllm"),
-        ("engine: {precision: int8}, tiers: {batch: {}}", "engine.precision: int8"),
-        ("canary: {model: m@2, weight: 0.1}, tiers: {batch: {}}", "canary"),
+        ("engine: {name: vllm, precision: int8}, tiers: {batch: {}}", "engine.precision: int8 with engine vllm"),
+        (
+            "engine: {name: echo}, canary: {model: m@2, weight: 0.1}, tiers: {batch: {}}",
+            "canary with engine echo or vllm",
+        ),
     ],
 )
 def test_a_key_without_effect_is_an_error_that_names_it(spec: str, named: str) -> None:
