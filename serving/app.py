@@ -7,14 +7,15 @@ not have to give away, and a second queue in a proxy would be a queue that knows
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import FastAPI
 
 from orchestrator.spec import Endpoint
-from orchestrator.spec.errors import UserError
 from serving.batch.database import sqlite_url
 from serving.batch.leases import LeaseRules
 from serving.batch.runner import BatchRunner
@@ -28,7 +29,10 @@ from serving.engine.text import ByteTokenizer
 from serving.http.app import HttpConfig, assemble
 from serving.http.keys import KeyRing
 from serving.http.service import Batches, ServedModel, Service
-from serving.policy import TierScheduler
+from serving.policy import PolicyConfig, TierScheduler
+
+if TYPE_CHECKING:
+    from serving.versions import Versions
 
 _CALIBRATION_S = 2.0
 _ECHO_CONTEXT = 512
@@ -50,12 +54,26 @@ class ReplicaSpec:
 
 
 class ServingProcess:
-    """A started replica with what belongs to it; `close` once."""
+    """A started replica with what belongs to it; `close` once.
 
-    def __init__(self, replica: Replica, runner: BatchRunner | None, batches: Batches | None) -> None:
+    `versions` changes its weights while it runs; None for an engine without weights of ours.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        app: FastAPI,
+        *,
+        versions: Versions | None = None,
+        runner: BatchRunner | None = None,
+        batches: Batches | None = None,
+    ) -> None:
         self.replica = replica
+        self.app = app
+        self.versions = versions
         self._runner = runner
         self._batches = batches
+        self._draining = threading.Lock()
 
     @property
     def failure(self) -> str | None:
@@ -63,9 +81,11 @@ class ServingProcess:
         return self.replica.failure
 
     def drain(self) -> None:
-        """Lease no more rows of batches and give back those that run; online requests go on."""
-        if self._runner is not None:
-            self._runner.drain()
+        """Lease no more rows of batches, give back those that run, and end batch requests; online ones go on."""
+        with self._draining:  # a notice and the end may come together
+            if self._runner is not None:
+                self._runner.drain()
+            self.replica.drain()
 
     def close(self) -> None:
         """Drain, then end the engine."""
@@ -75,14 +95,11 @@ class ServingProcess:
             self._batches.store.close()
 
 
-def build_replica(spec: ReplicaSpec) -> tuple[ServingProcess, FastAPI]:
-    """A started replica and its application; the caller closes the replica. Raises: UserError."""
+def build_replica(spec: ReplicaSpec) -> ServingProcess:
+    """A started replica and its application; the caller closes it. Raises: UserError."""
     ring = _key_ring(spec)
-    engine = _make_engine(spec)
     config = policy_config(spec.endpoint)
-    step_time = calibrate(engine, chunk_tokens=config.prefill_chunk_tokens, budget_s=_CALIBRATION_S)
-    scheduler = TierScheduler(config, num_slots=engine.num_slots, model=step_time)
-    replica = Replica(engine, scheduler, ByteTokenizer())
+    replica, engine = _make_replica(spec, config)
     batches = _open_batches(spec)
     limits = tier_limits(spec.endpoint)
     service = Service(model=spec.model, replica=replica, policy=config, limits=limits, batches=batches)
@@ -96,17 +113,45 @@ def build_replica(spec: ReplicaSpec) -> tuple[ServingProcess, FastAPI]:
     replica.start()
     if assembled.runner is not None:
         assembled.runner.start()
-    return ServingProcess(replica, assembled.runner, batches), assembled.app
+    versions = _versions(spec, replica, engine, service)
+    return ServingProcess(replica, assembled.app, versions=versions, runner=assembled.runner, batches=batches)
 
 
 @contextlib.contextmanager
 def running_app(spec: ReplicaSpec) -> Iterator[FastAPI]:
     """The application of a replica that is closed on exit; for any ASGI server, without Ray."""
-    replica, app = build_replica(spec)
+    process = build_replica(spec)
     try:
-        yield app
+        yield process.app
     finally:
-        replica.close()
+        process.close()
+
+
+def _make_replica(spec: ReplicaSpec, config: PolicyConfig) -> tuple[Replica, TokenEngine | None]:
+    """A replica, not yet started, and its engine when that is one of ours. Raises: UserError."""
+    asked = spec.endpoint.spec.engine
+    if asked.name == "vllm":
+        from serving.engine.vllm_replica import load_vllm
+
+        loaded = load_vllm(
+            spec.folder, config, slots=asked.slots, max_context=asked.max_context, precision=asked.precision
+        )
+        return cast(Replica, loaded), None  # it has the methods that routes and metrics call
+    engine = _make_engine(spec)
+    step_time = calibrate(engine, chunk_tokens=config.prefill_chunk_tokens, budget_s=_CALIBRATION_S)
+    scheduler = TierScheduler(config, num_slots=engine.num_slots, model=step_time)
+    return Replica(engine, scheduler, ByteTokenizer()), engine
+
+
+def _versions(spec: ReplicaSpec, replica: Replica, engine: TokenEngine | None, service: Service) -> Versions | None:
+    if spec.endpoint.spec.engine.name != "torch":
+        return None
+    from serving.versions import Versions  # torch
+
+    def show(model: ServedModel) -> None:
+        service.model = model
+
+    return Versions(spec.endpoint, replica, cast(Any, engine), spec.model, show)
 
 
 def _key_ring(spec: ReplicaSpec) -> KeyRing | None:
@@ -143,4 +188,4 @@ def _make_engine(spec: ReplicaSpec) -> TokenEngine:
                 spec.folder, num_slots=engine.slots, max_context=engine.max_context, precision=engine.precision
             )
         case _:
-            raise UserError(f"engine.name {engine.name} is not served yet; torch and echo are")
+            raise AssertionError(engine.name)  # vllm is built without an engine of ours

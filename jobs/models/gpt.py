@@ -5,6 +5,7 @@ Serving interface, used by the token engines:
     logits_V  = model.prefill(tokens_T, cache, slot, start)          # the next T tokens of one sequence
     hidden_TD = model.read(tokens_T, cache, slot, start)             # the same, hidden states instead of scores
     logits_BV = model.decode(tokens_B, slots_B, positions_B, cache)  # one token for each of B sequences
+    logits_BV = model.step(tokens_T, chunks, slots_B, positions_B, cache)  # optional: both in one pass
 `prefill` takes a prompt in chunks of any size. `positions_B[i]` is the index of `tokens_B[i]` in its sequence, counted
 from 0. Both calls write the cache and return the scores of the token after the last one given. The model must be in
 eval mode. A row's result does not depend on which rows are computed with it, up to float rounding (matrix products
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 
 from jobs.data import open_dataset
 from jobs.models.byte_windows import ByteWindows
-from jobs.models.kv_cache import SlotCache
+from jobs.models.kv_cache import Chunk, SlotCache
 from jobs.models.task import Batch, Task, num_parameters
 from jobs.models.transformer import Block, TiedEmbedding, causal_attend, rotation
 
@@ -138,6 +139,33 @@ class GPT(nn.Module):
         for layer, block in enumerate(self.blocks):
             x_B1D = block(x_B1D, turn, cache.attend_rows(layer, rows))
         return self.embedding(self.norm(x_B1D[:, 0]), to_logits=True)
+
+    @torch.inference_mode()
+    def step(
+        self,
+        tokens_T: Tensor,
+        chunks: Sequence[Chunk],
+        slots_B: Sequence[int] | Tensor,
+        positions_B: Sequence[int] | Tensor,
+        cache: SlotCache,
+    ) -> Tensor:
+        """Chunks of prompts and single tokens of other sequences in one pass, which reads every weight once.
+
+        `tokens_T` holds the chunks' tokens one after the other, then one token per row; logits after the last token of
+        each chunk, then of each row.
+        """
+        self._check_serving(len(tokens_T))
+        cache.check([chunk.slot for chunk in chunks], [chunk.start + chunk.num_tokens for chunk in chunks])
+        rows = cache.rows(slots_B, positions_B) if len(slots_B) else None
+        places = [torch.arange(chunk.start, chunk.start + chunk.num_tokens) for chunk in chunks]
+        places += [rows.position_index] if rows else []
+        turn = cache.position_turn(torch.cat([place.to(tokens_T.device) for place in places]))
+        x_1TD = self.embedding(tokens_T[None])
+        for layer, block in enumerate(self.blocks):
+            x_1TD = block(x_1TD, turn, cache.attend_mixed(layer, chunks, rows))
+        lengths = [chunk.num_tokens for chunk in chunks] + [1] * len(slots_B)
+        ends_B = torch.tensor(lengths, device=x_1TD.device).cumsum(0) - 1
+        return self.embedding(self.norm(x_1TD[0, ends_B]), to_logits=True)
 
     def _check_serving(self, num_tokens: int) -> None:
         if self.training:

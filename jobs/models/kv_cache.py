@@ -17,6 +17,18 @@ from torch import Tensor
 
 from jobs.models.transformer import Attend, Rotation, band, rotation
 
+_MIN_ROWS_AT_ONCE = 4
+_MAX_PADDING = 1.8
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The next `num_tokens` tokens of the sequence in `slot`, from position `start`."""
+
+    slot: int
+    start: int
+    num_tokens: int
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -75,6 +87,11 @@ class SlotCache:
         cos, sin = self._turn_Pd
         return cos[start:end], sin[start:end]
 
+    def position_turn(self, positions_T: Tensor) -> Rotation:
+        """Rotation of each given position, shapes (T, d / 2)."""
+        cos, sin = self._turn_Pd
+        return cos[positions_T], sin[positions_T]
+
     def row_turn(self, positions_B: Tensor) -> Rotation:
         """Rotation of one position per row, shapes (B, 1, 1, d / 2)."""
         cos, sin = self._turn_Pd
@@ -94,10 +111,29 @@ class SlotCache:
 
         return attend
 
+    def attend_mixed(self, layer: int, chunks: Sequence[Chunk], rows: Rows | None) -> Attend:
+        """Attention of several sequences' tokens that lie one after the other along T: chunks first, then rows."""
+
+        def attend(q_1HTd: Tensor, k_1HTd: Tensor, v_1HTd: Tensor) -> Tensor:
+            parts, at = [], 0
+            for chunk in chunks:
+                q, k, v = (x[:, :, at : at + chunk.num_tokens] for x in (q_1HTd, k_1HTd, v_1HTd))
+                parts.append(self.attend_chunk(layer, chunk.slot, chunk.start)(q, k, v))
+                at += chunk.num_tokens
+            if rows is not None:
+                q, k, v = (x[:, :, at:].transpose(0, 2) for x in (q_1HTd, k_1HTd, v_1HTd))  # rows become B
+                parts.append(self.attend_rows(layer, rows)(q, k, v).transpose(0, 2))
+            return torch.cat(parts, dim=2)
+
+        return attend
+
     def attend_rows(self, layer: int, rows: Rows) -> Attend:
         """Attention of one new token per row, each to its own slot, whose positions they join."""
         k_SHPd, v_SHPd = self.k_LSHPd[layer], self.v_LSHPd[layer]
-        attend_to = self._each_row if k_SHPd.device.type == "cpu" else self._all_rows
+        if k_SHPd.device.type != "cpu":
+            attend_to = self._all_rows
+        else:
+            attend_to = self._slot_range if _are_compact(rows, k_SHPd.shape[2], self.window) else self._each_row
 
         def attend(q_BH1d: Tensor, k_BH1d: Tensor, v_BH1d: Tensor) -> Tensor:
             k_SHPd[rows.slot_index, :, rows.position_index] = k_BH1d[:, :, 0].to(k_SHPd.dtype)
@@ -116,6 +152,19 @@ class SlotCache:
             y_BH1d[row] = F.scaled_dot_product_attention(q_BH1d[row : row + 1], keys, values)[0]
         return y_BH1d
 
+    def _slot_range(self, q_BH1d: Tensor, k_SHPd: Tensor, v_SHPd: Tensor, rows: Rows) -> Tensor:
+        """One call over the range of slots in use, in place: no copy of the cache, padded to the longest row."""
+        first, end = min(rows.slots), max(rows.slots) + 1
+        length = max(rows.positions) + 1
+        q_RH1d = q_BH1d.new_zeros(end - first, *q_BH1d.shape[1:])
+        q_RH1d[rows.slot_index - first] = q_BH1d
+        seen_RP = torch.zeros(end - first, length, dtype=torch.bool)
+        seen_RP[rows.slot_index - first] = torch.arange(length) <= rows.position_index[:, None]
+        seen_RP[:, 0] = True  # a slot that is not asked attends to something, or its softmax would be NaN
+        keys, values = k_SHPd[first:end, :, :length].to(q_RH1d.dtype), v_SHPd[first:end, :, :length].to(q_RH1d.dtype)
+        y_RH1d = F.scaled_dot_product_attention(q_RH1d, keys, values, attn_mask=seen_RP[:, None, None])
+        return y_RH1d[rows.slot_index - first]
+
     def _all_rows(self, q_BH1d: Tensor, k_SHPd: Tensor, v_SHPd: Tensor, rows: Rows) -> Tensor:
         """One call for all rows over the positions any of them sees: on a GPU a launch costs more than the copy."""
         first, end = max(0, min(rows.positions) - self.window + 1), max(rows.positions) + 1
@@ -124,6 +173,18 @@ class SlotCache:
         keys = k_SHPd[rows.slot_index, :, first:end].to(q_BH1d.dtype)
         values = v_SHPd[rows.slot_index, :, first:end].to(q_BH1d.dtype)
         return F.scaled_dot_product_attention(q_BH1d, keys, values, attn_mask=seen_B11P)
+
+
+def _are_compact(rows: Rows, max_len: int, window: int) -> bool:
+    """Whether padding to the range of slots and the longest row computes little more than the rows themselves.
+
+    Measured on one core, 6 heads of 64, 64 tokens: 0.29 ms for 32 rows at once, 1.2 ms one by one; 1.5 at 256 tokens.
+    """
+    length = max(rows.positions) + 1
+    if len(rows.slots) < _MIN_ROWS_AT_ONCE or length > min(max_len, window):
+        return False
+    padded = (max(rows.slots) + 1 - min(rows.slots)) * length
+    return padded <= _MAX_PADDING * (sum(rows.positions) + len(rows.positions))
 
 
 def _integers(values: Sequence[int] | Tensor) -> tuple[int, ...]:

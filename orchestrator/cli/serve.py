@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,11 @@ from orchestrator.cli.observe import configure_logging
 from orchestrator.cli.output import Format, Output, emit
 from orchestrator.registry import Registry
 from orchestrator.spec import Endpoint, load_one
+
+if TYPE_CHECKING:
+    from orchestrator.adapters.ray_serve import Deployed
+
+_REFRESH_S = 5.0
 
 app = typer.Typer(help="Serve a registered model behind OpenAI-compatible routes.")
 _EXAMPLE_PROMPT = "def fibonacci(n):"
@@ -40,7 +45,7 @@ def serve(
     check_supported(endpoint)
     _say(f"starting Ray and {endpoint.spec.replicas.min} replica(s) of {endpoint.spec.model} ...")
     resources = endpoint.spec.replicas.resources
-    num_replicas = endpoint.spec.replicas.min
+    num_replicas = _most_at_once(endpoint)
     size = NodeSize(
         num_cpus=resources.CPU * num_replicas,
         num_gpus=math.ceil(resources.GPU * num_replicas),
@@ -49,12 +54,12 @@ def serve(
     with LocalCluster((size,)), contextlib.ExitStack() as cleanup:
         deployed = deploy(endpoint, registry, base=file.parent)
         cleanup.callback(deployed.close)
-        curl = _curl(deployed.url, deployed.model, with_key=endpoint.spec.keys is not None)
+        curl = _curl(next(iter(deployed.urls.values())), deployed.model, with_key=endpoint.spec.keys is not None)
         document = {"name": deployed.name, "url": deployed.url, "model": deployed.ref, "curl": curl}
         emit("RunningEndpoint", document, output, table=f"{deployed.ref} answers at {deployed.url}\n{curl}")
         sys.stdout.flush()
         _say(f"{_who_gets_in(endpoint)}; Ctrl-C stops it")
-        _wait_for_the_end()
+        _wait_for_the_end(deployed)
         _say(f"stopping; requests that are running get up to {endpoint.spec.replicas.drain:g} s ...")
     _say("stopped; registered models are kept")
 
@@ -71,14 +76,32 @@ def _curl(url: str, model: str, *, with_key: bool) -> str:
     return f"curl {url}/v1/completions{key} -H 'content-type: application/json' -d {shlex.quote(body)}"
 
 
-def _wait_for_the_end() -> None:
-    """Return at Ctrl-C or SIGTERM; further ones are ignored, so that nobody cuts the cleanup short by accident."""
+def _most_at_once(endpoint: Endpoint) -> int:
+    """Replicas that must fit: all that there may be, and one more in each pool while they are replaced."""
+    pools = len(endpoint.spec.tiers.present()) if endpoint.spec.placement == "dedicated" else 1
+    replicas = endpoint.spec.replicas
+    return pools * (max(replicas.min, replicas.max) + 1)
+
+
+def _wait_for_the_end(deployed: Deployed) -> None:
+    """Follow the registry until Ctrl-C or SIGTERM; further ones are ignored, so that nobody cuts the cleanup short."""
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts background programs with SIGINT ignored
         signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
-        threading.Event().wait()
+        while not threading.Event().wait(_REFRESH_S):
+            _refresh(deployed)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _refresh(deployed: Deployed) -> None:
+    """One look at the registry; trouble is said and tried again at the next."""
+    try:
+        if deployed.refresh():
+            back = deployed.canary_taken_back
+            _say(f"{deployed.ref} answers now" + (f"; the canary was taken back ({back})" if back else ""))
+    except Exception as error:  # what is served goes on
+        _say(f"could not follow the registry: {error}")
 
 
 def _say(line: str) -> None:

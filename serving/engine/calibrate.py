@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from serving.engine.protocol import DecodeRow, Sampling, TokenEngine
+from serving.engine.protocol import DecodeRow, PrefillChunk, Sampling, TokenEngine
 from serving.policy import StepShape, StepTimeModel, calibrated
 
 _GREEDY = Sampling(temperature=0.0)
@@ -20,17 +20,18 @@ def calibrate(engine: TokenEngine, *, chunk_tokens: int, budget_s: float) -> Ste
 
     Takes two rounds at least (the first warms caches and is thrown away), and more while the budget lasts.
     """
-    bench, samples = _Bench(engine, chunk_tokens), []
+    bench, rounds = _Bench(engine, chunk_tokens), []
     deadline_s = time.perf_counter() + budget_s
     for round_number in range(_MAX_ROUNDS):
         measured = bench.round()
         if round_number:
-            samples += measured
+            rounds.append(measured)
         if round_number + 1 >= _MIN_ROUNDS and time.perf_counter() >= deadline_s:
             break
     for slot in range(engine.num_slots):
         engine.free(slot)
-    return calibrated(samples)
+    # The fastest of each kind: the others were disturbed.
+    return calibrated([min(alike, key=lambda sample: sample[1]) for alike in zip(*rounds, strict=True)])
 
 
 class _Bench:
@@ -44,25 +45,32 @@ class _Bench:
             self._fill(slot, self._chunk)
 
     def round(self) -> list[tuple[StepShape, float]]:
-        """One prefill of two sizes and one decode of each width, timed."""
+        """One prefill of two sizes and one decode of each width, alone and together, timed."""
         sizes = sorted({max(1, self._chunk // 4), self._chunk})
         prefills = [(StepShape(0, size, 0), _timed(partial(self._fill, 0, size))) for size in sizes]
-        return prefills + [self._decode(width) for width in _widths(self._engine.num_slots)]
+        widths = _widths(self._engine.num_slots)
+        mixed = [self._decode(width, beside=sizes[0]) for width in widths if width < self._engine.num_slots]
+        return prefills + [self._decode(width) for width in widths] + mixed
 
     def _fill(self, slot: int, size: int) -> None:
         self._engine.prefill(slot, [_TOKEN] * size, start=0, sampling=_GREEDY)
         self._lengths[slot] = size
 
-    def _decode(self, width: int) -> tuple[StepShape, float]:
+    def _decode(self, width: int, *, beside: int = 0) -> tuple[StepShape, float]:
+        """One token for each of the first `width` slots, and so many prompt tokens in the last slot."""
         slots = range(width)
         for slot in slots:
             if self._lengths[slot] >= self._engine.max_context:
                 self._fill(slot, self._chunk)
         rows = [DecodeRow(slot=s, token=_TOKEN, position=self._lengths[s], sampling=_GREEDY) for s in slots]
-        elapsed_s = _timed(partial(self._engine.decode, rows))
+        last = self._engine.num_slots - 1
+        chunk = PrefillChunk(slot=last, tokens=(_TOKEN,) * beside, start=0, sampling=_GREEDY)
+        elapsed_s = _timed(partial(self._engine.step, [chunk] if beside else [], rows))
         for slot in slots:
             self._lengths[slot] += 1
-        return StepShape(width, 0, sum(row.position for row in rows)), elapsed_s
+        if beside:
+            self._lengths[last] = beside
+        return StepShape(width, beside, sum(row.position for row in rows)), elapsed_s
 
 
 def _widths(num_slots: int) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from serving.engine.protocol import DecodeRow, Sampling
+from serving.engine.protocol import DecodeRow, PrefillChunk, Sampling
 
 _VOCABULARY = 256
 
@@ -40,7 +40,7 @@ class EchoEngine:
         self._prompt_tokens[slot] = len(cached)
         return cached[0]
 
-    def embed(self, slot: int, tokens: Sequence[int], *, start: int) -> list[float]:
+    def embed(self, slot: int, tokens: Sequence[int], *, start: int, version: str = "") -> list[float]:
         """The tokens' one-hot vectors: their mean is the prompt's histogram, however it was cut into chunks."""
         self.prefill(slot, tokens, start=start, sampling=None)
         counts = Counter(tokens)
@@ -50,6 +50,10 @@ class EchoEngine:
         self._before_step()
         assert len({row.slot for row in rows}) == len(rows)
         return [self._next(row) for row in rows]
+
+    def step(self, chunks: Sequence[PrefillChunk], rows: Sequence[DecodeRow]) -> tuple[list[int | None], list[int]]:
+        made = [self.prefill(part.slot, part.tokens, start=part.start, sampling=part.sampling) for part in chunks]
+        return made, self.decode(rows) if rows else []
 
     def park(self, slot: int, num_tokens: int) -> tuple[list[int], int | None]:
         cached = self._slots.pop(slot)

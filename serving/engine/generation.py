@@ -39,6 +39,12 @@ class Generation:
     arrival_s: float
     deadline_s: float
 
+    @property
+    def retry_key(self) -> str:
+        """The same for the same request sent again: by it a refused request finds the place it was promised."""
+        asked = (self.tenant, self.session, self.tier, self.prompt, self.max_tokens, self.embed)
+        return f"{hash(asked):x}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:

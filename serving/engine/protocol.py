@@ -30,6 +30,24 @@ class DecodeRow:
     sampling: Sampling
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillChunk:
+    """Prompt tokens from position `start` of the sequence in `slot`; with `sampling` they are the prompt's last.
+
+    `version` names the weights that a sequence starts with (at `start` 0) and keeps; "" = those served by default.
+    """
+
+    slot: int
+    tokens: tuple[int, ...]
+    start: int
+    sampling: Sampling | None
+    version: str = ""
+
+
+BROKEN = -1
+"""In the place of a token: the model gave no finite scores for this row."""
+
+
 class TokenEngine(Protocol):
     """Cached sequences in slots 0..num_slots-1. Called from one thread; slots are used as the caller says."""
 
@@ -43,12 +61,20 @@ class TokenEngine(Protocol):
         """
         ...
 
-    def embed(self, slot: int, tokens: Sequence[int], *, start: int) -> list[float]:
-        """As `prefill`, but returns the sum of the last hidden states of these tokens, one number per dimension."""
+    def embed(self, slot: int, tokens: Sequence[int], *, start: int, version: str = "") -> list[float]:
+        """As `prefill`, but returns the sum of the last hidden states of these tokens, one number per dimension.
+
+        `version` as in `PrefillChunk`.
+        """
         ...
 
     def decode(self, rows: Sequence[DecodeRow]) -> list[int]:
         """Cache one token per row and return the next of each; a row's answer does not depend on the other rows."""
+        ...
+
+    def step(self, chunks: Sequence[PrefillChunk], rows: Sequence[DecodeRow]) -> tuple[list[int | None], list[int]]:
+        """All of one engine step, in one pass where the model can: the next token of each chunk (None for one that is
+        not the prompt's last) and of each row, or BROKEN. Slots are distinct."""
         ...
 
     def park(self, slot: int, num_tokens: int) -> Any:

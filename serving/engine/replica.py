@@ -16,9 +16,14 @@ import structlog
 
 from serving.engine.generation import Answer, EngineFailedError, Generation
 from serving.engine.protocol import TokenEngine
+from serving.engine.rollout import Rollout
 from serving.engine.steps import StepRunner
 from serving.engine.text import Tokenizer
 from serving.policy import Idle, StepPlan, StepShape, Tier, TierScheduler
+from serving.policy.scaling import ReplicaLoad
+
+_POLL_S = 0.05
+_DRAINING = EngineFailedError("this replica is about to leave; another one takes the row")
 
 _log = structlog.get_logger(__name__)
 
@@ -31,6 +36,17 @@ class _Submit:
 @dataclass(frozen=True, slots=True)
 class _Cancel:
     request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Drain:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    work: Callable[[], None]
+    done: threading.Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +84,11 @@ class Replica:
         self.tokenizer = tokenizer
         self.max_context = engine.max_context
         self.num_slots = engine.num_slots
+        self.embeds = True
         self.clock = clock
         self._scheduler = scheduler
-        self._steps = StepRunner(engine, scheduler, tokenizer)
-        self._inbox: queue.SimpleQueue[_Submit | _Cancel | _Close] = queue.SimpleQueue()
+        self._steps = StepRunner(engine, scheduler, tokenizer, clock)
+        self._inbox: queue.SimpleQueue[_Submit | _Cancel | _Drain | _Call | _Close] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="token-engine", daemon=True)
         self._failure: str | None = None
         self._rows = dict.fromkeys(Tier, (0, 0))
@@ -99,6 +116,22 @@ class Replica:
             answer.deliver(EngineFailedError(self._failure))
         return answer
 
+    @property
+    def rollout(self) -> Rollout:
+        """Which version answers; to be changed between steps only, by `between_steps`."""
+        return self._steps.rollout
+
+    def between_steps(self, work: Callable[[], None]) -> None:
+        """Run something on the engine's thread before its next step, and wait for it; not from the event loop.
+
+        Raises: RuntimeError when the engine computes no more. An exception of `work` is the engine's end.
+        """
+        done = threading.Event()
+        self._inbox.put(_Call(work, done))
+        while not done.wait(_POLL_S):
+            if self._failure is not None:
+                raise RuntimeError(self._failure)
+
     def stats(self) -> ReplicaStats:
         """A snapshot for metrics; may be a step old."""
         steps = self._steps
@@ -113,6 +146,14 @@ class Replica:
         width = StepShape(slots, 0, slots * self.max_context // 2)
         step_s = self._scheduler.model.predict_s(width)
         return slots / step_s if step_s > 0 else 0.0
+
+    def load(self) -> ReplicaLoad:
+        """How busy the last seconds were with work that somebody waits for."""
+        return self._steps.meter.load(now_s=self.clock())
+
+    def drain(self) -> None:
+        """Give batch work back: rows end with EngineFailedError now and new ones are refused; online answers go on."""
+        self._inbox.put(_Drain())
 
     def _send_cancel(self, request_id: str) -> None:
         self._inbox.put(_Cancel(request_id))
@@ -154,6 +195,11 @@ class Replica:
                     self._steps.admit(answer, now_s=self.clock())
                 case _Cancel(request_id):
                     self._steps.cancel(request_id)
+                case _Drain():
+                    self._steps.give_back_batch(_DRAINING)
+                case _Call(work, done):
+                    work()
+                    done.set()
                 case _Close():
                     return False
             block = False

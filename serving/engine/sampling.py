@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.engine.protocol import Sampling
+from serving.engine.protocol import BROKEN, Sampling
 
 _MASK = 2**64 - 1
 
@@ -18,7 +18,8 @@ _MASK = 2**64 - 1
 def draw_tokens(logits_BV: NDArray[np.float32], samplings: Sequence[Sampling], positions: Sequence[int]) -> list[int]:
     """One token per row; `positions[i]` is the position that row i's token will have.
 
-    Rows are computed one by one in float64, so the same scores give the same token in any company.
+    Rows are computed one by one in float64, so the same scores give the same token in any company. A row whose scores
+    are not all finite gets BROKEN.
     """
     rows = zip(logits_BV, samplings, positions, strict=True)
     return [_draw(logits_V, sampling, position) for logits_V, sampling, position in rows]
@@ -34,6 +35,8 @@ def uniform(seed: int, position: int) -> float:
 
 
 def _draw(logits_V: NDArray[np.float32], sampling: Sampling, position: int) -> int:
+    if not np.isfinite(logits_V).all():
+        return BROKEN
     if sampling.temperature == 0:
         return int(np.argmax(logits_V))
     scores_V = logits_V.astype(np.float64) / sampling.temperature

@@ -15,6 +15,7 @@ from serving.http.errors import ApiError, from_limit
 from serving.http.keys import BadKeyError, KeyRecord, KeyRing
 from serving.http.limits import Limiter
 from serving.http.metrics import ServingMetrics
+from serving.http.paths import path_inside
 from serving.policy import Tier
 
 # Load balancers ask these without a key, and learn nothing from them.
@@ -36,12 +37,12 @@ class Auth:
         self._checking = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _OPEN_PATHS:
+        if scope["type"] != "http" or path_inside(scope) in _OPEN_PATHS:
             await self._app(scope, receive, send)
             return
         try:
             caller = await self._caller(scope)
-            self._count(caller, scope["path"])
+            self._count(caller, path_inside(scope))
         except ApiError as error:
             await error.response()(scope, receive, send)
             return

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.http.errors import ApiError
+from serving.http.paths import path_inside
 
 
 class BodyLimit:
@@ -25,8 +26,9 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        is_streamed = scope["method"] == "POST" and scope["path"] in self._streamed
-        limit = self._streamed[scope["path"]] if is_streamed else self._max_bytes
+        path = path_inside(scope)
+        is_streamed = scope["method"] == "POST" and path in self._streamed
+        limit = self._streamed[path] if is_streamed else self._max_bytes
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if announced.isdigit() and (len(announced) > 18 or int(announced) > limit):
             await _error(limit).response()(scope, receive, send)

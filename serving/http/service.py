@@ -51,9 +51,10 @@ class Ask:
     expires_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Service:
-    """Everything a route may use. `batches` None = the endpoint keeps none."""
+    """Everything a route may use. `model` changes when another version's weights take over; `batches` None = the
+    endpoint keeps none."""
 
     model: ServedModel
     replica: Replica
@@ -78,6 +79,8 @@ class Service:
 
     def embedding(self, prompt: tuple[int, ...], ask: Ask) -> Generation:
         """A vector for the replica to make. Raises: ApiError."""
+        if not self.replica.embeds:
+            raise ApiError(400, "this endpoint's engine makes no embeddings; ask for completions", code="unsupported")
         tier = self._tier(ask)
         if len(prompt) > self.replica.max_context:
             message = f"this model's context is {self.replica.max_context} tokens; an input has {len(prompt)}"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from serving.policy.fairness import yielding
-from serving.policy.fill import Rules, order_online
+from serving.policy.fill import Rules, due_s, order_online
 from serving.policy.forecast import drain_s, forecast, play
+from serving.policy.reserve import moved
 from serving.policy.rows import Request, Row
 from serving.policy.tiers import Tier
 
@@ -42,15 +42,22 @@ class Refused:
 
 
 def decide(
-    request: Request, rows: Sequence[Row], rules: Rules, *, num_waiting: int, now_s: float, free_at_s: float
+    request: Request,
+    rows: Sequence[Row],
+    rules: Rules,
+    *,
+    num_waiting: int,
+    now_s: float,
+    free_at_s: float,
+    coming: Sequence[Row] = (),
 ) -> Admitted | Refused:
     """Admit what finishes in time and makes nobody late who would not have been, but for rows of a tenant that has had
-    more turns than the request's own.
+    more turns than the request's own, promised ones included.
 
     `rows` are those the next step can concern, `num_waiting` all of the request's tier that have no slot, `free_at_s`
-    the predicted end of the step that is running. A request that no load stands in the way of is taken even when it
-    is too slow for its tier: refusing would leave the engine idle, and late rows are served last, so it costs nobody
-    anything.
+    the predicted end of the step that is running, `coming` the rows of those who were promised a place. A request that
+    no load stands in the way of is taken even when it is too slow for its tier: refusing would leave the engine idle,
+    and late rows give way, so it costs nobody anything.
     """
     if num_waiting >= rules.config.targets[request.tier].max_waiting:
         # The rows at hand stand for those behind them: a place is free when one of them has left.
@@ -60,40 +67,53 @@ def decide(
         return Admitted(predicted_finish_s=now_s + before_s + drain_s([Row(request=request)], rules))
     start_s = max(now_s, free_at_s)
     online = order_online(rows, rules, now_s=start_s)
-    verdict = _try(request, online, rules, start_s)
+    verdict = _try(request, online, coming, rules, start_s)
     if isinstance(verdict, RefusalReason):
         return Refused(reason=verdict, retry_after_s=_good_moment_s(request, online, rules, start_s) - now_s)
     return Admitted(predicted_finish_s=verdict)
 
 
-def _try(request: Request, online: Sequence[Row], rules: Rules, start_s: float) -> float | RefusalReason:
+def _try(
+    request: Request, online: Sequence[Row], coming: Sequence[Row], rules: Rules, start_s: float
+) -> float | RefusalReason:
     """The predicted finish of an admissible request, or what speaks against it."""
-    ordered = order_online([*online, Row(request=request)], rules, now_s=start_s)
-    after = forecast(ordered, rules, start_s=start_s)
-    late = _late(ordered, after, rules)
-    if not online or not late:
+    everybody = [*online, *coming, Row(request=request)]
+    after = forecast([*online, Row(request=request)], rules, start_s=start_s, coming=coming)
+    late = _late(everybody, after, rules, start_s)
+    if not late or not (online or coming):
         return after[request.id]
     if request.id in late:
         return RefusalReason.WOULD_BE_LATE
-    before = forecast(online, rules, start_s=start_s)
-    harmed = late - _late(online, before, rules) - yielding(ordered, request.id)
-    return RefusalReason.WOULD_DELAY_OTHERS if harmed else after[request.id]
+    before = forecast(online, rules, start_s=start_s, coming=coming)
+    harmed = late - _late([*online, *coming], before, rules, start_s)
+    if not harmed:
+        return after[request.id]
+    in_order = order_online(everybody, rules, now_s=start_s)
+    return RefusalReason.WOULD_DELAY_OTHERS if harmed - yielding(in_order, request.id) else after[request.id]
 
 
-def _late(rows: Sequence[Row], finish_s: Mapping[str, float], rules: Rules) -> set[str]:
+def _late(rows: Sequence[Row], finish_s: Mapping[str, float], rules: Rules, start_s: float) -> set[str]:
+    """Rows that miss the deadline they work towards; the new one's is the one it was promised."""
     margin_s = rules.model.tail_s
-    return {row.request.id for row in rows if finish_s[row.request.id] + margin_s > row.request.deadline_s}
+    return {
+        row.request.id
+        for row in rows
+        if finish_s[row.request.id] + margin_s > max(row.request.deadline_s, _working_towards_s(row, rules, start_s))
+    }
+
+
+def _working_towards_s(row: Row, rules: Rules, start_s: float) -> float:
+    is_new = row.slot is None and not row.prefilled
+    return row.request.deadline_s if is_new else due_s(row, rules, now_s=start_s)
 
 
 def _good_moment_s(request: Request, online: Sequence[Row], rules: Rules, start_s: float) -> float:
-    """When the same request would be admitted: tried whenever a row of the forecast finishes."""
+    """When the same request would be admitted: tried whenever a row of the forecast finishes.
+
+    Leaves out those who were promised a place: the new promise lines up behind theirs.
+    """
     at_s = start_s
     for trial, (at_s, left) in enumerate(play(online, rules, start_s=start_s)):
-        if trial < _MAX_TRIALS and not isinstance(_try(_moved(request, at_s), left, rules, at_s), RefusalReason):
+        if trial < _MAX_TRIALS and not isinstance(_try(moved(request, at_s), left, (), rules, at_s), RefusalReason):
             break
     return at_s
-
-
-def _moved(request: Request, arrival_s: float) -> Request:
-    deadline_s = request.deadline_s + arrival_s - request.arrival_s
-    return dataclasses.replace(request, arrival_s=arrival_s, deadline_s=deadline_s)

@@ -6,13 +6,16 @@ Pure functions of rows, model and time; the scheduler applies the result, admiss
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from serving.policy.fairness import take_turns
 from serving.policy.rows import Row, Work, urgency
 from serving.policy.step_time import EMPTY, StepShape, StepTimeModel
 from serving.policy.tiers import PolicyConfig, Tier
+
+_RANK = {Tier.KEYSTROKE: 0, Tier.INTERACTIVE: 1, Tier.BATCH: 2}
+_MIN_ALLOWANCE_S = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,47 +38,84 @@ class Filled:
     skipped: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How long the next step may be. `deadline_s`: so that every online row, served in every step, is in time.
+
+    `caps_s` says for which tiers live rows keep steps short; a cap binds slower tiers alone, because a row of the same
+    tier that waits for the next one is no faster.
+    """
+
+    deadline_s: float
+    caps_s: Mapping[Tier, float]
+
+    def limit_s(self, tier: Tier) -> float:
+        """The longest step that may hold more work of this tier."""
+        faster = [cap_s for live, cap_s in self.caps_s.items() if _RANK[live] < _RANK[tier]]
+        return min([self.deadline_s, *faster])
+
+
 def order_online(rows: Iterable[Row], rules: Rules, *, now_s: float) -> list[Row]:
     """Rows that someone waits for, batch rows near their deadline included, in the order in which they are served.
 
-    Rows that cannot make their deadline any more come last: put first, they would make every other row late, too.
-    Inside a tier, tenants take turns.
+    Inside a tier, tenants take turns; those in time among themselves, and the late ones among themselves.
     """
-    online = [row for row in rows if row.request.tier.is_online or is_promoted(row, rules, now_s=now_s)]
-    late = {row.request.id for row in online if _slack_s(row, rules, now_s=now_s) < 0}
-    ordered = sorted(online, key=urgency)
-    in_time = [row for row in ordered if row.request.id not in late]
-    return take_turns(in_time) + take_turns([row for row in ordered if row.request.id in late])
+    rows = list(rows)
+    longest_s = _longest_step_s(rows, rules)
+    online = [row for row in rows if row.request.tier.is_online or _is_promoted(row, rules, now_s, longest_s)]
+    due = {row.request.id: due_s(row, rules, now_s=now_s) for row in online}
+    ordered = sorted(online, key=lambda row: (due[row.request.id], row.request.id))
+    late = {row.request.id for row in online if due[row.request.id] > row.request.deadline_s}
+    in_time = iter(take_turns([row for row in ordered if row.request.id not in late]))
+    overdue = iter(take_turns([row for row in ordered if row.request.id in late]))
+    return [next(overdue if row.request.id in late else in_time) for row in ordered]
 
 
-def is_promoted(row: Row, rules: Rules, *, now_s: float) -> bool:
+def due_s(row: Row, rules: Rules, *, now_s: float) -> float:
+    """The deadline to work towards. One that cannot be met any more is replaced by the next that can, a whole allowance
+    later: put first, late rows would make every other row late, too; put last, they would never be served."""
+    request = row.request
+    slack_s = request.deadline_s - now_s - alone_s(row, rules)
+    if slack_s >= 0:
+        return request.deadline_s
+    allowed_s = max(request.deadline_s - request.arrival_s, _MIN_ALLOWANCE_S)
+    return request.deadline_s + math.ceil(-slack_s / allowed_s) * allowed_s
+
+
+def _is_promoted(row: Row, rules: Rules, now_s: float, longest_step_s: float) -> bool:
     """A batch row whose spare time has shrunk to a multiple of the time it needs alone."""
-    if row.request.tier.is_online:
-        return False
-    needed_s = alone_s(row, rules)
-    return row.request.deadline_s - now_s - needed_s < rules.config.promote_laxity * needed_s
+    spare_s, factor = row.request.deadline_s - now_s, rules.config.promote_laxity + 1
+    if spare_s >= factor * row.remaining_steps(rules.config.prefill_chunk_tokens) * longest_step_s:
+        return False  # the usual case, without a look at each step
+    return spare_s < factor * alone_s(row, rules)
 
 
-def step_budget_s(online: Sequence[Row], rules: Rules, *, now_s: float) -> float:
-    """Longest next step with which every online row, served in every step, still makes its deadline.
+def _longest_step_s(rows: Sequence[Row], rules: Rules) -> float:
+    """At least as long as any step of one of these rows alone."""
+    context = max((row.request.prompt_tokens + row.request.max_tokens for row in rows), default=0)
+    return rules.model.predict_s(StepShape(1, rules.config.prefill_chunk_tokens, context))
 
-    Capped by the tiers that are live; without online rows by the batch cap. Late rows have no say.
-    """
-    caps = {rules.config.targets[row.request.tier].step_cap_s for row in online if row.request.tier.is_online}
-    limits = [cap for cap in caps if cap is not None] if online else [rules.config.batch_step_cap_s]
+
+def step_budget(online: Sequence[Row], rules: Rules, *, now_s: float) -> Budget:
+    """Longest next step with which every online row still makes the deadline it works towards."""
+    caps_s: dict[Tier, float] = {}
+    deadline_s = math.inf if online else rules.config.batch_step_cap_s
     for row in online:
-        spare_s = row.request.deadline_s - now_s - rules.model.tail_s
+        cap_s = rules.config.targets[row.request.tier].step_cap_s
+        if cap_s is not None and row.request.tier.is_online:
+            caps_s[row.request.tier] = cap_s
+        spare_s = due_s(row, rules, now_s=now_s) - now_s - rules.model.tail_s
         if spare_s > 0:
-            limits.append(spare_s / max(1, row.remaining_steps(rules.config.prefill_chunk_tokens)))
-    return min(limits, default=math.inf)
+            deadline_s = min(deadline_s, spare_s / max(1, row.remaining_steps(rules.config.prefill_chunk_tokens)))
+    return Budget(deadline_s=deadline_s, caps_s=caps_s)
 
 
-def fill_online(online: Sequence[Row], rules: Rules, budget_s: float) -> Filled:
+def fill_online(online: Sequence[Row], rules: Rules, budget: Budget) -> Filled:
     """Work for online rows in the given order while it fits the budget; the first row's always does."""
     work: list[Work] = []
     shape, skipped = EMPTY, False
     for row in online:
-        part = _fit(row, shape, rules, budget_s if work else math.inf)
+        part = _fit(row, shape, rules, budget.limit_s(row.request.tier) if work else math.inf)
         if part is None:
             skipped = True
             continue
@@ -131,10 +171,6 @@ def alone_s(row: Row, rules: Rules) -> float:
         + (rules.model.predict_s(StepShape(0, rest, 0)) if rest else 0.0)
         + decodes * rules.model.predict_s(StepShape(1, 0, row.request.prompt_tokens + row.request.max_tokens))
     )
-
-
-def _slack_s(row: Row, rules: Rules, *, now_s: float) -> float:
-    return row.request.deadline_s - now_s - alone_s(row, rules)
 
 
 def split(rows: Iterable[Row], online: Sequence[Row]) -> list[Row]:

@@ -13,7 +13,10 @@ from serving.policy.tiers import Tier
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One completion to make. `session` joins requests of which only the newest matters (keystroke tier); tenants
-    take turns inside a tier."""
+    take turns inside a tier.
+
+    `retry_key` is the same for a request that was refused and comes again; None = it cannot be told from others.
+    """
 
     id: str
     tier: Tier
@@ -23,6 +26,7 @@ class Request:
     max_tokens: int
     session: str | None = None
     tenant: str = ""
+    retry_key: str | None = None
 
     def __post_init__(self) -> None:
         if self.prompt_tokens < 1 or self.max_tokens < 1:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from serving.policy.admission import Admitted, Refused, decide
+from serving.policy.admission import Admitted, RefusalReason, Refused, decide
 from serving.policy.fairness import take_turns
-from serving.policy.fill import Filled, Rules, add_batch, fill_online, order_online, split, step_budget_s
+from serving.policy.fill import Budget, Filled, Rules, add_batch, fill_online, order_online, split, step_budget
 from serving.policy.plan import Idle, PlannedWork, StepPlan
+from serving.policy.reserve import Reservations
 from serving.policy.rows import Request, Row, Work, urgency
 from serving.policy.slots import assign_slots
 from serving.policy.step_time import StepTimeModel
@@ -34,6 +35,7 @@ class TierScheduler:
         self._to_free: list[int] = []
         self._to_drop: list[str] = []
         self._owed_s = 0.0
+        self._reserved = Reservations()
         self._busy_until_s = 0.0
 
     def count(self, tier: Tier) -> tuple[int, int]:
@@ -48,14 +50,7 @@ class TierScheduler:
             raise ValueError(f"the tier {request.tier} is not offered")
         replaced = self._replaced_by(request)
         others = [row for row in self._rows.considered() if row.request.id not in replaced]
-        verdict = decide(
-            request,
-            others,
-            self._rules,
-            num_waiting=self._rows.fair_waiting(request.tier, request.tenant),
-            now_s=now_s,
-            free_at_s=self._busy_until_s,
-        )
+        verdict = self._decide(request, others, now_s)
         if isinstance(verdict, Refused):
             return verdict
         for request_id in replaced:
@@ -88,7 +83,8 @@ class TierScheduler:
         promoted = frozenset(row.request.id for row in online if row.request.tier is Tier.BATCH)
         moves, self._free_slots = assign_slots([*online, *batch], self._free_slots, promoted)
         self._rows.mark_seated()
-        step = self._fill(online, batch, now_s)
+        budget = step_budget(online, self._rules, now_s=now_s)
+        step = self._fill(online, batch, budget)
         plan = StepPlan(
             free=freed,
             drop=dropped,
@@ -98,7 +94,7 @@ class TierScheduler:
             shape=step.shape,
             predicted_s=step.predicted_s,
             batch_s=step.batch_s,
-            budget_s=step_budget_s(online, self._rules, now_s=now_s) if step.work else math.inf,
+            budget_s=budget.limit_s(Tier.BATCH) if step.work else math.inf,
         )
         self._busy_until_s = now_s + plan.predicted_s
         return Idle() if plan.is_empty else plan
@@ -122,14 +118,34 @@ class TierScheduler:
             self._learn(plan, elapsed_s)
         return tuple(finished)
 
+    def _decide(self, request: Request, others: Sequence[Row], now_s: float) -> Admitted | Refused:
+        promised = self._reserved.claim(request, now_s=now_s)
+        until_s = max(now_s, self._busy_until_s) + (request.deadline_s - request.arrival_s)
+        coming = () if request.tier is Tier.BATCH else self._reserved.expected(now_s=now_s, until_s=until_s)
+        verdict = decide(
+            request,
+            others,
+            self._rules,
+            num_waiting=self._rows.fair_waiting(request.tier, request.tenant),
+            now_s=now_s,
+            free_at_s=self._busy_until_s,
+            coming=[each.row(now_s) for each in coming if each.request.retry_key != request.retry_key],
+        )
+        if isinstance(verdict, Admitted) or verdict.reason is RefusalReason.QUEUE_FULL:
+            return verdict
+        if promised:  # the others were admitted with this one's place kept, so at worst the step model was wrong
+            return Admitted(predicted_finish_s=request.deadline_s)
+        at_s = self._reserved.promise_s(request, earliest_s=now_s + verdict.retry_after_s, rules=self._rules)
+        return Refused(reason=verdict.reason, retry_after_s=max(0.0, at_s - now_s))
+
     @property
     def _rules(self) -> Rules:
         return Rules(config=self._config, model=self.model, num_slots=self._num_slots)
 
-    def _fill(self, online: Sequence[Row], batch: Sequence[Row], now_s: float) -> Filled:
+    def _fill(self, online: Sequence[Row], batch: Sequence[Row], budget: Budget) -> Filled:
         seated = [row for row in online if row.slot is not None]
-        budget_s = step_budget_s(online, self._rules, now_s=now_s)
-        filled = fill_online(seated, self._rules, budget_s)
+        filled = fill_online(seated, self._rules, budget)
+        budget_s = budget.limit_s(Tier.BATCH)
         if len(seated) < len(online):  # a row that waits for a slot waits as much as one that does not fit
             budget_s = filled.predicted_s
         runnable = [row for row in batch if row.slot is not None]

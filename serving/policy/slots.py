@@ -54,6 +54,8 @@ def assign_slots(
 
 def _victim(row: Row, later: Sequence[Row], promoted: frozenset[str]) -> Row | None:
     rank = _rank(row, promoted)
+    if rank == 0:  # nobody ranks lower
+        return None
     holders = (other for other in reversed(later) if other.slot is not None)
     return next((other for other in holders if _rank(other, promoted) < rank), None)
 

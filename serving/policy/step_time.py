@@ -16,8 +16,13 @@ Matrix = tuple[Vector, ...]
 # Typical magnitudes, so that one ridge suits every feature: a step of 16 rows, 64 prefill tokens, 4096 cached tokens.
 _SCALE: Vector = (1.0, 16.0, 4.0, 64.0, 4096.0)
 _UNKNOWN = 1e4
-_TAIL_GAIN = 0.02
+_TAIL_STEPS = 64  # about a second of steps: what slowed them down may be gone after that
 _TAIL_QUANTILE = 0.95
+_PACE_GAIN = 0.15
+_SLOWEST, _FASTEST = 8.0, 0.1
+_MAX_SURPRISE = 1.0  # of what was predicted: a stall of the machine says nothing about what rows cost
+_KNOWN = 0.2  # x'Px of a shape that has been seen often enough to be surprised by
+_REPEATS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,30 +56,43 @@ EMPTY = StepShape()
 class StepTimeModel:
     """Recursive least squares with forgetting; immutable, `observe` returns the next model.
 
-    `weights` in seconds per scaled feature; `covariance` the usual P matrix; `tail_s` the running 95th percentile of
-    how much longer than predicted a step took.
+    `weights` in seconds per scaled feature; `covariance` the usual P matrix; `pace` how much slower than the weights
+    say steps are just now, because weights need hundreds of steps to follow a machine that others use, too; `excess_s`
+    how much longer than predicted recent steps took, `tail_s` its 95th percentile.
     Holds: predictions are never negative and never shrink when work is added (tests/serving/policy/test_step_time.py).
     """
 
     weights: Vector
     covariance: Matrix
+    pace: float = 1.0
+    excess_s: Vector = ()
     tail_s: float = 0.0
     forgetting: float = 0.998
 
     def predict_s(self, shape: StepShape) -> float:
         """Expected duration. Weights that noise made negative count as zero, so more work never looks cheaper."""
-        total_s = 0.0
-        for weight, value in zip(self.weights, shape.features, strict=True):  # a plain loop: this is the hot path
-            if weight > 0:
-                total_s += weight * value
-        return total_s
+        # Written out, because every decision of the scheduler asks this many times.
+        base, row, root, token, context = self.weights
+        rows = shape.decode_rows
+        total_s = base if base > 0 else 0.0
+        if rows:
+            total_s += (row * rows / _SCALE[1] if row > 0 else 0.0) + (
+                root * math.sqrt(rows) / _SCALE[2] if root > 0 else 0.0
+            )
+        if shape.prefill_tokens and token > 0:
+            total_s += token * shape.prefill_tokens / _SCALE[3]
+        return self.pace * (total_s + (context * shape.context_tokens / _SCALE[4] if context > 0 else 0.0))
 
     def observe(self, shape: StepShape, elapsed_s: float) -> StepTimeModel:
         """Learn from one step that took `elapsed_s`."""
         x = shape.features
         gained = tuple(_dot(row, x) for row in self.covariance)
         divisor = self.forgetting + _dot(x, gained)
-        error_s = elapsed_s - _dot(self.weights, x)
+        known_s = _dot(self.weights, x)
+        error_s = elapsed_s - known_s
+        is_known = known_s > 0 and divisor - self.forgetting < _KNOWN
+        if is_known:
+            error_s = max(-_MAX_SURPRISE * known_s, min(_MAX_SURPRISE * known_s, error_s))
         weights = tuple(w + g * error_s / divisor for w, g in zip(self.weights, gained, strict=True))
         covariance = tuple(
             tuple(
@@ -85,13 +103,17 @@ class StepTimeModel:
             )
             for i, (row, gi) in enumerate(zip(self.covariance, gained, strict=True))
         )  # fmt: skip
-        return replace(self, weights=weights, covariance=covariance, tail_s=self._next_tail_s(shape, elapsed_s))
+        predicted_s = self.predict_s(shape)
+        ratio = elapsed_s * self.pace / predicted_s if is_known and predicted_s > 0 else 1.0
+        pace = self.pace + _PACE_GAIN * (min(_SLOWEST, max(_FASTEST, ratio)) - self.pace)
+        excess_s = (*self.excess_s[-_TAIL_STEPS + 1 :], elapsed_s - predicted_s)
+        return replace(
+            self, weights=weights, covariance=covariance, pace=pace, excess_s=excess_s, tail_s=_tail_s(excess_s)
+        )
 
-    def _next_tail_s(self, shape: StepShape, elapsed_s: float) -> float:
-        """Quantile tracking by stochastic approximation: up by q, down by 1 - q, in steps that scale with time."""
-        excess_s, step_s = elapsed_s - self.predict_s(shape), _TAIL_GAIN * elapsed_s
-        moved = step_s * (_TAIL_QUANTILE if excess_s > self.tail_s else _TAIL_QUANTILE - 1)
-        return max(0.0, self.tail_s + moved)
+
+def _tail_s(excess_s: Vector) -> float:
+    return max(0.0, sorted(excess_s)[math.ceil(_TAIL_QUANTILE * len(excess_s)) - 1])
 
 
 def untrained() -> StepTimeModel:
@@ -102,11 +124,15 @@ def untrained() -> StepTimeModel:
 
 
 def calibrated(samples: Sequence[tuple[StepShape, float]]) -> StepTimeModel:
-    """A model seeded with measured steps, in order."""
-    model = untrained()
+    """A model seeded with measured steps, in order. Of steps with one shape the fastest counts: the others were
+    disturbed, and `pace` follows a machine that always is."""
+    fastest: dict[StepShape, float] = {}
     for shape, elapsed_s in samples:
+        fastest[shape] = min(elapsed_s, fastest.get(shape, math.inf))
+    model = untrained()
+    for shape, elapsed_s in [*fastest.items()] * _REPEATS:
         model = model.observe(shape, elapsed_s)
-    return replace(model, tail_s=0.0)
+    return replace(model, pace=1.0, excess_s=(), tail_s=0.0)
 
 
 def exact(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import sys
 from pathlib import Path
 
+import openai
 import pytest
 
 from orchestrator.adapters.ray_serve import check_supported
@@ -14,11 +16,16 @@ from orchestrator.registry import Provenance, Registry
 from orchestrator.spec import Endpoint, UserError, load_one, load_text
 from orchestrator.spec.errors import ExitCode
 from serving.app import ReplicaSpec, build_replica, running_app
+from serving.batch.database import sqlite_url
+from serving.batch.store import BatchStore
 from serving.config import policy_config, tier_limits
 from serving.http.service import ServedModel
 from serving.policy import Tier
+from tests.serving import vllm_stub
+from tests.serving.batch.worlds import line
 from tests.serving.certificates import write_certificate
 from tests.serving.http.server import openai_client, serve_app
+from tests.serving.http.test_lifecycle import until
 from tests.serving.worlds import tiny_model
 
 DEMO = Path(__file__).parents[2] / "cluster-configs/endpoints/demo.yaml"
@@ -48,11 +55,12 @@ def test_a_tier_that_is_left_out_is_not_offered() -> None:
 @pytest.mark.parametrize(
     ("spec", "named"),
     [
-        ("replicas: {min: 1, max: 3}, tiers: {batch: {}}", "replicas.max above replicas.min"),
         ("replicas: {min: 0}, tiers: {batch: {}}", "replicas.min: 0"),
-        ("engine: {name: vllm}, tiers: {batch: {}}", "engine.name: vllm"),
-        ("engine: {precision: int8}, tiers: {batch: {}}", "engine.precision: int8"),
-        ("canary: {model: m@2, weight: 0.1}, tiers: {batch: {}}", "canary"),
+        ("engine: {name: vllm, precision: int8}, tiers: {batch: {}}", "engine.precision: int8 with engine vllm"),
+        (
+            "engine: {name: echo}, canary: {model: m@2, weight: 0.1}, tiers: {batch: {}}",
+            "canary with engine echo or vllm",
+        ),
     ],
 )
 def test_a_key_without_effect_is_an_error_that_names_it(spec: str, named: str) -> None:
@@ -125,6 +133,45 @@ def test_serving_an_unknown_model_exits_4_before_a_cluster_is_started(
     out, err = capsys.readouterr()
     assert out == ""
     assert "there is no model 'demo-gpt'" in err
+
+
+def test_a_drain_returns_rows_of_batches_and_goes_on_answering(tmp_path: Path) -> None:
+    spec = ReplicaSpec(endpoint=endpoint("engine: {name: echo, max_context: 200000}, "
+                                         "tiers: {interactive: {slo: {latency: 60s}}, batch: {max_tokens: 190000}}"),
+                       model=ServedModel(id="m", ref="m@1", created_s=0), folder=Path(), state=tmp_path)  # fmt: skip
+    process = build_replica(spec)
+    try:
+        with serve_app(process.app) as url, openai_client(url) as client:
+            row = line("r", body={"model": "m", "prompt": "x", "max_tokens": 190_000})
+            file = client.files.create(file=("in.jsonl", row), purpose="batch")
+            client.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h")
+            until(lambda: process.replica.stats().rows[Tier.BATCH] == (1, 0))
+            process.drain()
+            process.drain()  # a notice and the end: the second finds nothing to do
+            until(lambda: process.replica.stats().rows[Tier.BATCH] == (0, 0))
+            done = client.completions.create(model="m", prompt="abc", max_tokens=3)
+            assert done.choices[0].text == "abc"
+            with pytest.raises(openai.InternalServerError, match="about to leave"):
+                client.completions.create(model="m", prompt="a", extra_body={"service_tier": "flex"})
+    finally:
+        process.close()
+    store = BatchStore(sqlite_url(tmp_path / "batches" / "e.sqlite3"))
+    assert [(each.index, each.batch_id != "") for each in store.leases.lease(9)] == [(0, True)]
+    store.close()
+
+
+def test_a_vllm_endpoint_keeps_batches_and_refuses_embeddings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the stub, so this shows our side alone."""
+    monkeypatch.setitem(sys.modules, "vllm", vllm_stub)
+    spec = ReplicaSpec(endpoint=endpoint("engine: {name: vllm}, tiers: {batch: {}}"),
+                       model=ServedModel(id="m", ref="m@1", created_s=0), folder=tmp_path, state=tmp_path)  # fmt: skip
+    with running_app(spec) as app, serve_app(app) as url, openai_client(url) as client:
+        row = line("r", body={"model": "m", "prompt": "abc", "max_tokens": 5})
+        file = client.files.create(file=("in.jsonl", row), purpose="batch")
+        batch = client.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h")
+        until(lambda: client.batches.retrieve(batch.id).status == "completed")
+        with pytest.raises(openai.BadRequestError, match="no embeddings"):
+            client.embeddings.create(model="m", input="a")
 
 
 def test_the_openapi_document_lists_every_route(tmp_path: Path) -> None:

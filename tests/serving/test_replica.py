@@ -171,3 +171,22 @@ def test_answers_of_a_real_model_do_not_depend_on_who_else_is_served(tmp_path: P
 
     expected = asyncio.run(alone())
     assert asyncio.run(together(2)) == expected == asyncio.run(together(4))
+
+
+def test_a_drain_gives_batch_rows_back_and_finishes_online_answers() -> None:
+    async def work() -> None:
+        gate = Gate()
+        async with running(EchoEngine(before_step=gate)) as replica:
+            online = replica.submit(generation("online", max_tokens=4))
+            batch = replica.submit(generation("batch", tier=Tier.BATCH, max_tokens=400))
+            await gate.step()
+            replica.drain()
+            gate.throw_open()
+            with pytest.raises(EngineFailedError, match="about to leave"):
+                await read_all(batch)
+            assert (await read_all(online))[1].num_tokens == 4
+            with pytest.raises(EngineFailedError, match="about to leave"):
+                await read_all(replica.submit(generation("later", tier=Tier.BATCH)))
+            assert replica.failure is None
+
+    run(work)

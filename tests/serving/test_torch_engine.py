@@ -11,7 +11,8 @@ import torch
 from jobs.models.load import load_model
 from orchestrator.spec.errors import UserError
 from serving.engine.calibrate import calibrate
-from serving.engine.protocol import DecodeRow, Sampling, TokenEngine
+from serving.engine.int8 import Int8Linear
+from serving.engine.protocol import DecodeRow, PrefillChunk, Sampling, TokenEngine
 from serving.engine.torch_engine import place_model
 from serving.policy import StepShape
 from tests.serving.worlds import GREEDY, tiny_engine, tiny_model
@@ -68,19 +69,19 @@ def test_tokens_are_identical_alone_and_in_random_company(folder: Path) -> None:
             slot_of[i] = draw.choice([slot for slot in range(3) if slot not in slot_of.values()])
             if i in parked:
                 engine.resume(slot_of[i], parked.pop(i))
-        rows = []
+        chunks, rows = [], []
         for i in chosen:
             if done[i] < len(prompts[i]):
                 size = draw.randint(1, 6)
                 chunk, last = prompts[i][done[i] : done[i] + size], done[i] + size >= len(prompts[i])
-                token = engine.prefill(slot_of[i], chunk, start=done[i], sampling=sampling(i) if last else None)
+                how = sampling(i) if last else None
+                chunks.append((i, PrefillChunk(slot=slot_of[i], tokens=tuple(chunk), start=done[i], sampling=how)))
                 done[i] += len(chunk)
-                out[i] += [token] if last else []
             else:
                 rows.append((i, DecodeRow(slot=slot_of[i], token=out[i][-1], position=cached(i), sampling=sampling(i))))
-        if rows:
-            for (i, _), token in zip(rows, engine.decode([row for _, row in rows]), strict=True):
-                out[i].append(token)
+        first, later = engine.step([chunk for _, chunk in chunks], [row for _, row in rows])
+        for (i, _), token in zip([*chunks, *rows], [*first, *later], strict=True):
+            out[i] += [] if token is None else [token]
     assert out == alone
 
 
@@ -112,11 +113,34 @@ def test_calibration_gives_times_and_leaves_the_engine_usable(folder: Path) -> N
 def test_a_model_without_a_cache_and_an_unknown_precision_are_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="KV-cache forward"):
         place_model(torch.nn.Linear(2, 2), "fp32", torch.device("cpu"))
-    with pytest.raises(UserError, match="int8 is not served"):
-        place_model(load_model(folder)[0], "int8", torch.device("cpu"))
+    with pytest.raises(UserError, match="fp8 is not served"):
+        place_model(load_model(folder)[0], "fp8", torch.device("cpu"))
+    with pytest.raises(UserError, match="int8 is computed on CPUs"):
+        place_model(load_model(folder)[0], "int8", torch.device("meta"))
 
 
 def test_bf16_weights_answer_too(folder: Path) -> None:
     placed = place_model(load_model(folder)[0], "bf16", torch.device("cpu"))
     cache = placed.new_cache(1, 32)
     assert placed.prefill(torch.tensor([1, 2, 3]), cache, 0, 0).shape == (256,)
+
+
+def test_int8_answers_are_close_to_fp32_and_do_not_depend_on_the_company(folder: Path) -> None:
+    plain, small = (
+        place_model(load_model(folder)[0], precision, torch.device("cpu")) for precision in ("fp32", "int8")
+    )
+    tokens_BT = torch.randint(0, 256, (6, 40), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        far = (small(tokens_BT) - plain(tokens_BT)).abs().max() / plain(tokens_BT).abs().max()
+    assert 0 < far < 0.05
+    layer = small.blocks[0].mlp.widen
+    x_RI = torch.randn(33, layer.weight_OI.shape[1], generator=torch.Generator().manual_seed(2))
+    x_RI[5] *= 1000  # a loud neighbour, which one scale for all rows would hear
+    together = layer(x_RI)
+    assert all(torch.equal(together[row], layer(x_RI[row : row + 1])[0]) for row in range(33))
+
+
+def test_int8_keeps_a_bias() -> None:
+    linear = torch.nn.Linear(8, 3)
+    x = torch.randn(2, 5, 8)
+    torch.testing.assert_close(Int8Linear(linear)(x), linear(x), atol=0.05, rtol=0.05)

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,33 +15,86 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
-from orchestrator.adapters.ray_serve.replica import EndpointReplica
+from orchestrator.adapters.ray_serve.application import application, check_same_model, parts, wanted_versions
+from orchestrator.adapters.ray_serve.autoscale import write_lease
 from orchestrator.adapters.ray_serve.support import check_supported
 from orchestrator.registry import Registry, Version
 from orchestrator.spec import Endpoint
 from orchestrator.spec.errors import ExitCode, UserError
-from orchestrator.spec.names import split_reference
-from serving.app import ReplicaSpec
-from serving.http.service import ServedModel
 
-# Serve's own queues know no tiers: let everything through to the replica, whose scheduler refuses what is too much.
-_UNBOUNDED = 100_000
+_ASK_TIMEOUT_S = 10.0
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Deployed:
-    """A running endpoint. `model` is the name to ask for, `ref` the version that answers."""
+    """A running endpoint. `model` is the name to ask for, `ref` the version that answers; `urls` holds the address of
+    each tier, which is `url` for all of them unless placement is dedicated."""
 
     name: str
     url: str
+    urls: Mapping[str, str]
     model: str
     ref: str
+    endpoint: Endpoint
+    registry: Registry
+    start: Version
+    base: Path
+    canary_taken_back: str | None = None
 
     def close(self) -> None:
         """Let the replicas finish within their drain time, then take down everything that `deploy` started."""
         with _quiet_driver():
             serve.shutdown()
+
+    def refresh(self) -> bool:
+        """Follow the registry's alias, and end a trial that a replica has ended; whether anything changed.
+
+        New weights are loaded beside the running ones and take over between two steps; no replica restarts.
+        """
+        if self.endpoint.spec.canary and self.canary_taken_back is None:
+            self.canary_taken_back = self._rolled_back()
+        ref = self.registry.get(self.endpoint.spec.model).ref
+        ended = self.canary_taken_back is not None and not self._trial_ended
+        if ref == self.ref and not ended:
+            return False
+        self._run()
+        self.ref, self._trial_ended = ref, self._trial_ended or ended
+        return True
+
+    def update(self, endpoint: Endpoint) -> None:
+        """Roll out another file: replicas are replaced one after the other, and the new ones start first.
+
+        Raises: UserError for what cannot change while it runs; replicas that do not start leave the old ones.
+        """
+        check_supported(endpoint)
+        check_same_model(endpoint, self.endpoint)
+        self.start, self.endpoint = self.registry.get(endpoint.spec.model), endpoint
+        self.canary_taken_back, self._trial_ended = None, False
+        self._run()
+        self.ref = self.start.ref
+
+    def lease(self, num_replicas: int | None) -> None:
+        """Hold at most so many replicas of each part; None = what the file says. Autoscaled endpoints follow."""
+        for part in parts(self.endpoint):
+            write_lease(part.name, num_replicas)
+
+    _trial_ended: bool = False
+
+    def _run(self) -> None:
+        wanted = wanted_versions(self.endpoint, self.registry, with_canary=self.canary_taken_back is None)
+        with _quiet_driver():
+            for part in parts(self.endpoint):
+                app = application(part, self.registry, self.start, wanted, base=self.base)
+                serve.run(app, name=part.name, route_prefix=part.path, logging_config=_QUIET)
+
+    def _rolled_back(self) -> str | None:
+        for part in parts(self.endpoint):
+            handle = serve.get_deployment_handle("endpoint", part.name)
+            reason: str | None = handle.rolled_back.remote().result(timeout_s=_ASK_TIMEOUT_S)
+            if reason:
+                return reason
+        return None
 
 
 def deploy(endpoint: Endpoint, registry: Registry, *, base: Path | None = None) -> Deployed:
@@ -53,51 +106,28 @@ def deploy(endpoint: Endpoint, registry: Registry, *, base: Path | None = None) 
     """
     check_supported(endpoint)
     version = registry.get(endpoint.spec.model)
+    wanted_versions(endpoint, registry)  # an unknown canary is said before anything starts
     _check_serve_is_free()
     base = (base or Path()).resolve()
     tls = _tls_options(endpoint, base)
     host, port = endpoint.spec.listen.host, _free_port(endpoint.spec.listen.host, endpoint.spec.listen.port)
+    url = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+    urls = dict.fromkeys(endpoint.spec.tiers.present(), url)
+    if endpoint.spec.placement == "dedicated":
+        urls = {tier: f"{url}/{tier}" for tier in urls}
+    deployed = Deployed(name=endpoint.metadata.name, url=url, urls=urls, model=version.model, ref=version.ref,
+                        endpoint=endpoint, registry=registry, start=version, base=base)  # fmt: skip
     with _quiet_driver():
         try:
-            serve.start(
-                proxy_location="HeadOnly", http_options={"host": host, "port": port, **tls}, logging_config=_QUIET
-            )
-            serve.run(
-                _application(endpoint, registry, version, base), name=endpoint.metadata.name, logging_config=_QUIET
-            )
+            http = {"host": host, "port": port, **tls}
+            serve.start(proxy_location="HeadOnly", http_options=http, logging_config=_QUIET)
+            deployed._run()
         except BaseException as error:
             serve.shutdown()
             if isinstance(error, RuntimeError | RayServeException | TimeoutError):
                 raise _start_error(endpoint, error) from error
             raise
-    shown = f"[{host}]" if ":" in host else host
-    scheme = "https" if tls else "http"
-    return Deployed(name=endpoint.metadata.name, url=f"{scheme}://{shown}:{port}", model=version.model, ref=version.ref)
-
-
-def _application(endpoint: Endpoint, registry: Registry, version: Version, base: Path) -> serve.Application:
-    replicas = endpoint.spec.replicas
-    resources = replicas.resources.as_ray()
-    model = ServedModel(
-        id=split_reference(endpoint.spec.model)[0], ref=version.ref, created_s=int(version.created_at.timestamp())
-    )
-    deployment = serve.deployment(
-        EndpointReplica,
-        name="endpoint",
-        num_replicas=replicas.min,
-        max_ongoing_requests=_UNBOUNDED,
-        graceful_shutdown_timeout_s=replicas.drain,
-        ray_actor_options={
-            "num_cpus": resources.pop("CPU", 0),
-            "num_gpus": resources.pop("GPU", 0),
-            "memory": resources.pop("memory", None),
-            "resources": resources,
-        },
-    )
-    spec = ReplicaSpec(
-        endpoint=endpoint, model=model, folder=registry.folder(version), base=base, state=registry.root.resolve().parent
-    )
-    return deployment.bind(spec)
+    return deployed
 
 
 def _tls_options(endpoint: Endpoint, base: Path) -> dict[str, str]:

@@ -10,13 +10,10 @@ def check_supported(endpoint: Endpoint) -> None:
     """Raises: UserError that names every key which would have no effect."""
     spec = endpoint.spec
     unsupported = {
-        "placement: dedicated": spec.placement == "dedicated",
         "replicas.min: 0": spec.replicas.min == 0,
-        "replicas.max above replicas.min": spec.replicas.max > spec.replicas.min > 0,
         "variants": bool(spec.variants),
-        "canary": spec.canary is not None,
-        "engine.name: vllm": spec.engine.name == "vllm",
-        "engine.precision: int8": spec.engine.precision == "int8",
+        "canary with engine echo or vllm": spec.canary is not None and spec.engine.name != "torch",
+        "engine.precision: int8 with engine vllm": spec.engine.name == "vllm" and spec.engine.precision == "int8",
     }
     named = [key for key, present in unsupported.items() if present]
     if named:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import httpx
 import openai
@@ -14,6 +15,8 @@ from openai import OpenAI
 
 from jobs.models.load import load_model
 from serving.engine.echo import EchoEngine
+from serving.engine.generation import EngineFailedError
+from serving.engine.torch_engine import CachedModel, load_engine, load_placed
 from serving.policy import Tier
 from tests.serving.http.server import openai_client, served
 from tests.serving.http.test_lifecycle import Pace, hang_up, metric, until
@@ -116,3 +119,41 @@ def test_a_vector_is_the_mean_hidden_state_however_the_prompt_is_cut(tmp_path: P
     with torch.no_grad():
         model(torch.tensor([list(prompt.encode())]))
     torch.testing.assert_close(torch.tensor(asyncio.run(embed())), seen[-1][0].mean(dim=0), rtol=1e-4, atol=1e-5)
+
+
+def test_a_canarys_vector_is_the_canarys_also_in_int8(tmp_path: Path) -> None:
+    stable, canary = (tiny_model(tmp_path / str(seed), seed) for seed in range(2))
+    tokens = list(b"def f(x):")
+    for precision in ("fp32", "int8"):
+        engine, alone = (
+            load_engine(folder, num_slots=2, max_context=None, precision=precision) for folder in (stable, canary)
+        )
+        engine.offer("m@2", cast(CachedModel, load_placed(canary, precision)[0]))
+        first = engine.embed(0, tokens[:4], start=0, version="m@2")
+        rest = engine.embed(0, tokens[4:], start=4, version="m@2")
+        whole = alone.embed(0, tokens, start=0)
+        assert [a + b for a, b in zip(first, rest, strict=True)] == pytest.approx(whole, rel=1e-4, abs=1e-4)
+        assert engine.embed(1, tokens, start=0) != pytest.approx(whole, rel=1e-2)
+
+
+def test_a_model_without_numbers_gives_an_error_and_not_a_vector(tmp_path: Path) -> None:
+    engine = tiny_engine(tiny_model(tmp_path / "m"))
+    broken, _ = load_model(tmp_path / "m")
+    with torch.no_grad():
+        broken.eval().norm.weight.fill_(float("nan"))
+    engine.serve(cast(CachedModel, broken))
+
+    async def embed() -> None:
+        async with running(engine) as replica:
+            with pytest.raises(EngineFailedError, match="no finite scores"):
+                await read_all(replica.submit(generation("e", max_tokens=1, embed=True)))
+            assert replica.failure is None
+
+    asyncio.run(embed())
+
+
+def test_an_engine_that_makes_no_vectors_says_so() -> None:
+    with served() as (url, replica):
+        replica.embeds = False
+        refused = httpx.post(f"{url}/v1/embeddings", json={"model": "gpt-demo", "input": "a"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unsupported")

@@ -268,3 +268,20 @@ def test_keys_made_at_the_same_time_are_all_kept(file: Path) -> None:
     for thread in threads:
         thread.join()
     assert {record.tenant for record in read_keys(file).keys} == {f"t{index}" for index in range(6)}
+
+
+def test_limits_and_open_paths_hold_below_a_mount(file: Path) -> None:
+    """Tiers with replicas of their own answer below a path of theirs."""
+    key, _ = create_key(file, tenant="apps")
+
+    async def statuses() -> list[int]:
+        transport = httpx.ASGITransport(app=app, root_path="/keystroke")
+        async with httpx.AsyncClient(transport=transport, base_url="http://x/keystroke") as client:
+            asked = [await client.get("/v1/models", headers={"authorization": f"Bearer {key}"}) for _ in range(3)]
+            healthy, nobody = await client.get("/healthz"), await client.get("/v1/models")
+            return [answer.status_code for answer in (*asked, healthy, nobody)]
+
+    with running_service() as service:
+        limits = TenantLimits(requests_per_min=2)
+        app = assemble(service, HttpConfig(max_body_bytes=1000, ring=KeyRing(file), limits=limits)).app
+        assert asyncio.run(statuses()) == [200, 200, 429, 200, 401]

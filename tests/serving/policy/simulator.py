@@ -5,6 +5,8 @@ Owns physics (arrivals, step times, slots), never choices; checks that every pla
 
 from __future__ import annotations
 
+import bisect
+import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -76,13 +78,23 @@ def simulate(
     step_s: Callable[[StepShape], float],
     cancels: Iterable[tuple[float, str]] = (),
     until_s: float = math.inf,
+    comes_again: Callable[[Request], float | None] = lambda _: None,
 ) -> Outcome:
-    """Run until every request is finished, refused, superseded or cancelled, or until `until_s`."""
+    """Run until every request is finished, refused, superseded or cancelled, or until `until_s`.
+
+    `comes_again` says how long after the hinted time a refused request is sent once more, as `<id>+` (None = never).
+    """
     out, pending = Outcome(), sorted(requests, key=lambda request: (request.arrival_s, request.id))
     replica, leaving = VirtualReplica(num_slots, pending), sorted(cancels)
     while out.now_s < until_s:
         while pending and pending[0].arrival_s <= out.now_s:
-            _submit(scheduler, pending.pop(0), out)
+            request = pending.pop(0)
+            _submit(scheduler, request, out)
+            delay_s = comes_again(request) if request.id in out.refused and not request.id.endswith("+") else None
+            if delay_s is not None:
+                again = _again(request, out.now_s + out.refused[request.id].retry_after_s + delay_s)
+                replica.prompt[again.id] = again.prompt_tokens
+                bisect.insort(pending, again, key=lambda each: (each.arrival_s, each.id))
         while leaving and leaving[0][0] <= out.now_s:
             request_id = leaving.pop(0)[1]
             if scheduler.remove(request_id):
@@ -99,6 +111,11 @@ def simulate(
             case plan:
                 _step(scheduler, replica, plan, out, step_s)
     return out
+
+
+def _again(request: Request, arrival_s: float) -> Request:
+    deadline_s = arrival_s + request.deadline_s - request.arrival_s
+    return dataclasses.replace(request, id=f"{request.id}+", arrival_s=arrival_s, deadline_s=deadline_s)
 
 
 def _submit(scheduler: TierScheduler, request: Request, out: Outcome) -> None:

@@ -22,6 +22,7 @@ from serving.policy import (
     exact,
 )
 from serving.policy.fairness import take_turns, yielding
+from serving.policy.fill import Rules, order_online
 from serving.policy.rows import Row
 from tests.serving.policy import worlds
 from tests.serving.policy.simulator import simulate
@@ -153,3 +154,24 @@ def test_a_flood_takes_a_neighbours_place_only_when_it_is_the_same_tenant() -> N
     admitted, in_time = flood("few")
     assert (admitted, in_time) == (1.0, 1.0)
     assert flood("flood")[0] < 0.8
+
+
+def test_late_rows_take_turns_among_themselves_and_pass_nobody_who_is_in_time() -> None:
+    rules = Rules(config=CONFIG, model=exact(base_s=0.1), num_slots=1)
+    late = [Row(request=request(name, name[0], due_s=0.9)) for name in ("a1", "a2", "b1")]  # working towards 1.8
+    in_time = [Row(request=request(name, name[0], due_s=1.05)) for name in ("c1", "c2")]
+    assert ids(order_online([*late, *in_time], rules, now_s=0.0)) == ["c1", "c2", "a1", "b1", "a2"]
+
+
+def test_places_promised_to_a_flood_do_not_shut_others_out() -> None:
+    """What a flood was refused stands in line for later; another tenant's request is admitted all the same."""
+    roomy = {tier: dataclasses.replace(target, max_waiting=100) for tier, target in CONFIG.targets.items()}
+    replica = TierScheduler(dataclasses.replace(CONFIG, targets=roomy), num_slots=2, model=exact(base_s=0.1))
+    hints = []
+    for index in range(60):
+        asked = dataclasses.replace(request(f"a{index:02}", "a"), retry_key=f"key{index}")
+        verdict = replica.submit(asked, now_s=0.0)
+        hints += [verdict.retry_after_s] if isinstance(verdict, Refused) else []
+    assert len(hints) > 20
+    assert min(hints) < 10.0  # promises fall due while the other tenant's request runs
+    assert isinstance(replica.submit(request("b1", "b"), now_s=0.0), Admitted)

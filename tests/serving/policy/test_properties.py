@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from serving.policy import Request, Tier
 from tests.serving.policy.simulator import Outcome, simulate
-from tests.serving.policy.worlds import MODEL, request, scheduler
+from tests.serving.policy.worlds import CONFIG, MODEL, backlog, request, scheduler
 
 _TIERS = st.sampled_from([Tier.KEYSTROKE, Tier.INTERACTIVE, Tier.BATCH])
 
@@ -47,6 +48,18 @@ def test_the_engine_never_idles_with_work_at_hand(load: tuple[int, list[Request]
     out = run(*load)
     assert out.idle_with_work_s == 0
     assert all(plan.work for plan in out.plans if not plan.free)
+
+
+@given(loads(), st.sampled_from([0.05, 0.2, 0.4]))
+@settings(max_examples=40, deadline=None)
+def test_batch_never_gets_less_than_its_share(load: tuple[int, list[Request]], share: float) -> None:
+    slots, rows = load
+    config = dataclasses.replace(CONFIG, batch_share=share)
+    online = [row for row in rows if row.tier.is_online]
+    out = simulate(scheduler(config, slots), [*online, *backlog(300)], num_slots=slots, step_s=MODEL.predict_s,
+                   until_s=3.0)  # fmt: skip
+    longest_s = max(MODEL.predict_s(plan.shape) for plan in out.plans)
+    assert out.batch_s >= share * out.busy_s - longest_s
 
 
 @given(loads(), st.randoms(use_true_random=False))

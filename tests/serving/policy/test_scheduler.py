@@ -134,6 +134,19 @@ def test_a_request_too_slow_for_its_tier_is_served_when_nothing_stands_in_its_wa
     assert "slow" in out.finish_s
 
 
+def test_a_late_request_is_served_within_another_allowance_under_steady_overload() -> None:
+    flood = [request(f"k{i:03}", Tier.KEYSTROKE, i * 0.03) for i in range(200)]
+    out = simulate(scheduler(), [request("late", Tier.KEYSTROKE, 0.0, tokens=16), *flood], num_slots=SLOTS,
+                   step_s=lambda shape: 1.5 * MODEL.predict_s(shape))  # fmt: skip
+    assert max(out.finish_s[row.id] - row.arrival_s for row in flood if row.id in out.finish_s) < 3.0
+
+
+def test_keystrokes_that_arrive_together_share_steps_instead_of_queueing() -> None:
+    out = run([request(f"k{i}", Tier.KEYSTROKE) for i in range(5)])
+    assert not out.refused
+    assert max(len(plan.work) for plan in out.plans) > 1
+
+
 @pytest.mark.parametrize("tier", list(Tier))
 def test_an_idle_engine_starts_any_tier_at_once(tier: Tier) -> None:
     out = run([request("a", tier)])

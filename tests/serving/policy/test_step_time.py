@@ -38,6 +38,29 @@ def test_it_follows_a_machine_that_becomes_slower() -> None:
     assert model.predict_s(probe) == pytest.approx(slow.predict_s(probe), rel=0.1)
 
 
+def test_it_follows_a_busy_machine_within_a_second_of_steps_and_back() -> None:
+    shape, model = StepShape(4), exact(base_s=0.005, row_s=0.001)
+    for slowdown in (3.0, 1.0):
+        for _ in range(40):
+            model = model.observe(shape, 0.009 * slowdown)
+        assert model.predict_s(shape) == pytest.approx(0.009 * slowdown, rel=0.1)
+    for _ in range(60):
+        model = model.observe(shape, 0.009)
+    assert model.tail_s < 0.001  # what slowed it down is forgotten, too
+
+
+def test_a_stall_during_calibration_or_later_does_not_make_rows_look_dear() -> None:
+    true = exact(base_s=0.005, row_s=0.001, prefill_token_s=0.0003)
+    shapes = [StepShape(rows, tokens) for rows in (1, 2, 4, 8) for tokens in (0, 16)] * 3
+    model = calibrated([(shape, 0.5 if i == 3 else true.predict_s(shape)) for i, shape in enumerate(shapes)])
+    probe = StepShape(8, 16)
+    assert model.predict_s(probe) == pytest.approx(true.predict_s(probe), rel=0.05)
+    model = model.observe(StepShape(1), 2.0)
+    for _ in range(60):
+        model = model.observe(StepShape(4), true.predict_s(StepShape(4)))
+    assert model.predict_s(probe) == pytest.approx(true.predict_s(probe), rel=0.3)
+
+
 def test_the_tail_settles_near_the_95th_percentile_of_the_error() -> None:
     draw, model = random.Random(1), untrained()
     for _ in range(4000):

@@ -29,11 +29,12 @@ def request(
     tokens: int = 8,
     session: str | None = None,
     deadline_s: float | None = None,
+    retry_key: str | None = None,
 ) -> Request:
     due_s = CONFIG.targets[tier].deadline_s(arrival_s, tokens) if deadline_s is None else deadline_s
     return Request(
         id=request_id, tier=tier, arrival_s=arrival_s, deadline_s=due_s, prompt_tokens=prompt, max_tokens=tokens,
-        session=session,
+        session=session, retry_key=retry_key,
     )  # fmt: skip
 
 

@@ -1,0 +1,153 @@
+"""From an Endpoint to Serve applications: one for all tiers, or with dedicated placement one for each tier."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
+
+from orchestrator.adapters.ray_serve.replica import EndpointReplica
+from orchestrator.registry import Registry, Version
+from orchestrator.spec import Endpoint
+from orchestrator.spec.errors import UserError
+from orchestrator.spec.names import split_reference
+from serving.app import ReplicaSpec
+from serving.http.service import ServedModel
+from serving.versions import Wanted, WantedVersion
+
+# Serve's own queues know no tiers: let everything through to the replica, whose scheduler refuses what is too much.
+_UNBOUNDED = 100_000
+_POLICY = "orchestrator.adapters.ray_serve.autoscale:slo_policy"
+_SESSION_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+# Of one replica there must be a second before the first may go; of many, a quarter more at a time is enough.
+_SURGE_ALONE, _SURGE_PERCENT = 100, 25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One Serve application: its name, the path below which it answers, and the endpoint as its replicas see it."""
+
+    name: str
+    path: str
+    endpoint: Endpoint
+
+
+def parts(endpoint: Endpoint) -> tuple[Part, ...]:
+    """One part for all tiers, or one for each. A hop to choose a tier by the request's body would cost 2-7 ms, so with
+    dedicated placement each tier has an address of its own."""
+    name = endpoint.metadata.name
+    if endpoint.spec.placement == "shared":
+        return (Part(name=name, path="/", endpoint=endpoint),)
+    return tuple(
+        Part(name=f"{name}-{tier}", path=f"/{tier}", endpoint=_only(endpoint, tier))
+        for tier in endpoint.spec.tiers.present()
+    )
+
+
+def wanted_versions(endpoint: Endpoint, registry: Registry, *, with_canary: bool = True) -> Wanted:
+    """The versions that the endpoint's references mean now. Raises: UserError for an unknown one."""
+    canary = endpoint.spec.canary if with_canary else None
+    return Wanted(
+        stable=_wanted(registry, registry.get(endpoint.spec.model)),
+        canary=_wanted(registry, registry.get(canary.model)) if canary else None,
+    )
+
+
+def application(part: Part, registry: Registry, start: Version, wanted: Wanted, *, base: Path) -> serve.Application:
+    """The Serve application. Its replicas start with the version `start` and then serve what is `wanted`.
+
+    `base`: the folder that paths in the endpoint's file are relative to.
+
+    Only what is in `start` or the endpoint makes Serve restart replicas; `wanted` changes them while they run.
+    """
+    replicas, spec = part.endpoint.spec.replicas, part.endpoint.spec
+    resources = replicas.resources.as_ray()
+    model = ServedModel(id=split_reference(spec.model)[0], ref=start.ref, created_s=int(start.created_at.timestamp()))
+    deployment = serve.deployment(
+        EndpointReplica,
+        name="endpoint",
+        max_ongoing_requests=_UNBOUNDED,
+        graceful_shutdown_timeout_s=replicas.drain,
+        max_surge_percent=_SURGE_ALONE if replicas.min == 1 else _SURGE_PERCENT,
+        user_config=wanted.to_json(),
+        ray_actor_options={
+            "num_cpus": resources.pop("CPU", 0),
+            "num_gpus": resources.pop("GPU", 0),
+            "memory": resources.pop("memory", None),
+            "resources": resources,
+        },
+        **_count(part.endpoint),
+        **_routing(part.endpoint),
+    )
+    # Serve draws a new code version for each run, and with it restarts replicas; ours says what they were built from,
+    # so other weights reach them through `reconfigure` alone (tests/cluster/test_serve_scaling.py).
+    deployment = deployment.options(version=_code_version(part.endpoint, start), _internal=True)
+    state = registry.root.resolve().parent
+    replica = ReplicaSpec(endpoint=part.endpoint, model=model, folder=registry.folder(start), base=base, state=state)
+    return deployment.bind(replica)
+
+
+def _code_version(endpoint: Endpoint, start: Version) -> str:
+    text = f"{start.ref} {endpoint.model_dump_json()}"
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _count(endpoint: Endpoint) -> Mapping[str, Any]:
+    replicas = endpoint.spec.replicas
+    if replicas.max <= replicas.min:
+        return {"num_replicas": replicas.min}
+    scaling = AutoscalingConfig(
+        min_replicas=replicas.min,
+        max_replicas=replicas.max,
+        initial_replicas=replicas.min,
+        # The policy has its own patience, and it reads averages over seconds.
+        upscale_delay_s=0.0,
+        downscale_delay_s=0.0,
+        metrics_interval_s=2.0,
+        look_back_period_s=4.0,
+        policy=AutoscalingPolicy(policy_function=_POLICY),
+    )
+    return {"autoscaling_config": scaling}
+
+
+def _routing(endpoint: Endpoint) -> Mapping[str, Any]:
+    """Where requests of one session must meet, the session's header decides which replica gets them."""
+    keystroke, replicas = endpoint.spec.tiers.keystroke, endpoint.spec.replicas
+    if keystroke is None or not keystroke.supersede or max(replicas.min, replicas.max) == 1:
+        return {}
+    return {"request_router_config": RequestRouterConfig(request_router_class=_SESSION_ROUTER)}
+
+
+def _wanted(registry: Registry, version: Version) -> WantedVersion:
+    return WantedVersion(
+        ref=version.ref, folder=str(registry.folder(version)), created_s=int(version.created_at.timestamp())
+    )
+
+
+def _only(endpoint: Endpoint, tier: str) -> Endpoint:
+    tiers = endpoint.spec.tiers.model_copy(
+        update={other: None for other in endpoint.spec.tiers.present() if other != tier}
+    )
+    # A tier that is alone cannot be "dedicated" among others.
+    spec = endpoint.spec.model_copy(update={"tiers": tiers, "placement": "shared"})
+    return endpoint.model_copy(update={"spec": spec})
+
+
+def check_same_model(endpoint: Endpoint, running: Endpoint) -> None:
+    """Raises: UserError for a change that needs another address or another set of applications."""
+    for what, now, then in (
+        ("metadata.name", running.metadata.name, endpoint.metadata.name),
+        ("spec.listen", running.spec.listen, endpoint.spec.listen),
+        ("spec.placement", running.spec.placement, endpoint.spec.placement),
+    ):
+        if now != then:
+            raise UserError(
+                f"{what} cannot change while the endpoint runs",
+                where=f"Endpoint {running.metadata.name}",
+                next_step="Take it down and serve it anew.",
+            )

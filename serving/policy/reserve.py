@@ -1,0 +1,92 @@
+"""Places kept for refused requests that were told when to come again: the hint is a promise, not a guess.
+
+Reservations of a replica stand in line, each as long as its request needs alone, so that they never promise more than
+the engine can do. Where few of those who are told to come do come, only that share is held back from others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from serving.policy.fill import Rules, alone_s
+from serving.policy.rows import Request, Row
+
+# A retry is on time from its moment until so much later: clients round, wait in their own loops and cross a network.
+GRACE_S = 1.0
+_MAX_RESERVED = 256
+_LEARNING = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """`request` may come from `at_s` on and is admitted then."""
+
+    request: Request
+    at_s: float
+
+    def row(self, now_s: float) -> Row:
+        """The row it becomes: when it comes at its moment, or now when that has passed."""
+        return Row(request=moved(self.request, max(self.at_s, now_s)))
+
+
+class Reservations:
+    """The promises that are open. One thread owns it, and it is told the time."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Reservation] = {}
+        self._line_end_s = -math.inf
+        self.show_rate = 1.0
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def claim(self, request: Request, *, now_s: float) -> bool:
+        """Whether this request was promised a place now; the promise is kept once."""
+        self._expire(now_s)
+        reservation = self._open.get(request.retry_key) if request.retry_key else None
+        if reservation is None or reservation.at_s > now_s:
+            return False
+        del self._open[reservation.request.retry_key or ""]
+        self._learn(came=True)
+        return True
+
+    def promise_s(self, request: Request, *, earliest_s: float, rules: Rules) -> float:
+        """From when on the request will be admitted; an earlier promise to it stands.
+
+        Without a retry key, or with too many promises open, it is only the best guess.
+        """
+        if request.retry_key is None:
+            return earliest_s
+        if (earlier := self._open.get(request.retry_key)) is not None:
+            return earlier.at_s
+        at_s = max(earliest_s, self._line_end_s)
+        if len(self._open) < _MAX_RESERVED:
+            self._line_end_s = at_s + alone_s(Row(request=request), rules) / (1 - rules.config.batch_share)
+            self._open[request.retry_key] = Reservation(request=request, at_s=at_s)
+        return at_s
+
+    def expected(self, *, now_s: float, until_s: float) -> list[Reservation]:
+        """Promises that fall due until then, thinned to the share that is kept by those who were told to come."""
+        self._expire(now_s)
+        due = sorted((r for r in self._open.values() if r.at_s <= until_s), key=lambda r: (r.at_s, r.request.id))
+        rate = self.show_rate
+        return [r for i, r in enumerate(due) if math.floor((i + 1) * rate + 0.5) > math.floor(i * rate + 0.5)]
+
+    def _expire(self, now_s: float) -> None:
+        gone = [key for key, r in self._open.items() if r.at_s + GRACE_S < now_s]
+        for key in gone:
+            del self._open[key]
+            self._learn(came=False)
+        if not self._open:
+            self._line_end_s = -math.inf
+
+    def _learn(self, *, came: bool) -> None:
+        self.show_rate += _LEARNING * (came - self.show_rate)
+
+
+def moved(request: Request, arrival_s: float) -> Request:
+    """The same request at another time, with as long to its deadline."""
+    deadline_s = request.deadline_s + arrival_s - request.arrival_s
+    return dataclasses.replace(request, arrival_s=arrival_s, deadline_s=deadline_s)

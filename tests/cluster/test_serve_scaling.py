@@ -1,0 +1,124 @@
+"""Endpoints that change while they answer, on real Ray Serve: weights, replicas, tiers with replicas of their own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from openai import OpenAI
+
+from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
+from orchestrator.adapters.ray_serve import Deployed, deploy
+from orchestrator.adapters.ray_serve.autoscale import read_lease
+from orchestrator.registry import Provenance, Registry
+from orchestrator.spec import Endpoint, load_text
+from tests.serving.worlds import tiny_model
+
+pytestmark = pytest.mark.cluster
+
+HEAD = "apiVersion: tideline/v1\nkind: Endpoint\nmetadata: {name: tiny}\n"
+TORCH = f"""{HEAD}
+spec:
+  model: tiny-gpt@champion
+  listen: {{port: 0}}
+  engine: {{slots: 4}}
+  replicas: {{min: 1, max: 2}}
+  tiers: {{interactive: {{slo: {{latency: 60s}}}}}}
+"""
+DEDICATED = f"""{HEAD}
+spec:
+  model: tiny-gpt@1
+  listen: {{port: 0}}
+  engine: {{name: echo, slots: 4}}
+  placement: dedicated
+  replicas: {{drain: 2s}}
+  tiers: {{keystroke: {{slo: {{latency: 60s}}}}, batch: {{}}}}
+"""
+
+
+def endpoint(text: str) -> Endpoint:
+    (loaded,) = load_text(text)
+    assert isinstance(loaded, Endpoint)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """Two versions; the first is the champion."""
+    home = tmp_path_factory.mktemp("home")
+    registry = Registry(home / "models")
+    for seed in range(2):
+        registry.register("tiny-gpt", tiny_model(home / "built" / str(seed), seed), Provenance(run=str(seed)))
+    registry.set_alias("tiny-gpt@1", "champion")
+    return registry
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster((NodeSize(num_cpus=5),)) as cluster:
+        yield cluster
+
+
+def ask(url: str) -> str:
+    with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        answer = client.completions.create(model="tiny-gpt", prompt="def f(", temperature=0, max_tokens=24)
+        return answer.choices[0].text
+
+
+def test_weights_follow_the_alias_without_a_restart_and_the_lease_bounds_replicas(
+    cluster: LocalCluster, registry: Registry
+) -> None:
+    deployed = deploy(endpoint(TORCH), registry)
+    try:
+        before, steps = ask(deployed.url), _steps(deployed)
+        assert not deployed.refresh()
+        registry.set_alias("tiny-gpt@2", "champion")
+        assert deployed.refresh()
+        assert (deployed.ref, httpx.get(f"{deployed.url}/readyz").json()["model"]) == ("tiny-gpt@2", "tiny-gpt@2")
+        assert ask(deployed.url) != before
+        assert _steps(deployed) > steps  # the same process counts on
+        deployed.lease(1)
+        assert read_lease("tiny") == 1
+    finally:
+        deployed.close()
+
+
+def test_tiers_with_replicas_of_their_own_answer_during_a_rolling_update(
+    cluster: LocalCluster, registry: Registry, tmp_path: Path
+) -> None:
+    deployed = deploy(endpoint(DEDICATED), registry)
+    try:
+        assert deployed.urls == {tier: f"{deployed.url}/{tier}" for tier in ("keystroke", "batch")}
+        tiers = {tier: _service_tier(url) for tier, url in deployed.urls.items()}
+        assert tiers == {"keystroke": "priority", "batch": "flex"}
+        statuses, done = [], threading.Event()
+
+        def keep_asking() -> None:
+            while not done.wait(0.02):
+                body = {"model": "tiny-gpt", "prompt": "x", "max_tokens": 2}
+                statuses.append(httpx.post(f"{deployed.urls['keystroke']}/v1/completions", json=body).status_code)
+
+        asking = threading.Thread(target=keep_asking)
+        asking.start()
+        try:
+            deployed.update(endpoint(DEDICATED.replace("slots: 4", "slots: 5").replace("tiny-gpt@1", "tiny-gpt@2")))
+        finally:
+            done.set()
+            asking.join()
+        assert deployed.ref == "tiny-gpt@2"
+        assert set(statuses) == {200}
+    finally:
+        deployed.close()
+
+
+def _service_tier(url: str) -> str:
+    body = {"model": "tiny-gpt", "prompt": "x", "max_tokens": 2}
+    return str(httpx.post(f"{url}/v1/completions", json=body).json()["service_tier"])
+
+
+def _steps(deployed: Deployed) -> float:
+    lines = httpx.get(f"{deployed.url}/metrics").text.splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("tide_serving_steps_total"))

@@ -1,0 +1,87 @@
+"""A hint is a promise: who comes again when told is admitted, and who never does costs the others little."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.policy import Refused, Request, Tier
+from serving.policy.fill import Rules
+from serving.policy.reserve import GRACE_S, Reservations
+from tests.serving.policy.simulator import Outcome, simulate
+from tests.serving.policy.worlds import CONFIG, MODEL, SLOTS, request, scheduler
+
+RULES = Rules(config=CONFIG, model=MODEL, num_slots=SLOTS)
+
+
+def hopeless(per_s: float, *, seconds: float, seed: int = 3) -> list[Request]:
+    """Keystrokes at a rate the engine cannot keep."""
+    rng, at_s, rows = random.Random(seed), 0.0, []
+    while (at_s := at_s + rng.expovariate(per_s)) < seconds:
+        rows.append(request(f"k{len(rows):03}", Tier.KEYSTROKE, at_s, retry_key=f"key{len(rows)}"))
+    return rows
+
+
+def run(rows: list[Request], *, delay_s: float | None, seed: int = 5) -> Outcome:
+    rng = random.Random(seed)
+
+    def comes_again(_: Request) -> float | None:
+        return None if delay_s is None else rng.uniform(0, delay_s)
+
+    return simulate(scheduler(), rows, num_slots=SLOTS, step_s=MODEL.predict_s, comes_again=comes_again)
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.9])
+def test_whoever_comes_again_within_a_second_of_the_hint_is_admitted(delay_s: float) -> None:
+    out = run(hopeless(40, seconds=4), delay_s=delay_s)
+    returned = [row_id for row_id in (*out.admitted, *out.refused) if row_id.endswith("+")]
+    assert len(returned) > 20
+    assert [row_id for row_id in returned if row_id in out.refused] == []
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=6, deadline=None)
+def test_promised_places_make_no_admitted_request_late(seed: int) -> None:
+    rows = hopeless(35, seconds=1.5, seed=seed)
+    out = run(rows, delay_s=0.5, seed=seed)
+    for row in rows:
+        if row.id in out.admitted and out.admitted[row.id].predicted_finish_s <= row.deadline_s:
+            assert out.finish_s[row.id] <= row.deadline_s + 1e-9
+
+
+def test_a_promise_that_nobody_keeps_holds_back_less_and_less() -> None:
+    rows = hopeless(40, seconds=7)
+    never, always = run(rows, delay_s=None), run(rows, delay_s=0.1)
+    late = [row for row in rows if row.arrival_s > 4]
+    assert sum(row.id in never.admitted for row in late) > sum(row.id in always.admitted for row in late)
+
+
+def test_promises_stand_in_line_and_the_same_request_keeps_its_own() -> None:
+    line = Reservations()
+    first, second = (request(name, Tier.KEYSTROKE, retry_key=name) for name in ("a", "b"))
+    at_s = line.promise_s(first, earliest_s=1.0, rules=RULES)
+    assert at_s == 1.0
+    assert line.promise_s(second, earliest_s=1.0, rules=RULES) > 1.0
+    assert line.promise_s(first, earliest_s=5.0, rules=RULES) == 1.0
+
+
+def test_a_promise_is_kept_once_not_before_its_time_and_not_for_ever() -> None:
+    line = Reservations()
+    for name in ("a", "b"):
+        line.promise_s(request(name, Tier.KEYSTROKE, retry_key=name), earliest_s=1.0, rules=RULES)
+    early = request("a", Tier.KEYSTROKE, retry_key="a")
+    assert not line.claim(early, now_s=0.5)
+    assert line.claim(early, now_s=1.2)
+    assert not line.claim(early, now_s=1.2)
+    assert not line.claim(request("b", Tier.KEYSTROKE, retry_key="b"), now_s=3.0 + GRACE_S)
+    assert len(line) == 0
+
+
+def test_without_a_retry_key_there_is_a_hint_and_no_promise() -> None:
+    replica = scheduler()
+    verdicts = [replica.submit(request(f"k{i}", Tier.KEYSTROKE), now_s=0.0) for i in range(20)]
+    hints = {verdict.retry_after_s for verdict in verdicts if isinstance(verdict, Refused)}
+    assert len(hints) == 1
