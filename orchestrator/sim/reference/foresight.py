@@ -41,7 +41,8 @@ class Foresight:
 class _Offer:
     """Devices that can be held from tick s up to tick e, cumulated from the cheapest pool and capped.
 
-    Shapes: (P + 1, T, T + 1). `clean`: none of them vanishes at e. `dirty`: they are there until e, whatever happens then.
+    Shapes: (P + 1, T, T + 1). `clean`: none of them vanishes at e. `dirty`: they are there until e,
+    whatever happens then.
     """
 
     clean: NDArray[np.int32]
