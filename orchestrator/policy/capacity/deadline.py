@@ -15,12 +15,12 @@ from orchestrator.policy.capacity.view import Allocation, CapacityView, Terms
 SLACK_S = 1e-3  # far above what floats lose in these sums, far below a tick
 PROGRESS_SHARE = 0.88  # of the way from the cheapest price to on-demand's, when the job needs its reference pace
 PROGRESS_POWER = 6.0  # how steeply progress gains value when more workers are needed than that
-LEAST_SHARE = 0.3
+LEAST_SHARE = 0.15
 PANIC_SHARE = 10.0  # where nothing can be bought, progress may be worth more than any price
 FREE_PRICE_FACTOR = 3.0  # stands in for the on-demand price, in multiples of the dearest pool
 RESERVE_STALLS = 2  # disruptions the pace leaves room for before the deadline
 RESERVE_TICKS = 2
-MUST = 1.0
+MUST = 1.5
 PRIOR_TICKS = 20
 PRIOR_DISRUPTIONS_PER_H = 1.0
 LEAST_EFFICIENCY = 0.3
