@@ -13,15 +13,19 @@ from dataclasses import dataclass
 from orchestrator.policy.capacity.view import Allocation, CapacityView, Terms
 
 SLACK_S = 1e-3  # far above what floats lose in these sums, far below a tick
-PROGRESS_SHARE = 0.85  # of the on-demand price, when the job needs exactly the reference pace
-PROGRESS_POWER = 6.0
-LEAST_SHARE = 0.3
+PROGRESS_SHARE = 0.88  # of the way from the cheapest price to on-demand's, when the job needs its reference pace
+PROGRESS_POWER = 6.0  # how steeply progress gains value when more workers are needed than that
+LEAST_SHARE = 0.15
 PANIC_SHARE = 10.0  # where nothing can be bought, progress may be worth more than any price
 FREE_PRICE_FACTOR = 3.0  # stands in for the on-demand price, in multiples of the dearest pool
+RESERVE_STALLS = 2  # disruptions the pace leaves room for before the deadline
 RESERVE_TICKS = 2
+MUST = 1.5
 PRIOR_TICKS = 20
 PRIOR_DISRUPTIONS_PER_H = 1.0
+LEAST_EFFICIENCY = 0.3
 FORGET = 0.99
+SUPPLY_PRIOR_S = 43_200.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class Efficiency:
         """The share so far, starting from what an occasional disruption would leave."""
         disrupted = PRIOR_DISRUPTIONS_PER_H * (terms.stall_s + terms.loss_s) / 3600.0
         weight = PRIOR_TICKS * terms.min_workers * terms.tick_s
-        return max(0.3, (self.useful_s + weight / (1.0 + disrupted)) / (self.paid_s + weight))
+        return max(LEAST_EFFICIENCY, (self.useful_s + weight / (1.0 + disrupted)) / (self.paid_s + weight))
 
 
 def observe_efficiency(efficiency: Efficiency, view: CapacityView) -> Efficiency:
@@ -51,23 +55,17 @@ def observe_efficiency(efficiency: Efficiency, view: CapacityView) -> Efficiency
     return Efficiency(FORGET * efficiency.useful_s + gained, FORGET * efficiency.paid_s + paid_s, view.done_s)
 
 
-SUPPLY_PRIOR_S = 43_200.0
-USE_SUPPLY = True
-SCARCE = 1.0
-
-
 @dataclass(frozen=True, slots=True)
 class Supply:
-    """Spot devices offered so far, as many as the job could use."""
+    """Spot devices offered so far, no more than the job could use, summed over ticks."""
 
     devices: int = 0
     ticks: int = 0
 
     def mean(self, terms: Terms) -> float:
-        """Mean of what was offered, starting from the reference pace."""
+        """Mean offer, starting from the reference pace until half a day has been seen."""
         prior_ticks = SUPPLY_PRIOR_S / terms.tick_s
-        reference = max(terms.work_s / terms.deadline_s, terms.min_workers)
-        return (self.devices + reference * prior_ticks) / (self.ticks + prior_ticks)
+        return (self.devices + reference_workers(terms) * prior_ticks) / (self.ticks + prior_ticks)
 
 
 def observe_supply(supply: Supply, view: CapacityView) -> Supply:
@@ -76,9 +74,18 @@ def observe_supply(supply: Supply, view: CapacityView) -> Supply:
     return Supply(supply.devices + offered, supply.ticks + 1)
 
 
+def reference_workers(terms: Terms) -> float:
+    """The pace the job was meant to have: steady work from start to deadline, at no less than the minimum."""
+    return max(terms.work_s / terms.deadline_s, terms.min_workers)
+
+
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Workers needed from now on, disruptions included; what a worker-hour of progress is worth; workers to reach."""
+    """What the deadline asks now.
+
+    `workers`: needed from now on, disruptions included. `usd_per_worker_hour`: what progress is worth. `floor`:
+    workers to reach, with on-demand where spot falls short. `must_run`: waiting for cheaper capacity is over.
+    """
 
     workers: float
     usd_per_worker_hour: float
@@ -95,25 +102,24 @@ def anchor_usd(view: CapacityView) -> float:
 
 
 def pace(view: CapacityView, efficiency: Efficiency, supply: Supply) -> Pace:
-    """Value progress by how many workers the rest of the time needs, against the pace the job was meant to have.
+    """Value progress by how many workers the rest of the time needs.
 
-    Progress is worth the price of on-demand when the job needs more than its reference pace: then every hour of spot
-    saves one of on-demand, and the floor rises so that on-demand fills what spot lacks, no sooner and no faster.
+    Against the reference pace this says whether on-demand must run: then the floor rises so that it fills what spot
+    lacks, no sooner and no faster. Against the mean supply it says whether on-demand will be needed some day: then
+    an hour of spot saves one of on-demand already now, though on-demand itself can wait.
     """
     terms, anchor = view.terms, anchor_usd(view)
-    reserve_s = 2 * terms.stall_s + terms.loss_s + RESERVE_TICKS * terms.tick_s
+    reserve_s = RESERVE_STALLS * terms.stall_s + terms.loss_s + RESERVE_TICKS * terms.tick_s
     left_s = max(view.time_left_s - reserve_s, terms.tick_s)
     workers = view.work_left_s / left_s / efficiency.share(terms)
-    reference = max(terms.work_s / terms.deadline_s, terms.min_workers)
-    share = PROGRESS_SHARE * (workers / reference) ** PROGRESS_POWER
+    urgency = PROGRESS_SHARE * (workers / reference_workers(terms)) ** PROGRESS_POWER
+    scarcity = min(1.0, PROGRESS_SHARE * (workers / max(supply.mean(terms), 1.0)) ** PROGRESS_POWER)
+    must_run = workers >= MUST * reference_workers(terms)
+    floor = min(terms.max_workers, max(terms.min_workers, math.ceil(workers) if must_run else 0))
     most = 1.0 if terms.on_demand_limit > 0 else PANIC_SHARE
-    floor = terms.min_workers
-    if share >= 1.0:
-        floor = min(terms.max_workers, max(floor, math.ceil(workers)))
+    share = min(most, max(LEAST_SHARE, urgency, scarcity))
     cheapest = min(anchor, *view.prices)
-    scarcity = min(SCARCE, PROGRESS_SHARE * (workers / supply.mean(terms)) ** PROGRESS_POWER) if USE_SUPPLY else 0.0
-    usd = cheapest + (anchor - cheapest) * min(most, max(LEAST_SHARE, share, scarcity))
-    return Pace(workers, usd, floor, share >= 1.0)
+    return Pace(workers, cheapest + (anchor - cheapest) * share, floor, must_run)
 
 
 def is_rescuable(view: CapacityView, allocation: Allocation) -> bool:

@@ -8,6 +8,7 @@ that on-demand could not rescue is never chosen. Parameters and how they were ch
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ from orchestrator.policy.capacity.survival import PoolMemory, observe, paces
 from orchestrator.policy.capacity.value import Plan, Stakes, best_plans, stall_usd, topped_up, worth_usd
 from orchestrator.policy.capacity.view import Allocation, CapacityView, Decision, Terms
 
-PAYBACK_S = 1500.0
+PAYBACK_S = 1500.0  # a change must pay for its stall in this time, or until another is due, whichever is later
 
 
 class CapacityReason(enum.StrEnum):
@@ -77,7 +78,7 @@ class Tideline:
             for memory, speed, held in zip(state.pools, speeds, view.held.spot, strict=True)
         ]
         # 4. Compare staying, waiting and the best plans; a change must pay for its stall.
-        ranked = sorted(candidates(view, pools, stakes, needed.must_run), key=lambda found: -found[0])
+        ranked = sorted(candidates(view, pools, stakes, must_run=needed.must_run), key=lambda found: -found[0])
         # 5. The net: only what on-demand can still rescue.
         for _, plan in ranked:
             allocation = Allocation(spot=tuple(o.level for o in plan.options), on_demand=plan.on_demand)
@@ -113,23 +114,27 @@ def make_stakes(view: CapacityView, needed: Pace) -> Stakes:
 
 
 def candidates(
-    view: CapacityView, pools: list[PoolOptions], stakes: Stakes, must_run: bool
+    view: CapacityView, pools: list[PoolOptions], stakes: Stakes, *, must_run: bool
 ) -> Iterable[tuple[float, Plan]]:
-    """Plans with their worth per tick, a due stall taken off: waiting, staying, staying topped up, the best found."""
+    """Plans with their worth per tick, a due stall taken off: the best found, staying, staying topped up, waiting."""
     options = tuple(pool.choices[pool.held] for pool in pools)
     stay = Plan(options, view.held.on_demand)
-    changed = any(view.lost)
-    running = stay.workers >= stakes.min_workers
-    back = stakes.usd_per_worker_hour * stay.workers * stakes.stall_h / stakes.horizon
-    yield (-1e9 if must_run else -back if running else 0.0), Plan((NOTHING,) * len(pools))
-    if stay.workers >= stakes.min_workers:
-        yield worth_usd(stay, stakes) - (stall_usd(stay, stay, stakes) if changed else 0.0), stay
+    running, changed = stay.workers >= stakes.min_workers, any(view.lost)
     plans = best_plans(pools, stakes)
     if any(view.held.spot) and (changed or stay.workers < stakes.floor):
         plans.append(topped_up(options, stakes))
     for plan in plans:
         if plan.workers >= stakes.min_workers and plan != stay:
             yield worth_usd(plan, stakes) - stall_usd(plan, stay, stakes), plan
+    if running:
+        yield worth_usd(stay, stakes) - (stall_usd(stay, stay, stakes) if changed else 0.0), stay
+    waiting = Plan((NOTHING,) * len(pools))
+    yield (-math.inf if must_run else -return_usd(stay, stakes) if running else 0.0), waiting
+
+
+def return_usd(stay: Plan, stakes: Stakes) -> float:
+    """What a pause costs per tick: the stall of coming back, to be saved within the payback time."""
+    return stakes.usd_per_worker_hour * stay.workers * stakes.stall_h / stakes.horizon
 
 
 def best_effort(view: CapacityView, plan: Plan) -> Allocation:

@@ -15,6 +15,7 @@ from orchestrator.policy.capacity.options import Option, PoolOptions
 
 SWEEPS = 2
 PRICE_STEPS = 3
+LEAST_FALL = 1e-3  # no plan is believed to stand for more than a thousand ticks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +23,7 @@ class Stakes:
     """The prices a plan is judged by. Dollars per device-hour; `usd_per_worker_hour` is the price of progress.
 
     `floor`: workers to reach with on-demand. `on_demand_room`: most on-demand devices. `horizon`: ticks a change has
-    to pay for itself, because by then the next loss makes changing free again.
+    at least to pay for itself.
     """
 
     usd_per_worker_hour: float
@@ -73,7 +74,7 @@ def stall_usd(plan: Plan, stay: Plan, stakes: Stakes) -> float:
     """
     pairs = zip(plan.options, stay.options, strict=True)
     calm = math.prod((1.0 - max(new.fall, old.fall)) * (1.0 - old.gamble) for new, old in pairs)
-    ticks = min(MAXH, max(stakes.horizon, HQ / max(1.0 - calm, 1e-6)))
+    ticks = max(stakes.horizon, 1.0 / max(1.0 - calm, LEAST_FALL))
     return stakes.usd_per_worker_hour * plan.workers * stakes.stall_h / ticks
 
 

@@ -1,0 +1,141 @@
+"""Draws a simulated run: capacity and workers, on-demand, progress against the deadline, stalls, and the bill.
+
+A `.png` is the picture alone; an `.html` is one self-contained page with the picture as SVG and the figures beside it.
+matplotlib's object interface only, so no display and no global state. Refuses to know policies and physics.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import os
+import secrets
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from orchestrator.sim.engine import Run
+from orchestrator.sim.result import Result
+from orchestrator.sim.world import COST_UNITS_PER_USD, US_PER_HOUR
+from orchestrator.spec.errors import ExitCode, UserError
+
+SUFFIXES = (".png", ".html")
+_OFFERED, _SPOT, _ON_DEMAND, _STALL, _LOST, _INK = "#ced4da", "#0b7285", "#f08c00", "#c92a2a", "#862e9c", "#1f2933"
+MAX_POINTS = 4000  # a year of ten-minute ticks is drawn by every 13th
+
+
+def check_target(path: Path) -> None:
+    """Refuse a picture that could not be written before anything is simulated. Raises: UserError (exit 2)."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(
+            f"--plot {path}: '{path.suffix}' is no form of picture; the name must end in .png or .html",
+            code=ExitCode.USAGE,
+        )
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"--plot {path}: there is no folder {path.absolute().parent}", code=ExitCode.USAGE)
+
+
+def draw_run(run: Run, result: Result, path: Path) -> None:
+    """Write the picture of a run; an earlier file of that name is replaced in one move.
+
+    Raises: UserError (exit 3) for a run without ticks, as `bound` is, or when the file cannot be written.
+    """
+    if not run.ticks:
+        raise UserError(f"policy '{run.policy}' has no course to draw; it is a figure, not a run", where="--plot")
+    figure = _figure(run, result)
+    picture = io.BytesIO()
+    if path.suffix.lower() == ".png":
+        figure.savefig(picture, format="png", dpi=110)
+        data = picture.getvalue()
+    else:
+        figure.savefig(picture, format="svg", metadata={"Date": None})
+        data = _page(picture.getvalue().decode(), result).encode()
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"cannot be written: {error.strerror}", where=str(path)) from None
+
+
+def _figure(run: Run, result: Result) -> Figure:
+    figure = Figure(figsize=(11, 9), layout="constrained")
+    held, progress, stalls, bill = figure.subplots(4, 1, sharex=True, height_ratios=[3, 2, 1.3, 1.6])
+    step = -(-len(run.ticks) // MAX_POINTS)
+    ticks, tick_h = run.ticks[::step], run.world.tick_us / US_PER_HOUR
+    hours = np.arange(len(ticks)) * tick_h * step
+    _draw_held(held, run, hours, step)
+    _draw_progress(progress, run, hours, step)
+    _draw_stalls(stalls, run, hours, step)
+    bill.plot(hours + tick_h, [t.cost / COST_UNITS_PER_USD for t in ticks], color=_INK, label="paid")
+    if result.on_demand_cost_usd is not None:
+        bill.axhline(result.on_demand_cost_usd, color=_ON_DEMAND, linestyle="--", label="on-demand alone")
+    bill.set_ylabel("US dollars")
+    bill.set_xlabel(f"hours since {run.world.start.isoformat(timespec='minutes')}")
+    for axes in (held, progress, stalls, bill):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0.01)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
+    saved = "" if result.savings is None else f", {result.savings:.1%} saved"
+    kept = "kept" if result.deadline_met else "missed"
+    figure.suptitle(f"{result.scenario}: {result.policy}{saved}, deadline {kept}", fontsize=11)
+    return figure
+
+
+def _draw_held(axes: Axes, run: Run, hours: np.ndarray, step: int) -> None:
+    ticks = run.ticks[::step]
+    spot, on_demand = np.array([t.spot for t in ticks]), np.array([t.on_demand for t in ticks])
+    offered = [t.available for t in ticks]
+    axes.fill_between(hours, offered, step="post", color=_OFFERED, label="spot offered", linewidth=0)
+    axes.fill_between(hours, spot, step="post", color=_SPOT, alpha=0.85, label="spot held", linewidth=0)
+    total = spot + on_demand
+    axes.fill_between(hours, spot, total, step="post", color=_ON_DEMAND, label="on-demand held", linewidth=0)
+    for workers, name in ((run.world.min_workers, "min"), (run.world.max_workers, "max")):
+        axes.axhline(workers, color=_INK, linewidth=0.7, linestyle=":")
+        axes.annotate(f"{name} {workers}", (0.0, workers), xycoords=("axes fraction", "data"), fontsize=7, va="bottom")
+    axes.set_ylabel("devices")
+
+
+def _draw_progress(axes: Axes, run: Run, hours: np.ndarray, step: int) -> None:
+    world, tick_h = run.world, run.world.tick_us / US_PER_HOUR
+    done = [t.done_us / US_PER_HOUR for t in run.ticks[::step]]
+    work_h, deadline_h = world.work_us / US_PER_HOUR, world.deadline_us / US_PER_HOUR
+    axes.plot(hours + tick_h, done, color=_SPOT, label="work done")
+    axes.plot([0, deadline_h], [0, work_h], color=_INK, linewidth=0.8, linestyle="--", label="steady pace")
+    axes.axvline(deadline_h, color=_STALL, linewidth=1.0, label="deadline")
+    if run.finished_us is not None:
+        axes.plot([run.finished_us / US_PER_HOUR], [work_h], "o", color=_SPOT, markersize=5, label="finished")
+    axes.set_ylabel("worker-hours")
+
+
+def _draw_stalls(axes: Axes, run: Run, hours: np.ndarray, step: int) -> None:
+    """Seconds of stall per tick; marks below stand for ticks in which devices vanished."""
+    starts = range(0, len(run.ticks), step)
+    stalled = [sum(t.stalled_us for t in run.ticks[i : i + step]) / 1e6 / step for i in starts]
+    gone = np.array([sum(t.preempted for t in run.ticks[i : i + step]) for i in starts])
+    axes.fill_between(hours, stalled, step="post", color=_STALL, label="stalled", linewidth=0)
+    axes.set_ylabel("s per tick")
+    lost = axes.twinx()
+    lost.plot(hours[gone > 0], gone[gone > 0], ".", color=_LOST, markersize=3, label="devices lost")
+    lost.set_ylabel("devices", color=_LOST)
+    lost.set_ylim(bottom=0)
+    lost.spines["top"].set_visible(False)
+    lost.legend(loc="lower left", bbox_to_anchor=(1.04, 0.0), frameon=False, fontsize=8)
+
+
+def _page(svg: str, result: Result) -> str:
+    rows = "".join(
+        f"<tr><th>{html.escape(key)}</th><td>{html.escape('-' if value is None else str(value))}</td></tr>"
+        for key, value in result.as_dict().items()
+    )
+    title = html.escape(f"{result.scenario}: {result.policy}")
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        "<style>body{font:14px system-ui,sans-serif;margin:2rem;color:#1f2933}svg{max-width:100%;height:auto}"
+        "th{text-align:left;font-weight:500;padding-right:1rem}td{font-variant-numeric:tabular-nums}</style>"
+        f"<h1>{title}</h1>{svg[svg.index('<svg') :]}<table>{rows}</table></html>\n"
+    )
