@@ -53,8 +53,10 @@ def main() -> None:
     extra = argparse.ArgumentParser(add_help=False)
     extra.add_argument("--parts", default="stall,kill,churn,notice,loss,snapshot,reshard")
     extra.add_argument("--repeats", type=int, default=3)
+    extra.add_argument("--zero-stage", type=int, default=1)
     options = read_options(__doc__ or "", extra=extra)
-    setting = Setting(workload=_workload(), data=packed_dataset(), margin_s=10.0 if options.quick else 60.0, seed=7)
+    workload = _workload(options.rest.zero_stage)
+    setting = Setting(workload=workload, data=packed_dataset(), margin_s=10.0 if options.quick else 60.0, seed=7)
     repeats = 1 if options.quick else options.rest.repeats
     result: dict[str, Any] = {
         "benchmark": "elastic",
@@ -76,7 +78,7 @@ def main() -> None:
     print_result(result, quick=options.quick)
 
 
-def _workload() -> Workload:
+def _workload(zero_stage: int) -> Workload:
     # 10.7 million parameters; 12 micro-batches, so that 2, 3, 4 and 6 workers all divide them.
     return Workload(
         args=MODEL,
@@ -87,6 +89,7 @@ def _workload() -> Workload:
         steps=100_000,
         checkpoint_every_steps=25,
         snapshot_every_steps=10,
+        zero_stage=zero_stage,
     )
 
 
