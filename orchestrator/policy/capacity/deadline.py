@@ -2,7 +2,7 @@
 
 The net is exact. A plan is *rescuable* when, even if every spot device vanishes at the next tick and takes its unsaved
 work along, on-demand alone still finishes in time. A policy that starts rescuable and chooses only rescuable plans,
-or the rescue itself, misses no deadline that on-demand can meet (tests/policy/test_capacity_deadline.py).
+or the rescue itself, misses no deadline that on-demand can meet (tests/policy/capacity/test_tideline.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PANIC_SHARE = 10.0  # where nothing can be bought, progress may be worth more th
 FREE_PRICE_FACTOR = 3.0  # stands in for the on-demand price, in multiples of the dearest pool
 RESERVE_STALLS = 2  # disruptions the pace leaves room for before the deadline
 RESERVE_TICKS = 2
-MUST = 1.5
+CATCH_UP = 0.5  # of the way, in ratios, from the reference pace to the most workers: how far on-demand may wait
 PRIOR_TICKS = 20
 PRIOR_DISRUPTIONS_PER_H = 1.0
 LEAST_EFFICIENCY = 0.3
@@ -105,16 +105,18 @@ def pace(view: CapacityView, efficiency: Efficiency, supply: Supply) -> Pace:
     """Value progress by how many workers the rest of the time needs.
 
     Against the reference pace this says whether on-demand must run: then the floor rises so that it fills what spot
-    lacks, no sooner and no faster. Against the mean supply it says whether on-demand will be needed some day: then
+    lacks, no sooner and no faster. A job that can grow may fall further behind first, for it can catch up; one gang
+    of fixed size cannot. Against the mean supply it says whether on-demand will be needed some day: then
     an hour of spot saves one of on-demand already now, though on-demand itself can wait.
     """
     terms, anchor = view.terms, anchor_usd(view)
     reserve_s = RESERVE_STALLS * terms.stall_s + terms.loss_s + RESERVE_TICKS * terms.tick_s
     left_s = max(view.time_left_s - reserve_s, terms.tick_s)
     workers = view.work_left_s / left_s / efficiency.share(terms)
-    urgency = PROGRESS_SHARE * (workers / reference_workers(terms)) ** PROGRESS_POWER
+    reference = reference_workers(terms)
+    urgency = PROGRESS_SHARE * (workers / reference) ** PROGRESS_POWER
     scarcity = min(1.0, PROGRESS_SHARE * (workers / max(supply.mean(terms), 1.0)) ** PROGRESS_POWER)
-    must_run = workers >= MUST * reference_workers(terms)
+    must_run = workers >= reference * max(terms.max_workers / reference, 1.0) ** CATCH_UP
     floor = min(terms.max_workers, max(terms.min_workers, math.ceil(workers) if must_run else 0))
     most = 1.0 if terms.on_demand_limit > 0 else PANIC_SHARE
     share = min(most, max(LEAST_SHARE, urgency, scarcity))

@@ -1,0 +1,1 @@
+"""Capacity policies, as properties over whole simulated runs."""
