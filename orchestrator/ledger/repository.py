@@ -68,6 +68,8 @@ class Ledger:
         self._lock = threading.RLock()
         self._token: int | None = None
         self._heartbeat_ms = 0
+        self._mirror: Mirror
+        self._seer: Seer
         self._forget()
         self._submit = GroupCommit(self._submit_all)
 
