@@ -72,4 +72,8 @@ def _process_birth_s() -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
+    exit_code = main(int(sys.argv[1]), int(sys.argv[2]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # As a forked rank ends: torch's own threads may still run, and the interpreter's way out can abort on them.
+    os._exit(exit_code)

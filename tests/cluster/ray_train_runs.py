@@ -96,7 +96,7 @@ class Watch:
 
     def set_pace(self) -> None:
         """Passes wait as what is awaited next needs it."""
-        set_pace(FAST if not self.plan else SLOW if isinstance(self.plan[0][0], Warm) else STEADY)
+        set_pace(FAST if not self.plan else SLOW if isinstance(self.plan[0][0], Warm | Slowly) else STEADY)
 
     @property
     def steps(self) -> list[StepDone]:
@@ -115,6 +115,16 @@ class Watch:
     def made(self, steps: int, *, attempt: int = 1) -> bool:
         """Whether this attempt has made so many steps."""
         return sum(step.attempt == attempt for step in self.steps) >= steps
+
+
+class Slowly:
+    """A condition that is waited for at a crawl, so that the run's steps do not end before."""
+
+    def __init__(self, holds: Callable[[Watch], bool]) -> None:
+        self._holds = holds
+
+    def __call__(self, watch: Watch) -> bool:
+        return self._holds(watch)
 
 
 class Warm:

@@ -28,6 +28,7 @@ from tests.cluster.ray_train_runs import (
     EAGER,
     ROOT,
     SNAPSHOT_EVERY,
+    Slowly,
     Warm,
     Watch,
     foreign_actor,
@@ -273,7 +274,11 @@ def test_two_drains_five_seconds_apart_cause_one_restart_of_workers_with_two_ran
             (Warm(added), lambda: pin(home, "together", None)),
             (lambda w: w.made(8, attempt=2), kill_a_rank),
             (lambda w: w.made(3, attempt=3), drain_first),
-            (lambda w: time.monotonic() - first_at_s[0] >= 5, lambda: cluster.drain_node(added[1], deadline_s=120)),
+            (
+                Slowly(lambda w: time.monotonic() - first_at_s[0] >= 5),
+                lambda: cluster.drain_node(added[1], deadline_s=120),
+            ),
+            (Slowly(lambda w: w.made(1, attempt=4)), lambda: None),
         ]
     )
     patient = replace(EAGER, rules=replace(EAGER.rules, collect_s=HABITS.rules.collect_s))
