@@ -45,7 +45,6 @@ from jobs.train.wishlist import Wishlist
 from orchestrator.policy.batch_plan import BatchPlan
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Attempt:
     """The parts that last from leg to leg."""
@@ -210,9 +209,7 @@ def _reporter(
     )
     replicated = restored.manifest.replicated if restored else {}
     ledger = SampleLedger.from_json(replicated["ledger"]) if restored else SampleLedger(next_step=0)
-    return Reporter(
-        rank=request.rank, stream=stream, cost=cost, ledger=ledger, on_nan=job.on_nan, send=channel.send
-    )
+    return Reporter(rank=request.rank, stream=stream, cost=cost, ledger=ledger, on_nan=job.on_nan, send=channel.send)
 
 
 def _not_finite(

@@ -53,9 +53,7 @@ def _require_population(study: Study) -> None:
 def require_same(before: dict[str, Any], study: Study) -> None:
     """A study that is taken up again must search the same. Raises: UserError (conflict)."""
     old, new = before.get("spec", {}), study.to_document()["spec"]
-    changed = [
-        key for key in sorted({*old, *new}) if key not in _MAY_CHANGE and old.get(key) != new.get(key)
-    ]
+    changed = [key for key in sorted({*old, *new}) if key not in _MAY_CHANGE and old.get(key) != new.get(key)]
     if changed:
         raise UserError(
             f"{', '.join(changed)} changed since the study began; only {', '.join(_MAY_CHANGE)} may",

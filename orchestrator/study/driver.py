@@ -69,9 +69,7 @@ class Settings:
 class Driver:
     """One session of a study. `run` returns the record when the study is over or was stopped."""
 
-    def __init__(
-        self, study: Study, journal: Journal, strategy: Strategy, trials: Trials, settings: Settings
-    ) -> None:
+    def __init__(self, study: Study, journal: Journal, strategy: Strategy, trials: Trials, settings: Settings) -> None:
         spec = study.spec
         self._study, self._spec = study, spec
         self._journal, self._strategy, self._trials, self._settings = journal, strategy, trials, settings
@@ -175,7 +173,7 @@ class Driver:
     # -- who runs -----------------------------------------------------------------------------------------------
 
     def _seat(self) -> None:
-        """Start, resize and pause attempts until they are what the policy says; end the session when nothing is left."""
+        """Start, resize and pause attempts until they are what the policy says; end when nothing is left."""
         seekers = self._seekers()
         may_be_new = self._may_draw()
         room = allot(self._trials.workers(), seekers, self._shape, may_draw=may_be_new)
@@ -267,9 +265,9 @@ class Driver:
         searched = self.record.searched
         if not may_draw(self._limits, len(searched)):
             return Close.TRIALS, f"all {len(searched)} trials were drawn"
-        if self._spec.scheduler.name == "pbt" and self._limits.trials is None:
-            if len(searched) >= self._spec.concurrency.max:
-                return Close.TRIALS, f"the population of {len(searched)} is complete"
+        is_population = self._spec.scheduler.name == "pbt" and self._limits.trials is None
+        if is_population and len(searched) >= self._spec.concurrency.max:
+            return Close.TRIALS, f"the population of {len(searched)} is complete"
         failed = [trial for trial in searched if trial.state is TrialState.FAILED and not trial.measures]
         if len(failed) >= HOPELESS_AFTER and len(failed) == len([t for t in searched if t.state.is_over]):
             self._fail(f"the first {len(failed)} trials all failed, the last with: {failed[-1].detail}")
@@ -387,7 +385,12 @@ class Driver:
         self._write(reported)
         following = next_report(self._reports, news.step)
         is_copied = any(copy.trial == news.trial for copy in copies)
-        if ruling is Ruling.GO_ON and following is not None and not is_copied and self._goes_on(trial, attempt, following):
+        if (
+            ruling is Ruling.GO_ON
+            and following is not None
+            and not is_copied
+            and self._goes_on(trial, attempt, following)
+        ):
             attempt.from_step, attempt.to_step = news.step, following
             self._trials.go_on(news.trial)
         else:

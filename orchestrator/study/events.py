@@ -165,8 +165,7 @@ class Closed:
 Event = Opened | Drawn | Began | Stepped | Metered | Reported | AttemptOver | TrialOver | Closed
 
 _KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind
-    for kind in (Opened, Drawn, Began, Stepped, Metered, Reported, AttemptOver, TrialOver, Closed)
+    kind.__name__: kind for kind in (Opened, Drawn, Began, Stepped, Metered, Reported, AttemptOver, TrialOver, Closed)
 }
 _ENUMS: Mapping[tuple[str, str], type[enum.StrEnum]] = {
     ("Reported", "ruling"): Ruling,

@@ -133,9 +133,7 @@ class StudyRecord:
             case Began() | Stepped() | Metered() | Reported() | AttemptOver() | TrialOver():
                 self._apply(event, self.trials[event.trial])
 
-    def _apply(
-        self, event: Began | Stepped | Metered | Reported | AttemptOver | TrialOver, trial: TrialRecord
-    ) -> None:
+    def _apply(self, event: Began | Stepped | Metered | Reported | AttemptOver | TrialOver, trial: TrialRecord) -> None:
         match event:
             case Began():
                 trial.state, trial.attempts, trial.workers = TrialState.RUNNING, event.attempt, event.workers
@@ -157,9 +155,7 @@ class StudyRecord:
         trial.device_s_by_attempt[event.attempt] = event.device_s
         trial.step, trial.detail, trial.state = event.step, event.detail, _STATES[event.ruling]
         trial.is_held = event.ruling is Ruling.PAUSE
-        trial.measures.append(
-            Measure(step=event.step, at_s=event.at_s, metrics=event.metrics, device_s=trial.device_s)
-        )
+        trial.measures.append(Measure(step=event.step, at_s=event.at_s, metrics=event.metrics, device_s=trial.device_s))
         for other in event.stops:
             self.trials[other].state = TrialState.STOPPED
             self.trials[other].detail = f"stopped when {event.trial} reported"

@@ -132,7 +132,7 @@ class World:
 
     def _to_next_report(self, attempt: _Attempt) -> None:
         start = attempt.start
-        following = next((report for report in start.reports if report >= attempt.step and report not in attempt.reports))
+        following = next(report for report in start.reports if report >= attempt.step and report not in attempt.reports)
         attempt.reports.append(following)
         at_s = max(self.clock_s, attempt.ready_s) + (following - attempt.step) / attempt.steps_per_s
         attempt.began_s = max(self.clock_s, attempt.ready_s)

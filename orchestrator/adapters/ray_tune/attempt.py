@@ -50,7 +50,7 @@ class Attempt:
         self._thread.start()
 
     def command(self, what: str) -> None:
-        """"go_on" and "leave" answer a report, "stop" ends in order, "kill" at once."""
+        """ "go_on" and "leave" answer a report, "stop" ends in order, "kill" at once."""
         self._commands.put(what)
         with contextlib.suppress(BlockingIOError, OSError):
             os.write(self._wake_w, b"!")
@@ -185,9 +185,7 @@ class Attempt:
             listener.close()
             self._socket_path.unlink(missing_ok=True)
 
-    def _accept(
-        self, listener: socket.socket, selector: selectors.BaseSelector, stack: contextlib.ExitStack
-    ) -> None:
+    def _accept(self, listener: socket.socket, selector: selectors.BaseSelector, stack: contextlib.ExitStack) -> None:
         connection, _ = listener.accept()
         stack.callback(connection.close)
         self._connection = connection

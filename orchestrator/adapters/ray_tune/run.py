@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,14 +15,13 @@ from orchestrator.adapters.ray_tune.searchers import Earlier, fits, is_within
 from orchestrator.adapters.ray_tune.strategy import TuneStrategy
 from orchestrator.adapters.ray_tune.trials import RayTrials, TrialsConfig
 from orchestrator.policy.study.values import Rates, TrialState
-from orchestrator.spec import Study, TrainJob, load_text
+from orchestrator.spec import Study, TrainJob
 from orchestrator.spec.base import Metadata
-from orchestrator.spec.errors import ExitCode, UserError
 from orchestrator.spec.train_job import TrainJobSpec
 from orchestrator.study.check import require_runnable, require_same, require_same_data
 from orchestrator.study.driver import Driver, Settings
 from orchestrator.study.events import Event
-from orchestrator.study.journal import FILE, Journal, read_journal
+from orchestrator.study.journal import Journal, read_journal
 from orchestrator.study.record import StudyRecord
 
 EVALUATION_SAMPLES = 256
@@ -42,20 +40,6 @@ class StudyOptions:
 def study_dir(home: Path, name: str) -> Path:
     """Where everything of a study lies."""
     return home / "studies" / name
-
-
-def load_study(folder: Path) -> Study:
-    """A study as it was last opened. Raises: UserError (unknown) when there is none."""
-    return study_of(StudyRecord(read_journal(folder)), folder.name)
-
-
-def study_of(record: StudyRecord, name: str) -> Study:
-    """The spec that a record was opened with."""
-    if not record.study:
-        raise UserError(f"study {name!r} was never opened", code=ExitCode.UNKNOWN)
-    (study,) = load_text(json.dumps(record.study), where=f"study {name}")
-    assert isinstance(study, Study)
-    return study
 
 
 def run_study(study: Study, home: Path, options: StudyOptions | None = None) -> StudyRecord:
@@ -135,8 +119,3 @@ def _earlier(study: Study, home: Path) -> list[Earlier]:
 
 def _versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("tideline", "ray", "torch", "deepspeed", "optuna")}
-
-
-def exists(home: Path, name: str) -> bool:
-    """Whether there is a study of this name."""
-    return (study_dir(home, name) / FILE).exists()

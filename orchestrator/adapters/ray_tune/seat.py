@@ -67,7 +67,8 @@ class Seat:
         server = ForkServer(
             self._folder,
             preload=("jobs.study.session", *config.preload),
-            env=config.environment,
+            # Ray lets an actor use as many threads as it reserves cores, and a process with threads cannot fork ranks.
+            env={**config.environment, "OMP_NUM_THREADS": "1"},
             log_fd=log.fileno(),
             stem_module="jobs.study.stem",
         )

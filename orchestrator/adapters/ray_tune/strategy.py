@@ -137,9 +137,7 @@ def make_scheduler(spec: StudySpec) -> Any:
     steps = spec.template.steps
     match spec.scheduler:
         case AshaScheduler(grace_steps=grace, reduction_factor=factor):
-            return AsyncHyperBandScheduler(
-                time_attr=_STEP, max_t=steps, grace_period=grace, reduction_factor=factor
-            )
+            return AsyncHyperBandScheduler(time_attr=_STEP, max_t=steps, grace_period=grace, reduction_factor=factor)
         case HyperbandScheduler(grace_steps=grace, reduction_factor=factor):
             # Tune counts brackets down to one unit of time: a unit is the shortest rung.
             return HyperBandScheduler(time_attr=_RUNG, max_t=max(1, steps // grace), reduction_factor=factor)

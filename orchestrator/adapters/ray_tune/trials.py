@@ -22,12 +22,15 @@ from orchestrator.adapters.ray_train.prepare import Prepared
 from orchestrator.adapters.ray_train.sizes import size_on
 from orchestrator.adapters.ray_tune.seat import SeatConfig, start_seat
 from orchestrator.adapters.ray_tune.seat_messages import SeatItem, SeatOrder, SeatOver, SeatReport, SeatSteps
+from orchestrator.spec.errors import ExitCode, UserError
 from orchestrator.spec.train_job import TrainJobSpec
 from orchestrator.study.ports import Leaving, Left, News, Progress, Report, Start
 
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S = 1.0
+SEAT_TRIES = 3
+RETRY_SEAT_S = 1.0
 LONG_POLL_S = 20.0
 KEEP_STATES = 2
 
@@ -84,6 +87,7 @@ class RayTrials:
         self._running: dict[str, _Running] = {}
         self._news: list[News] = []
         self._looked_s = float("-inf")
+        self._refused: dict[str, tuple[int, float]] = {}  # seats that did not start: how often, and not before when
 
     def now_s(self) -> float:
         return time.time()
@@ -259,7 +263,7 @@ class RayTrials:
         needs = {name: amount for name, amount in self._per_worker.items() if amount}
         for node_id, fits in room(nodes, needs, {}, 1).items():
             count = min(fits, self._config.most_workers - held)
-            if node_id in self._seats or count < 1:
+            if node_id in self._seats or count < 1 or time.monotonic() < self._refused.get(node_id, (0, 0.0))[1]:
                 continue
             reserve = {name: amount * count for name, amount in needs.items()}
             config = SeatConfig(
@@ -279,10 +283,23 @@ class RayTrials:
         try:
             ray.get(seat.starting)
         except ray.exceptions.RayError as error:
-            self._lost(node_id, f"the seat did not start: {error}")
+            self._lost(node_id, "the seat did not start")
+            self._refuse(node_id, str(error))
             return
         seat.ready = True
         seat.asked = seat.handle.news.remote(0, LONG_POLL_S)
+
+    def _refuse(self, node_id: str, why: str) -> None:
+        """Try a node again later, ever later. Raises: UserError when no node of several tries could seat anybody."""
+        count = self._refused.get(node_id, (0, 0.0))[0] + 1
+        self._refused[node_id] = (count, time.monotonic() + RETRY_SEAT_S * 2**count)
+        log.warning("no trial can run on this node", node=node_id, tries=count, error=why.strip()[-400:])
+        if count >= SEAT_TRIES and not self._seats:
+            raise UserError(
+                f"no node can run trials: {why.strip().splitlines()[-1]}",
+                code=ExitCode.UNREACHABLE,
+                next_step=f"Output of the nodes: {self._config.log_dir}; 'tide doctor' checks this machine",
+            )
 
     def _drain(self, node_id: str, seat: _Seat) -> None:
         """A notice: attempts there save and leave while there is time."""

@@ -54,7 +54,8 @@ def difference(first: Sequence[float], second: Sequence[float]) -> Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Importance:
-    """Share of the results' variance that a key explains, 0..1, and how often chance explains as much."""
+    """Share of the results' variance that a key explains, 0..1, and how often chance explains as much for one of all
+    the keys (Bonferroni: of many idle keys, one always looks good)."""
 
     key: str
     share: float
@@ -74,16 +75,16 @@ def importance(configs: Sequence[Mapping[str, object]], results: Sequence[float]
         return []
     ranks = np.argsort(np.argsort(np.asarray(results, dtype=float))).astype(float)
     keys = sorted({key for config in configs for key in config})
-    found = [_importance(key, [config.get(key) for config in configs], ranks, seed) for key in keys]
+    found = [_importance(key, [config.get(key) for config in configs], ranks, seed, len(keys)) for key in keys]
     return sorted(found, key=lambda one: (-one.share, one.key))
 
 
-def _importance(key: str, values: Sequence[object], ranks: NDArray[np.float64], seed: int) -> Importance:
+def _importance(key: str, values: Sequence[object], ranks: NDArray[np.float64], seed: int, num_keys: int) -> Importance:
     bins = _bins(values)
     share = _correlation_ratio(bins, ranks)
     generator = np.random.default_rng(seed)
     reached = sum(_correlation_ratio(bins, generator.permutation(ranks)) >= share - 1e-12 for _ in range(SHUFFLES))
-    return Importance(key=key, share=share, p_value=(reached + 1) / (SHUFFLES + 1))
+    return Importance(key=key, share=share, p_value=min(1.0, num_keys * (reached + 1) / (SHUFFLES + 1)))
 
 
 def _bins(values: Sequence[object]) -> NDArray[np.int64]:

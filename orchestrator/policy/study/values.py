@@ -45,9 +45,7 @@ class Spent:
     kwh: float = 0.0
 
     def __add__(self, other: Spent) -> Spent:
-        return Spent(
-            device_s=self.device_s + other.device_s, usd=self.usd + other.usd, kwh=self.kwh + other.kwh
-        )
+        return Spent(device_s=self.device_s + other.device_s, usd=self.usd + other.usd, kwh=self.kwh + other.kwh)
 
     def times(self, factor: float) -> Spent:
         """As much, `factor` times."""
