@@ -23,7 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "schema": ("orchestrator.cli.schema", "Print the JSON Schema of a kind, for editors."),
     "plan": ("orchestrator.cli.plan", "Show what a job would do at every world size."),
     "submit": ("orchestrator.cli.submit", "Run a training job."),
-    "study": ("orchestrator.cli.study", "Search hyperparameters with a budget."),
+    "study": ("orchestrator.cli.study.commands", "Search hyperparameters with a budget."),
     "resize": ("orchestrator.cli.resize", "Pin a running job's world size, or let it follow capacity again."),
     "checkpoint": ("orchestrator.cli.checkpoint", "List, verify, export and prune checkpoints."),
     "data": ("orchestrator.cli.data", "Pack, list and verify data sets."),
