@@ -1,5 +1,5 @@
-"""What a study would cost before it starts: steps at most and as expected, and in the budget's units where a step's time
-is known."""
+"""What a study would cost before it starts: steps at most and as expected, and in the budget's units where the time of
+a step is known."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ def _ended_by(study: Study, rates: Rates, device_s_per_step: float | None, expec
     limits = Limits.of(study.spec.budget)
     if expected is None or device_s_per_step is None:
         return "trials" if limits.trials is not None and limits.parts(spent(0.0, rates)) == [] else None
-    shares = [(so_far / limit, which.value) for which, so_far, limit in limits.parts(spent(expected * device_s_per_step, rates))]
+    shares = [
+        (so_far / limit, which.value)
+        for which, so_far, limit in limits.parts(spent(expected * device_s_per_step, rates))
+    ]
     return max([*shares, (1.0, "trials")])[1]
 
 

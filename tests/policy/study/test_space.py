@@ -32,7 +32,10 @@ def test_a_grid_leaves_out_what_a_condition_forbids_and_repeats_nothing() -> Non
 
 
 def test_conditions_are_drawn_before_what_depends_on_them() -> None:
-    turned = "{args.d_model: {type: int, min: 16, max: 48, when: {args.layers: [2]}}, args.layers: {type: choice, values: [1, 2]}}"
+    turned = (
+        "{args.d_model: {type: int, min: 16, max: 48, when: {args.layers: [2]}}, "
+        "args.layers: {type: choice, values: [1, 2]}}"
+    )
     assert in_order(_space(turned).space) == ["args.layers", "args.d_model"]
 
 
