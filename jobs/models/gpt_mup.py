@@ -3,8 +3,8 @@
 Rules for Adam (Yang et al., Tensor Programs V, 2203.03466, table 8), against a base width, m = width / base width:
 hidden matrices start with variance 1 / m of the base's and learn at 1 / m of its rate, scores are divided by m, and
 attention logits fall with 1 / head width instead of its root. Here every parameter keeps one learning rate, which is
-what the trainer's optimizer has: a hidden matrix is stored as w with W = w / m and starts m^(1/2) wider than the base's.
-Adam moves w by the rate whatever its gradient's scale, so W moves by rate / m, and starts with m^(-1/2) of the
+what the trainer's optimizer has: a hidden matrix is stored as w with W = w / m, and w starts m^(1/2) wider than the
+base's. Adam moves w by the rate whatever its gradient's scale, so W moves by rate / m, and starts with m^(-1/2) of the
 base's spread. Embeddings and norms are as they were. At the base width the model is the plain one.
 
 Hold fixed while the width changes: layers, base_width, batch, schedule; weight decay acts on w at the one rate.

@@ -193,10 +193,9 @@ def main(become_rank: Callable[[int, int], int] | None = None) -> None:
         ready.write(json.dumps(answer) + "\n")
     if listener is None:
         sys.exit(1)
-    if become_rank is None:
-        from jobs.train.rank import main as become_rank
+    from jobs.train.rank import main as become_a_jobs_rank
 
-    Stem(listener, args.lifeline_fd, become_rank).run()
+    Stem(listener, args.lifeline_fd, become_rank or become_a_jobs_rank).run()
 
 
 if __name__ == "__main__":
