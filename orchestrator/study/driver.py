@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 
 from orchestrator.policy.batch_plan import BatchPlan
 from orchestrator.policy.study.allot import Seeker, Shape, allot
-from orchestrator.policy.study.budget import Limits, may_draw, may_run, reached
+from orchestrator.policy.study.budget import Limits, may_run, reached
 from orchestrator.policy.study.rungs import next_report, report_steps
 from orchestrator.policy.study.space import apply, conflicts
 from orchestrator.policy.study.values import Rates, Spent, TrialState
-from orchestrator.policy.study.worth import worth_of_next
 from orchestrator.spec import Study
 from orchestrator.spec.errors import ExitCode, UserError
 from orchestrator.spec.train_job import TrainJobSpec
@@ -42,6 +41,8 @@ from orchestrator.study.meter import Meter, OpenAttempt
 from orchestrator.study.ports import Choice, Leaving, Left, News, Progress, Report, Start, Strategy, Trials, Verdict
 from orchestrator.study.record import StudyRecord, TrialRecord
 from orchestrator.study.replay import replay
+from orchestrator.study.search import hopeless, repeats, why_no_more
+from orchestrator.study.standing import devices_per_worker
 
 POLL_S = 0.25
 METER_EVERY_S = 5.0
@@ -49,8 +50,6 @@ METER_EVERY_S = 5.0
 STOP_PATIENCE_S = 60.0
 # Of these failures another try may help; the others would come again.
 _MAY_HELP = frozenset({"lost_peer", "killed", "start", "environment", "hang"})
-# So many trials fail without one report, and the study is wrong, not its trials.
-HOPELESS_AFTER = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,45 +257,10 @@ class Driver:
     def _may_draw(self) -> bool:
         """Whether the search may go on; remembers why not."""
         if self._no_more is None:
-            self._no_more = self._why_no_more()
+            self._no_more = why_no_more(self.record, self._spec, self._limits, self._settings.rates)
+        if self._no_more is None and (failure := hopeless(self.record)):
+            self._fail(failure)
         return self._no_more is None
-
-    def _why_no_more(self) -> tuple[Close, str] | None:
-        searched = self.record.searched
-        if not may_draw(self._limits, len(searched)):
-            return Close.TRIALS, f"all {len(searched)} trials were drawn"
-        is_population = self._spec.scheduler.name == "pbt" and self._limits.trials is None
-        if is_population and len(searched) >= self._spec.concurrency.max:
-            return Close.TRIALS, f"the population of {len(searched)} is complete"
-        failed = [trial for trial in searched if trial.state is TrialState.FAILED and not trial.measures]
-        if len(failed) >= HOPELESS_AFTER and len(failed) == len([t for t in searched if t.state.is_over]):
-            self._fail(f"the first {len(failed)} trials all failed, the last with: {failed[-1].detail}")
-        return self._not_worth(searched)
-
-    def _not_worth(self, searched: list[TrialRecord]) -> tuple[Close, str] | None:
-        stop = self._spec.stop
-        if stop is None:
-            return None
-        over = [
-            (trial, value)
-            for trial in searched
-            if trial.state.is_over and (value := trial.value(self._spec.metric)) is not None
-        ]
-        usd_per_s = (self._settings.rates.usd_per_device_hour or 0.0) / 3600.0
-        worth = worth_of_next(
-            [value for _, value in over],
-            [trial.device_s * usd_per_s for trial, _ in over],
-            mode=self._spec.mode,
-            worth_usd=float(stop.worth_usd),
-            after_trials=stop.after_trials,
-        )
-        if worth.pays:
-            return None
-        detail = (
-            f"another trial is expected to gain {worth.gain:.3g}, worth {worth.gain_usd:.3g} USD, "
-            f"and to cost {worth.cost_usd:.3g} USD"
-        )
-        return Close.WORTH, detail
 
     def _draw(self) -> bool:
         """Draw one trial and start it; False where none can be drawn or afforded now."""
@@ -326,23 +290,7 @@ class Driver:
 
     def _repeat(self) -> bool:
         """Draw the best configurations again with other seeds; False where that is done or was not asked for."""
-        repeat, spec = self._spec.repeat, self._spec
-        if repeat is None or any(trial.repeat_of for trial in self.record.trials.values()):
-            return False
-        best = ranked(self.record, spec.metric, spec.mode)[: repeat.top]
-        finished = [trial for trial in best if trial.state is TrialState.FINISHED]
-        at_s, first = self._now(), spec.template.data.seed
-        drawn = [
-            Drawn(
-                at_s=at_s,
-                trial=f"{trial.trial}-s{number}",
-                config=trial.config,
-                seed=first + number,
-                repeat_of=trial.trial,
-            )
-            for trial in finished
-            for number in range(1, repeat.seeds)
-        ]
+        drawn = repeats(self.record, self._spec, self._now())
         self._write(*drawn)
         return bool(drawn)
 
@@ -508,20 +456,3 @@ def _ending(news: Left, attempt: OpenAttempt) -> Ending:
             return Ending.LEFT if attempt.to_step is None else Ending.LOST
         case Leaving.FAILED:
             return Ending.FAILED
-
-
-def devices_per_worker(template: TrainJobSpec) -> float:
-    """What a worker counts as in device-hours: its GPUs, else one."""
-    return template.workers.resources.GPU or 1.0
-
-
-def ranked(record: StudyRecord, metric: str, mode: str) -> list[TrialRecord]:
-    """Searched trials with a result, best first: those that came further stand before those that were stopped."""
-    sign = 1.0 if mode == "min" else -1.0
-    known = [
-        (trial, value)
-        for trial in record.searched
-        if (value := trial.value(metric)) is not None and math.isfinite(value) and trial.last is not None
-    ]
-    known.sort(key=lambda pair: (-pair[0].measures[-1].step, sign * pair[1], pair[0].trial))
-    return [trial for trial, _ in known]

@@ -10,8 +10,8 @@ from orchestrator.policy.study.values import Rates, TrialState
 from orchestrator.report import KeyShare, StudyReport, TrialLine, write_study_report
 from orchestrator.spec import Study
 from orchestrator.spec.space import Int, LogUniform
-from orchestrator.study.driver import ranked
 from orchestrator.study.record import StudyRecord, TrialRecord
+from orchestrator.study.standing import ranked
 from orchestrator.study.summary import best_trial, repeats_of, summary
 
 

@@ -10,8 +10,8 @@ from orchestrator.policy.study.compare import difference
 from orchestrator.policy.study.rungs import report_steps
 from orchestrator.policy.study.values import Rates, TrialState, spent
 from orchestrator.spec import Study
-from orchestrator.study.driver import ranked
 from orchestrator.study.record import StudyRecord, TrialRecord
+from orchestrator.study.standing import ranked
 
 
 def summary(study: Study, record: StudyRecord, rates: Rates, *, running: bool) -> dict[str, Any]:

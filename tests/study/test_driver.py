@@ -9,11 +9,11 @@ import pytest
 
 from orchestrator.policy.study.values import Rates, TrialState
 from orchestrator.spec.errors import ExitCode, UserError
-from orchestrator.study.driver import ranked
 from orchestrator.study.events import Close
 from orchestrator.study.journal import Journal, is_driven, read_journal
 from orchestrator.study.ports import Start
 from orchestrator.study.record import StudyRecord
+from orchestrator.study.standing import ranked
 from tests.study.worlds import Killed, World, curve_of, drive, make_study
 
 RATES = Rates(usd_per_device_hour=36.0, watts_per_device=1000.0)

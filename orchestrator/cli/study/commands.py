@@ -131,7 +131,7 @@ def compare(
     output: Output = Format.TABLE,
 ) -> None:
     """Compare trials with the first of them, and say whether the difference is more than luck."""
-    from orchestrator.study.driver import ranked
+    from orchestrator.study.standing import ranked
     from orchestrator.study.summary import comparison
 
     study, record, _ = _load(home_dir() / "studies" / name)
