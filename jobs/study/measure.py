@@ -49,7 +49,7 @@ def measure(
     model.eval()
     total, weight = 0.0, 0.0
     try:
-        for batch_ids, counts in _share(ids, rank, world_size):
+        for batch_ids, counts in share(ids, rank, world_size):
             weights = task.sample_weights(source, batch_ids)
             batch_weight = (float(len(batch_ids)) if weights is None else float(weights.sum())) * counts
             batch = {name: tensor.to(device) for name, tensor in source.batch(batch_ids).items()}
@@ -62,7 +62,7 @@ def measure(
     return total / weight
 
 
-def _share(ids: NDArray[np.int64], rank: int, world_size: int) -> Iterator[tuple[NDArray[np.int64], bool]]:
+def share(ids: NDArray[np.int64], rank: int, world_size: int) -> Iterator[tuple[NDArray[np.int64], bool]]:
     """This rank's batches and whether they count; as many on every rank."""
     batches = [ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH)]
     for turn in range(-(-len(batches) // world_size)):

@@ -66,7 +66,7 @@ def test_a_driver_killed_again_and_again_loses_no_trial_and_repeats_none(
 ) -> None:
     study = make_study(scheduler=scheduler, searcher=searcher, concurrency_max=2, budget="{trials: 6}")
     world, ended, reports = World(), {}, []
-    for polls in range(1, 400, 7):
+    for polls in range(1, 400, 13):
         world.dies_after_polls, world.polls = polls, 0
         try:
             record = drive(study, tmp_path / "s", world)
