@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -82,6 +83,9 @@ class ScriptedRank:
         return self._read_fd
 
     def poll(self) -> list[Message]:
+        """As a real handle: what it reads here wakes nobody again, the rank's end included."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._read_fd, 4096)
         said = []
         while not self._words.empty():
             said.append(self._words.get())
@@ -194,3 +198,19 @@ def test_a_failure_says_its_kind(folder: Path) -> None:
 def test_a_start_that_fails_is_told(folder: Path) -> None:
     over = Scene(folder, refuses=True).next()
     assert over == SeatOver(trial="t0001", attempt=1, kind="start", detail="no stem")
+
+
+def test_an_end_that_is_read_together_with_the_last_words_is_noticed(folder: Path) -> None:
+    scene = Scene(folder)
+    rank = scene.starter.ranks.get(timeout=10)
+    line = Line(rank.facts.socket_path)
+    rank.say(_step(10), Stopped(10, "told to leave"))
+    asking = threading.Thread(target=lambda: line.report(10, {"loss": 2.0}))
+    asking.start()
+    while not isinstance(scene.next(), SeatReport):
+        pass
+    rank.end(Exit(0, None))
+    scene.attempt.command("leave")
+    assert scene.next() == SeatOver(trial="t0001", attempt=1)
+    asking.join()
+    line.close()

@@ -79,11 +79,11 @@ class Attempt:
             handle = self._start_rank(number, rank)
             stack.callback(handle.close)
             self._handles.append(handle)
-            selector.register(handle, selectors.EVENT_READ, handle)
+            selector.register(handle, selectors.EVENT_READ)
         return self._watch(selector)
 
     def _watch(self, selector: selectors.BaseSelector) -> SeatOver:
-        alive = len(self._handles)
+        alive = list(self._handles)
         while alive:
             events = selector.select(_SEND_EVERY_S if self._points else None)
             if not events:
@@ -91,12 +91,12 @@ class Attempt:
             for key, _ in events:
                 if callable(key.data):
                     key.data()
-                    continue
-                handle: RankHandle = key.data
+            # All of them, whoever woke us: reading a rank's words may take in its end, which then wakes nobody.
+            for handle in list(alive):
                 ended = self._listen_to(handle)
                 if ended is not None:
                     selector.unregister(handle)
-                    alive -= 1
+                    alive.remove(handle)
                     failure = self._failure(handle.rank, ended)
                     if failure is not None:
                         return failure  # leaving kills the others of this node
@@ -128,7 +128,13 @@ class Attempt:
             os.close(output_fd)
 
     def _listen_to(self, handle: RankHandle) -> Exit | None:
+        self._take_words(handle)
         ended = handle.wait(0)
+        if ended is not None:
+            self._take_words(handle)  # what it said last
+        return ended
+
+    def _take_words(self, handle: RankHandle) -> None:
         for message in handle.poll():
             match message:
                 case Step() if handle.rank == 0:
@@ -137,7 +143,6 @@ class Attempt:
                     self._words[handle.rank] = message
                 case _:
                     pass
-        return ended
 
     def _failure(self, rank: int, ended: Exit) -> SeatOver | None:
         word = self._words.get(rank)
@@ -205,7 +210,7 @@ class Attempt:
     def _report(self, line: bytes) -> None:
         for handle in self._handles:
             if handle.rank == 0:
-                self._listen_to(handle)
+                self._take_words(handle)
         self._flush()  # steps before the report that they led to
         said = json.loads(line)
         self._say(
