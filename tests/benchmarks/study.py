@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -138,7 +139,9 @@ def main() -> None:
     try:
         bench = Bench(home)
         for name in options.rest.parts.split(","):
-            result |= parts[name](bench, options)
+            found = parts[name](bench, options)
+            say(f"{name}: {json.dumps(found, default=str)}")
+            result |= found
     finally:
         shutil.rmtree(home, ignore_errors=True)
     print_result(result, quick=options.quick)
