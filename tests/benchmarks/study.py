@@ -217,7 +217,7 @@ class Events:
 
 def recorded(options: Options, *, speed: float, within_s: float) -> list[tuple[float, str]]:
     """When nodes went and came, compressed; the first moment's additions are the cluster itself."""
-    events = node_events(options.data / "preemption-events" / "aws-p3.csv", share=8, seconds=within_s * speed)
+    events = node_events(options.data / "preemption-events" / "aws-p3.csv", share=24, seconds=within_s * speed)
     return [(event.at_s / speed, event.event) for event in events if event.at_s > 0.0]
 
 

@@ -13,7 +13,7 @@ import selectors
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jobs.study.line import VARIABLE, TrialFacts
@@ -179,7 +179,7 @@ class Attempt:
                 self._connection.sendall(json.dumps({"go_on": goes_on}).encode() + b"\n")
 
     @contextlib.contextmanager
-    def _listen(self):  # type: ignore[no-untyped-def]
+    def _listen(self) -> Iterator[socket.socket]:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket_path.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 import uuid
@@ -311,10 +312,8 @@ class RayTrials:
     def _lost(self, node_id: str, detail: str) -> None:
         seat = self._seats.pop(node_id)
         log.info("a seat is gone", node=node_id, detail=detail)
-        try:
+        with contextlib.suppress(ray.exceptions.RayError):  # it may be gone already
             ray.kill(seat.handle)
-        except Exception as error:
-            log.info("its actor was gone already", node=node_id, error=type(error).__name__)
         for trial, running in list(self._running.items()):
             if node_id in running.waits_for:
                 running.is_lost = True
@@ -324,7 +323,8 @@ class RayTrials:
     def close(self) -> None:
         """End every seat, and with it what runs there."""
         closing = [seat.handle.close.remote() for seat in self._seats.values() if seat.ready]
-        ray.wait(closing, num_returns=len(closing), timeout=10.0) if closing else None
+        if closing:
+            ray.wait(closing, num_returns=len(closing), timeout=10.0)
         for seat in self._seats.values():
             ray.kill(seat.handle)
         self._seats.clear()
