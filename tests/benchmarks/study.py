@@ -319,8 +319,8 @@ def pbt(bench: Bench, options: Options) -> dict[str, Any]:
 
 def mup(bench: Bench, options: Options) -> dict[str, Any]:
     """Where the best rate lies at two widths, with and without the scaling."""
-    steps = 60 if options.quick else 150
-    rates = "[0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064]"
+    steps = 40 if options.quick else 100
+    rates = "[0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064]"
     found: dict[str, dict[int, dict[float, float]]] = {}
     with cores():
         for kind, task, more in (
@@ -336,7 +336,7 @@ def mup(bench: Bench, options: Options) -> dict[str, Any]:
                     steps=steps,
                     optimizer="{schedule: cosine, warmup_steps: 8, weight_decay: 0.0}",
                     space=f"{{optimizer.lr: {{type: choice, values: {rates}}}}}",
-                    budget="{trials: 9}",
+                    budget="{trials: 8}",
                 )
                 record = bench.run(study)
                 found[kind][width] = {

@@ -33,7 +33,7 @@ def _logit_change(task: Task) -> float:
 
 
 def test_scores_move_as_far_at_every_width_and_not_without_the_scaling() -> None:
-    """Coordinate check (Tensor Programs V, appendix D.1). Measured over the widths: a factor of 1.6, and 5.4 without."""
+    """Coordinate check (Tensor Programs V, appendix D.1). Measured over the widths: a factor of 1.6; without 5.4."""
     scaled = [_logit_change(gpt_mup.task(d_model=width, heads=4, seq_len=16, base_width=32)) for width in WIDTHS]
     plain = [_logit_change(gpt.task(d_model=width, heads=4, seq_len=16)) for width in WIDTHS]
     assert max(scaled) / min(scaled) < 2.0, scaled
