@@ -201,7 +201,7 @@ class Driver:
     def _begin(self, name: str, workers: int) -> bool:
         """Start an attempt if the budget allows its rung; ends the search where it does not."""
         trial = self._desk.record.trials[name]
-        to_step = next_report(self._desk.reports, trial.step) or self._desk.reports[-1]
+        to_step = next_report(self._desk.reports, trial.reported) or self._desk.reports[-1]
         if not self._desk.affords(trial, to_step - trial.step):
             return False
         attempt = trial.attempts + 1
@@ -215,8 +215,9 @@ class Driver:
                 trial=name,
                 attempt=attempt,
                 run=trial.run,
+                step=trial.step,
                 job=self._desk.job(trial),
-                reports=tuple(report for report in self._desk.reports if report > trial.step),
+                reports=tuple(report for report in self._desk.reports if report > trial.reported),
                 workers=workers,
             )
         )

@@ -57,12 +57,14 @@ class Strategy(Protocol):
 class Start:
     """Start one attempt of a trial; it goes on from the newest state of `run` in storage, if there is one.
 
-    After each of `reports` it saves, is measured, says so and waits to be told.
+    `step` is how far that state had come when it was last heard of. After each of `reports` the trial saves, is
+    measured, says so and waits to be told.
     """
 
     trial: str
     attempt: int
     run: str
+    step: int
     job: TrainJobSpec
     reports: tuple[int, ...]
     workers: int

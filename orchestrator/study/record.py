@@ -45,8 +45,8 @@ class Measure:
 
 @dataclass(slots=True)
 class TrialRecord:
-    """One trial. `step` is how far its kept state has come, `run` the name of its states in storage; `is_held`: the
-    scheduler, not a lack of room, paused it."""
+    """One trial. `step` is how far its kept state has come, `reported` the last step that was measured (a node may die
+    between the two); `run` names its states in storage. `is_held`: the scheduler, not a lack of room, paused it."""
 
     trial: str
     config: dict[str, Any]
@@ -55,6 +55,7 @@ class TrialRecord:
     drawn_at_s: float
     state: TrialState = TrialState.WAITING
     step: int = 0
+    reported: int = 0
     detail: str = ""
     measures: list[Measure] = field(default_factory=list)
     curve: list[tuple[int, float, float]] = field(default_factory=list)
@@ -153,7 +154,8 @@ class StudyRecord:
 
     def _reported(self, event: Reported, trial: TrialRecord) -> None:
         trial.device_s_by_attempt[event.attempt] = event.device_s
-        trial.step, trial.detail, trial.state = event.step, event.detail, _STATES[event.ruling]
+        trial.step = trial.reported = event.step
+        trial.detail, trial.state = event.detail, _STATES[event.ruling]
         trial.is_held = event.ruling is Ruling.PAUSE
         trial.measures.append(Measure(step=event.step, at_s=event.at_s, metrics=event.metrics, device_s=trial.device_s))
         for other in event.stops:
@@ -161,7 +163,7 @@ class StudyRecord:
             self.trials[other].detail = f"stopped when {event.trial} reported"
         for copy in event.copies:
             target = self.trials[copy.trial]
-            target.config, target.step = copy.config, copy.source_step
+            target.config, target.step, target.reported = copy.config, copy.source_step, copy.source_step
             target.changes.append(copy)
 
     def _attempt_over(self, event: AttemptOver, trial: TrialRecord) -> None:

@@ -110,6 +110,16 @@ def test_a_lost_attempt_goes_on_from_its_last_state(tmp_path: Path) -> None:
     assert [one.step for one in trial.measures] == list(range(9, 91, 9))
 
 
+def test_a_report_that_was_not_heard_is_made_again_from_the_saved_state(tmp_path: Path) -> None:
+    study = make_study(scheduler="{name: none}", budget="{trials: 1}")
+    record = drive(study, tmp_path / "s", World(lose_reports=(9, 54, 90)))
+    (trial,) = record.trials.values()
+    assert trial.state is TrialState.FINISHED
+    assert [one.step for one in trial.measures] == list(range(9, 91, 9))
+    assert trial.attempts == 4
+    assert trial.lost_steps == 0
+
+
 def test_a_lease_that_shrinks_and_grows_pauses_and_enlarges_trials(tmp_path: Path) -> None:
     study = make_study(workers_max=4, concurrency_max=2, steps=900, budget="{trials: 2}", scheduler="{name: none}")
     world = World(workers_at=lambda now_s: 1 if 20 < now_s < 60 else 4)

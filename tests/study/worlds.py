@@ -91,6 +91,7 @@ class World:
     """Virtual time, workers by a function of it, and trials that report what `curve` says.
 
     `step_s` is one step of one micro-batch pass. `lose_at`: times at which the attempt that came first is lost.
+    `lose_reports`: steps whose first report is not heard, because the node dies when the state has just been saved.
     `dies_at_s`: the driver is killed then, by `Killed` from `poll`.
     """
 
@@ -100,6 +101,7 @@ class World:
     startup_s: float = 1.0
     noise: Callable[[], float] = lambda: 1.0
     lose_at: tuple[float, ...] = ()
+    lose_reports: tuple[int, ...] = ()
     clock_s: float = STARTS_AT_S
     states: dict[str, int] = field(default_factory=dict)
     running: dict[str, _Attempt] = field(default_factory=dict)
@@ -182,7 +184,14 @@ class World:
         self.clock_s = until_s
         news: list[News] = []
         while self.queue and self.queue[0][0] <= self.clock_s:
-            news.append(self._deliver(heapq.heappop(self.queue)[2]))
+            one = heapq.heappop(self.queue)[2]
+            if isinstance(one, Report) and one.step in self.lose_reports:
+                self.lose_reports = tuple(step for step in self.lose_reports if step != one.step)
+                attempt = self.running[one.trial]
+                self.states[attempt.start.run] = one.step
+                self._end(attempt, Leaving.LOST, one.step)
+                continue
+            news.append(self._deliver(one))
         return news
 
     def _deliver(self, news: News) -> News:

@@ -20,6 +20,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.train.forkserver import ForkServer, ForkServerStarter
+from jobs.train.starters import StartError
 from orchestrator.adapters.ray_train.names import NAMESPACE, short_id
 from orchestrator.adapters.ray_train.train_fn import free_port
 from orchestrator.adapters.ray_tune.attempt import Attempt
@@ -87,26 +88,34 @@ class Seat:
 
     def start(self, order: SeatOrder) -> None:
         """Begin this node's part of an attempt; how it goes comes as news."""
-        if self._server.ensure():
-            self._server.wait_ready(STEM_TIMEOUT_S)
         key = (order.trial, order.attempt)
+        try:
+            if self._server.ensure():
+                self._server.wait_ready(STEM_TIMEOUT_S)
+        except StartError as error:
+            self._say(SeatOver(trial=order.trial, attempt=order.attempt, kind="start", detail=str(error)))
+            return
         with self._news:
             count = len(order.ranks) if self._devices else 0
             devices = tuple(self._free_devices.pop(0) for _ in range(min(count, len(self._free_devices))))
         starter = ForkServerStarter(self._server.socket_path)
 
         def say(item: SeatItem) -> None:
-            with self._news:
-                if isinstance(item, SeatOver):
+            if isinstance(item, SeatOver):
+                with self._news:
                     self._free_devices.extend(devices)
                     self._attempts.pop(key, None)
-                self._items.append(item)
-                self._news.notify_all()
+            self._say(item)
 
         attempt = Attempt(order, starter, self._folder, devices, say)
         with self._news:
             self._attempts[key] = attempt
         attempt.start()
+
+    def _say(self, item: SeatItem) -> None:
+        with self._news:
+            self._items.append(item)
+            self._news.notify_all()
 
     def command(self, trial: str, attempt: int, what: str) -> None:
         """Pass a command on; silently nothing for an attempt that is over."""

@@ -97,6 +97,23 @@ class RayTrials:
         return sum(seat.workers for seat in self._seats.values() if seat.ready and not seat.draining)
 
     def start(self, start: Start) -> None:
+        """What keeps an attempt from starting is news of that attempt: the study goes on."""
+        try:
+            self._start(start)
+        except UserError as error:  # a drawn value that the task refuses, storage that is gone
+            kind = "environment" if isinstance(error, StateError) else "user_code"
+            self._not_started(start, Leaving.FAILED, kind, str(error))
+        except ray.exceptions.RayError as error:  # its node has just died
+            self._not_started(start, Leaving.LOST, "", type(error).__name__)
+
+    def _not_started(self, start: Start, how: Leaving, kind: str, detail: str) -> None:
+        self._running.pop(start.trial, None)
+        left = Left(
+            trial=start.trial, attempt=start.attempt, how=how, step=start.step, ran_to=0, kind=kind, detail=detail
+        )
+        self._news.append(left)
+
+    def _start(self, start: Start) -> None:
         prepared = self._config.prepare_trial(start.job, start.run)
         found = steps(self._config.storage, start.run)
         step = found[-1] if found else 0
