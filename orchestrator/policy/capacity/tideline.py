@@ -25,6 +25,7 @@ from orchestrator.policy.capacity.deadline import (
 )
 from orchestrator.policy.capacity.options import NOTHING, PoolOptions, pool_options
 from orchestrator.policy.capacity.survival import PoolMemory, observe, paces
+from orchestrator.policy.capacity.usual import Usual, observe_usual
 from orchestrator.policy.capacity.value import Plan, Stakes, best_plans, stall_usd, topped_up, worth_usd
 from orchestrator.policy.capacity.view import Allocation, CapacityView, Decision, Terms
 
@@ -52,6 +53,7 @@ class TidelineState:
     pools: tuple[PoolMemory, ...]
     efficiency: Efficiency
     supply: Supply
+    usual: Usual
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +64,15 @@ class Tideline:
 
     def start(self, terms: Terms) -> TidelineState:
         """The state before the first tick: no pool is known."""
-        return TidelineState(pools=(PoolMemory(),) * len(terms.pools), efficiency=Efficiency(), supply=Supply())
+        pools = (PoolMemory(),) * len(terms.pools)
+        return TidelineState(pools=pools, efficiency=Efficiency(), supply=Supply(), usual=Usual())
 
     def decide(self, view: CapacityView, state: TidelineState) -> tuple[Decision, TidelineState]:
         """Choose what to hold at this tick."""
         # 1. Learn from the new row and from what the last tick achieved.
         state = learn(view, state)
         # 2. Price progress by what the deadline asks.
-        needed = pace(view, state.efficiency, state.supply)
+        needed = pace(view, state.efficiency, state.supply, state.usual)
         stakes = make_stakes(view, needed)
         # 3. List what could be held, and what it risks.
         speeds = paces(state.pools)
@@ -92,7 +95,12 @@ def learn(view: CapacityView, state: TidelineState) -> TidelineState:
     counts = view.rows[-1].tolist()
     tick_s = view.terms.tick_s
     pools = tuple(observe(m, count, view.tick, tick_s) for m, count in zip(state.pools, counts, strict=True))
-    return TidelineState(pools, observe_efficiency(state.efficiency, view), observe_supply(state.supply, view))
+    return TidelineState(
+        pools,
+        observe_efficiency(state.efficiency, view),
+        observe_supply(state.supply, view),
+        observe_usual(state.usual, view),
+    )
 
 
 def make_stakes(view: CapacityView, needed: Pace) -> Stakes:
@@ -100,7 +108,7 @@ def make_stakes(view: CapacityView, needed: Pace) -> Stakes:
     terms = view.terms
     return Stakes(
         usd_per_worker_hour=needed.usd_per_worker_hour,
-        on_demand_usd=anchor_usd(view),
+        on_demand_usd=anchor_usd(terms, view.prices, view.on_demand_price),
         spot_usd=view.prices,
         tick_h=terms.tick_s / 3600.0,
         stall_h=terms.stall_s / 3600.0,
