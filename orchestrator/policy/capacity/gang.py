@@ -19,7 +19,8 @@ from orchestrator.policy.capacity.usual import Usual
 from orchestrator.policy.capacity.view import Allocation, CapacityView, Terms
 
 MAX_STEPS = 600  # of a plan: a longer time left is planned in longer steps
-REPLAN_S = 6 * 3600.0
+REPLAN_S = 6 * 3600.0  # a plan is made anew so often, or when this share of its time is over, whichever is later
+REPLAN_SHARE = 0.05
 
 
 class Place(enum.IntEnum):
@@ -109,7 +110,8 @@ def make_plan(view: CapacityView, market: Market, usual: Usual) -> GangPlan:
     terms = view.terms
     step_s = max(terms.tick_s, view.time_left_s / MAX_STEPS)
     num_steps = max(1, math.ceil(view.time_left_s / step_s))
-    kept = min(num_steps, math.ceil((REPLAN_S + terms.tick_s) / step_s) + 2)
+    stands_s = max(REPLAN_S, REPLAN_SHARE * view.time_left_s)
+    kept = min(num_steps, math.ceil((stands_s + terms.tick_s) / step_s) + 2)
     rules = _Rules.of(view, market, usual, step_s)
     cost = rules.at_the_end()
     kept_costs = [cost]
