@@ -123,15 +123,66 @@ def make_plan(view: CapacityView, market: Market, usual: Usual) -> GangPlan:
     return GangPlan(step_s, num_steps, tuple(reversed(kept_costs)))
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """Running for one step from every amount of work left: what it costs, what is left, and when it is still safe.
+
+    `stall` of the step is in vain; a stall longer than the step is owed as work. `need`: steps that must be left after
+    this one if everything vanishes.
+    """
+
+    paid: Matrix
+    shift: _Shift
+    need: Matrix
+
+    @classmethod
+    def of(cls, work: Matrix, stall: float, *, usd: float, rescue: float) -> _Way:
+        left = np.maximum(0.0, work - (1.0 - stall))
+        return cls(np.minimum(1.0, work + stall) * usd, _Shift.to(left), np.where(left > 0, left + rescue, 0.0))
+
+    def cost(self, later: Matrix) -> Matrix:
+        return self.paid + self.shift.apply(later)
+
+    def safe_cost(self, later: Matrix, rest: int) -> Matrix:
+        """The cost where on-demand could still rescue what may vanish, else infinite."""
+        found = self.cost(later)
+        found[:, np.searchsorted(self.need, rest, side="right") :] = np.inf
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Shift:
+    """Reads costs at other amounts of work left, in straight lines between whole ones."""
+
+    low: NDArray[np.int64]
+    share: Matrix | None
+
+    @classmethod
+    def to(cls, work: Matrix) -> _Shift:
+        top = len(work) - 1
+        low = np.minimum(work.astype(np.int64), top - 1)
+        share = np.minimum(work - low, 1.0)
+        return cls(np.minimum(work.astype(np.int64), top), None) if not (share % 1.0).any() else cls(low, share)
+
+    def apply(self, costs: Matrix) -> Matrix:
+        first = costs.take(self.low, axis=-1)
+        if self.share is not None:
+            first += (costs.take(self.low + 1, axis=-1) - first) * self.share
+        return first
+
+
+@dataclass(frozen=True, slots=True)
 class _Rules:
     """What one step of the plan costs and does. Shapes: costs (places, buckets, W), work left 0..W-1 in steps."""
 
     chance: Matrix
     work: Matrix
-    stall: float
-    loss: float
-    spot_usd: float
+    waits: Matrix
+    loses: _Shift
+    stay_spot: _Way
+    move_spot: _Way
+    stay_bought: _Way
+    move_bought: _Way
     on_demand_usd: float
 
     @classmethod
@@ -139,14 +190,19 @@ class _Rules:
         terms = view.terms
         stall, loss = terms.stall_s / step_s, terms.loss_s / step_s
         num_work = math.ceil(view.work_left_s / terms.min_workers / step_s + stall + loss) + 2
+        work = np.arange(num_work, dtype=np.float64)
         step_usd = step_s / 3600.0 * terms.min_workers
+        spot_usd, on_demand_usd = usual.spot[0] * step_usd, (usual.on_demand or 0.0) * step_usd
         return cls(
             chance=chances(market, step_s),
-            work=np.arange(num_work, dtype=np.float64),
-            stall=stall,
-            loss=loss,
-            spot_usd=usual.spot[0] * step_usd,
-            on_demand_usd=(usual.on_demand or 0.0) * step_usd,
+            work=work,
+            waits=work + stall,
+            loses=_Shift.to(work + loss),
+            stay_spot=_Way.of(work, 0.0, usd=spot_usd, rescue=loss + stall),
+            move_spot=_Way.of(work, stall, usd=spot_usd, rescue=loss + stall),
+            stay_bought=_Way.of(work, 0.0, usd=on_demand_usd, rescue=0.0),
+            move_bought=_Way.of(work, stall, usd=on_demand_usd, rescue=0.0),
+            on_demand_usd=on_demand_usd,
         )
 
     def at_the_end(self) -> Matrix:
@@ -156,40 +212,23 @@ class _Rules:
 
     def one_step_earlier(self, later: Matrix, steps_left: int) -> Matrix:
         """The least cost with one more step to go."""
-        work, chance = self.work, self.chance
-        rest = steps_left - 1
-        idle = np.where(work + self.stall <= rest, chance @ later[Place.IDLE], np.inf)
-        held = chance[:, :NUM_OPEN] @ later[Place.SPOT][:NUM_OPEN]
-        gone = chance[:, NUM_OPEN:] @ _shifted(later[Place.IDLE][NUM_OPEN:], work + self.loss)
-        spot, bought = held + gone, chance @ later[Place.ON_DEMAND]
-        stay_spot, move_spot = (self._run(spot, self.spot_usd, stall) for stall in (0.0, self.stall))
-        for way, stall in ((stay_spot, 0.0), (move_spot, self.stall)):
-            way[NUM_OPEN:] = np.inf
-            left = np.maximum(0.0, work - (1.0 - stall))
-            way[:, (left > 0) & (left + self.loss + self.stall > rest)] = np.inf
-        stay_bought, move_bought = (self._run(bought, self.on_demand_usd, stall) for stall in (0.0, self.stall))
-        found = np.stack(
-            [
-                np.minimum(np.minimum(idle, move_spot), move_bought),
-                np.minimum(np.minimum(idle, stay_spot), move_bought),
-                np.minimum(np.minimum(idle, move_spot), stay_bought),
-            ]
-        )
+        chance, rest = self.chance, steps_left - 1
+        idle = chance @ later[Place.IDLE]
+        idle[:, np.searchsorted(self.waits, rest, side="right") :] = np.inf
+        bought = chance @ later[Place.ON_DEMAND]
+        # On spot only where the market is open: its devices are there after the step, or they are gone.
+        spot = chance[:NUM_OPEN, :NUM_OPEN] @ later[Place.SPOT][:NUM_OPEN]
+        spot += chance[:NUM_OPEN, NUM_OPEN:] @ self.loses.apply(later[Place.IDLE][NUM_OPEN:])
+        found = np.empty_like(later)
+        move_bought, move_spot = self.move_bought.cost(bought), self.move_spot.safe_cost(spot, rest)
+        np.minimum(idle, move_bought, out=found[Place.IDLE])
+        np.minimum(idle, self.stay_bought.cost(bought), out=found[Place.ON_DEMAND])
+        found[Place.SPOT] = found[Place.IDLE]
+        for place, way in ((Place.IDLE, move_spot), (Place.ON_DEMAND, move_spot), (Place.SPOT, None)):
+            there = found[place][:NUM_OPEN]
+            np.minimum(there, self.stay_spot.safe_cost(spot, rest) if way is None else way, out=there)
         found[:, :, 0] = 0.0
         return found
-
-    def _run(self, later: Matrix, usd: float, stall: float) -> Matrix:
-        """Run for a step, `stall` of it in vain; a stall longer than the step is owed as work."""
-        paid = np.minimum(1.0, self.work + stall) * usd
-        return paid + _shifted(later, np.maximum(0.0, self.work - (1.0 - stall)))
-
-
-def _shifted(costs: Matrix, work: Matrix) -> Matrix:
-    """Costs at other amounts of work left, in straight lines between whole ones; shape (buckets, W)."""
-    top = costs.shape[-1] - 1
-    low = np.minimum(work.astype(np.int64), top - 1)
-    share = np.minimum(work - low, 1.0)
-    return costs[:, low] * (1.0 - share) + costs[:, low + 1] * share
 
 
 def _at(costs: Matrix, work: float) -> Matrix:
