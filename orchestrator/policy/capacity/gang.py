@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orchestrator.policy.capacity.market import NUM_OPEN, NUM_SHUT, Market, Matrix, chances
 from orchestrator.policy.capacity.usual import Usual
