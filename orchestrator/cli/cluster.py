@@ -114,7 +114,7 @@ def document(done: Replayed, *, events: int, speed: float) -> Mapping[str, Any]:
 
 
 def _table(done: Replayed) -> Any:
-    rows = [
+    rows: list[tuple[object, ...]] = [
         (r.attempt, r.cause.value, f"{r.from_size} → {r.to_size}", f"{r.recovery_s:.1f} s", r.steps_lost)
         for r in done.recoveries
     ]

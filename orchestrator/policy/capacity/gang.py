@@ -67,7 +67,7 @@ def is_open(view: CapacityView) -> bool:
     return view.offered[0] >= view.terms.min_workers
 
 
-def ranked(view: CapacityView, market: Market, plan: GangPlan, usual: Usual) -> list[tuple[float, Place]]:
+def ranked(view: CapacityView, market: Market, plan: GangPlan) -> list[tuple[float, Place]]:
     """Where to be at this tick, cheapest first, with the dollars each way is expected to cost to the end.
 
     Staying wins a tie, then on-demand.

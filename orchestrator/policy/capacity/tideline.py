@@ -104,7 +104,7 @@ def decide_for_gang(view: CapacityView, state: TidelineState) -> tuple[Decision,
     if plan is None or not plan.covers(view.time_left_s - terms.tick_s):
         plan = make_plan(view, market, usual)
     state = replace(state, market=market, usual=usual, plan=plan)
-    for usd, place in ranked(view, market, plan, usual):
+    for usd, place in ranked(view, market, plan):
         allocation = allocation_at(place, terms.min_workers)
         if is_rescuable(view, allocation):
             detail = f"{place.name.lower()}; the rest is expected to cost ${usd:.2f}"

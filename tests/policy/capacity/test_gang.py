@@ -93,7 +93,9 @@ def test_a_gangs_deadline_that_on_demand_can_keep_is_kept_whatever_capacity_does
     rows: list[int], slack: float, stall_s: int, loss_s: int, loss: LossReading
 ) -> None:
     running_s = len(rows) * TICK_S - stall_s - 1
-    world = gang(rows, stall_s=stall_s, loss_s=loss_s, loss=loss, work_s=4 * running_s * slack)
+    deadline_s = len(rows) * TICK_S  # the series goes on after it
+    facts = {"stall_s": stall_s, "loss_s": loss_s, "work_s": 4 * running_s * slack, "deadline_s": deadline_s}
+    world = gang([*rows, *rows[:5]], loss=loss, **facts)
     run = simulate(world, Tideline())
     assert run.finished_us is not None
     assert run.finished_us <= world.deadline_us
