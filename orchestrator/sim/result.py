@@ -47,7 +47,8 @@ class Result:
     def as_dict(self) -> dict[str, object]:
         """The object to print as JSON."""
         figures = asdict(self)
-        return figures | figures.pop("extras")
+        del figures["extras"]
+        return {**figures, **self.extras}
 
 
 def summarize(run: Run) -> Result:

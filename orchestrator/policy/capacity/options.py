@@ -46,7 +46,7 @@ class PoolOptions:
 
 def pool_options(terms: Terms, memory: PoolMemory, pace: float, held: int, tick: int) -> PoolOptions:
     """Every level of one pool worth considering, lowest first, with nothing at all before them."""
-    back, count = memory.return_chance, memory.count
+    back, count = memory.return_chance, memory.offered
     choices = [NOTHING]
     levels = [(step[0], hazard) for step, hazard in zip(memory.steps, memory.risks, strict=True) if step[0]]
     if 0 < held <= count and all(level != held for level, _ in levels):

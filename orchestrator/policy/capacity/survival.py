@@ -37,7 +37,7 @@ class PoolMemory(NamedTuple):
     dipped: int = 0
 
     @property
-    def count(self) -> int:
+    def offered(self) -> int:
         """Devices offered at the last probe."""
         return self.steps[-1][0] if self.steps else 0
 
