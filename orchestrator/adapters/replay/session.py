@@ -115,7 +115,7 @@ def replay(
     record = RunRecord.of(run.run_id, events)
     curve = None
     if how.compare and run.steps and not signals():
-        say(f"the same {run.steps} steps with {job.spec.workers.min} workers that stay")
+        say(f"the same {run.steps} steps at one size, {job.spec.workers.min}, on nodes that stay")
         curve = compare(events, _fixed(job, home, size, run.steps, signals, on_event))
     return Replayed(
         run=run,
