@@ -100,6 +100,18 @@ def test_a_blind_draw_depends_on_seed_number_and_key_alone() -> None:
     assert first.draw("x", 0) != other.draw("x", 0)
 
 
+def test_a_grid_draws_everything_once_in_an_order_of_the_seed() -> None:
+    space = "{optimizer.weight_decay: {type: choice, values: [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}}"
+    drawn = {}
+    for seed in (0, 1):
+        strategy = TuneStrategy(make_study(space=space, searcher="{name: grid}", seed=seed).spec)
+        drawn[seed] = [strategy.draw(f"t{n}", n) for n in range(8)]
+        assert drawn[seed][7] is None
+        values = sorted(float(str(one["optimizer.weight_decay"])) for one in drawn[seed][:7] if one)
+        assert values == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    assert drawn[0] != drawn[1]
+
+
 def test_a_learning_searcher_finds_better_values_than_its_blind_start() -> None:
     spec = make_study(searcher="{name: tpe, startup_trials: 10}", seed=1).spec
     strategy, values = TuneStrategy(spec), []
