@@ -31,12 +31,12 @@ from typing import Any
 from jobs.data import ensure_dataset
 from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
 from orchestrator.adapters.ray_tune.run import StudyOptions, run_study
+from orchestrator.adapters.replay import load_node_events, share_of
 from orchestrator.policy.study.rungs import largest_rung, report_steps
 from orchestrator.policy.study.values import TrialState
 from orchestrator.spec import Study, load_text
 from orchestrator.study.record import StudyRecord
 from orchestrator.study.summary import best_trial
-from tests.benchmarks.churn import node_events
 from tests.benchmarks.harness import Options, print_result, read_options, say
 from tests.benchmarks.study_plain import PlainTune, run_plain
 
@@ -217,7 +217,8 @@ class Events:
 
 def recorded(options: Options, *, speed: float, within_s: float) -> list[tuple[float, str]]:
     """When nodes went and came, compressed; the first moment's additions are the cluster itself."""
-    events = node_events(options.data / "preemption-events" / "aws-p3.csv", share=24, seconds=within_s * speed)
+    recording = load_node_events(options.data / "preemption-events" / "aws-p3.csv")
+    events = share_of(recording, share=24, seconds=within_s * speed)
     return [(event.at_s / speed, event.event) for event in events if event.at_s > 0.0]
 
 
