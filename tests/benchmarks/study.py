@@ -134,7 +134,7 @@ def main() -> None:
     options = read_options(__doc__ or "", extra=extra)
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     parts = {"asha": asha, "preempt": preempt, "budget": budget, "pbt": pbt, "mup": mup}
-    result: dict[str, Any] = {"model": "byte GPT, 1 layer, width 32, 64 bytes", "settings": {}}
+    result: dict[str, Any] = {"model": "byte GPT, 1 layer, width 32, 64 bytes", "seeds": options.rest.seeds}
     home = Path(tempfile.mkdtemp(prefix="tide-study-"))
     try:
         bench = Bench(home)
