@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Select, func, select
 
 from orchestrator.ledger import forms, tables
-from orchestrator.ledger.clusters import load_cluster
+from orchestrator.ledger.clusters import load_cluster, load_holds
 from orchestrator.ledger.database import Database
 from orchestrator.ledger.errors import UnknownJobError
 from orchestrator.ledger.keys import KeyRow, Role, matches, split
@@ -62,6 +62,16 @@ class JobFilter:
     limit: int = 100
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantUsage:
+    """What a tenant's jobs were booked for."""
+
+    tenant: str
+    jobs: int
+    micro_usd: int
+    device_ms: int
+
+
 _EVENTS = Form(tables.events, Event, ("seq",), read={"data": json.loads})
 _DECISIONS = Form(tables.decisions, DecisionRow, ("seq",))
 
@@ -91,6 +101,24 @@ class Reader:
         if not rows:
             raise UnknownJobError(job_id)
         return rows[0]
+
+    def latest(self, name: str) -> JobRow:
+        """The latest run of a name. Raises: UnknownJobError."""
+        table = tables.jobs.c
+        rows: list[JobRow] = self._rows(forms.JOBS, _page(forms.JOBS, [table.name == name], table.run.desc(), 1))
+        if not rows:
+            raise UnknownJobError(name)
+        return rows[0]
+
+    def world_sizes(self, job_ids: Sequence[str]) -> dict[str, int]:
+        """Workers of jobs that have an open attempt: those of the latest."""
+        table, found = tables.attempts.c, {}
+        with self._database.reading() as connection:
+            for start in range(0, len(job_ids), 500):
+                query = select(table.job, table.world_size).order_by(table.attempt)
+                query = query.where(table.job.in_(job_ids[start : start + 500]), table.ended_ms.is_(None))
+                found |= {job: size for job, size in connection.execute(query)}
+        return found
 
     def document(self, job_id: str) -> dict[str, Any]:
         """What the job's owner wrote. Raises: UnknownJobError."""
@@ -169,6 +197,27 @@ class Reader:
         """The Cluster that holds, with its generation."""
         with self._database.reading() as connection:
             return load_cluster(connection)
+
+    def generation(self) -> int:
+        """The number of the Cluster that holds; 0 if none was applied yet."""
+        return self._scalar(select(func.max(tables.clusters.c.generation))) or 0
+
+    def holds(self) -> set[str]:
+        """Queues that are on hold."""
+        with self._database.reading() as connection:
+            return load_holds(connection)
+
+    def tenant_usage(self) -> list[TenantUsage]:
+        """What each tenant's jobs were booked for so far, ended ones included; what is still open is not in it."""
+        table = tables.jobs.c
+        money, time = func.sum(table.spent_micro_usd), func.sum(table.spent_device_ms)
+        query = select(table.tenant, func.count(), money, time).group_by(table.tenant).order_by(table.tenant)
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        return [
+            TenantUsage(tenant=tenant, jobs=jobs, micro_usd=int(usd), device_ms=int(ms))
+            for tenant, jobs, usd, ms in rows
+        ]
 
     def api_keys(self) -> list[KeyRow]:
         """All keys, without their secrets."""

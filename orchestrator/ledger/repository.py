@@ -71,7 +71,7 @@ class Ledger:
         self._mirror: Mirror
         self._seer: Seer
         self._forget()
-        self._submit = GroupCommit(self._submit_all)
+        self._submit = GroupCommit(self.submit_all)
 
     # --- Leading -----------------------------------------------------------------------------------------------------
 
@@ -144,6 +144,29 @@ class Ledger:
         Raises: ConflictError for a name that is in use, or a key that came with another body.
         """
         return self._submit(Submission(jobs=jobs, actor=actor, scope=scope, key=key))
+
+    def submit_all(self, submissions: Sequence[Submission]) -> list[Accepted | BaseException]:
+        """Carry out submissions in one transaction; each is answered with what was accepted, or with its own error."""
+        answers: list[Accepted | BaseException] = []
+        with self._change("submit", SYSTEM) as change:
+            with self.database.reading() as connection:
+                known = submission.answers(connection, submissions)
+                runs = submission.latest_runs(connection, submissions)
+            for one in submissions:
+                try:
+                    found = submission.replayed(one, known)
+                    accepted = found or submission.enter(change, one, runs)
+                except LedgerError as error:
+                    answers.append(error)
+                    continue
+                answers.append(accepted)
+                if one.key is not None:
+                    known[one.scope, one.key] = (one.body_hash, dumps(accepted.ids))
+            dependent = [row for row in change.jobs.changes.values() if row is not None and row.shape.after]
+            if dependent:
+                with self.database.reading() as connection:
+                    self._mirror.await_names(connection, dependent)
+        return answers
 
     def cancel(self, job_id: str, *, actor: str = SYSTEM) -> None:
         """End a job for good. Raises: UnknownJobError (also if it has ended)."""
@@ -252,28 +275,6 @@ class Ledger:
                 self._forget()
                 raise
             change.settle()
-
-    def _submit_all(self, submissions: Sequence[Submission]) -> list[Accepted | BaseException]:
-        answers: list[Accepted | BaseException] = []
-        with self._change("submit", SYSTEM) as change:
-            with self.database.reading() as connection:
-                known = submission.answers(connection, submissions)
-                runs = submission.latest_runs(connection, submissions)
-            for one in submissions:
-                try:
-                    found = submission.replayed(one, known)
-                    accepted = found or submission.enter(change, one, runs)
-                except LedgerError as error:
-                    answers.append(error)
-                    continue
-                answers.append(accepted)
-                if one.key is not None:
-                    known[one.scope, one.key] = (one.body_hash, dumps(accepted.ids))
-            dependent = [row for row in change.jobs.changes.values() if row is not None and row.shape.after]
-            if dependent:
-                with self.database.reading() as connection:
-                    self._mirror.await_names(connection, dependent)
-        return answers
 
     @property
     def _facts(self) -> ClusterFacts:
