@@ -145,7 +145,9 @@ class Admission:
             return
         value = _value(job)
         prices = [
-            pool.micro_usd_per_device_hour for pool in self._grown() if pool.resource == shape.resource and pool.observed
+            pool.micro_usd_per_device_hour
+            for pool in self._grown()
+            if pool.resource == shape.resource and pool.observed
         ]
         least = bill(value, value.sizes[0], _SHORTEST_STEP_S, min(prices, default=0))
         micro_usd, device_ms, how = max(1, least.micro_usd) if any(prices) else 0, least.device_ms, "at the very least"
@@ -185,7 +187,7 @@ def _value(job: NewJob) -> Job:
 
 
 def _unknown(noun: str, name: str, known: list[str], where: str) -> LedgerError:
-    step = did_you_mean(name, tuple(known)) or f"'tide queue ls' lists what the cluster has"
+    step = did_you_mean(name, tuple(known)) or "'tide queue ls' lists what the cluster has"
     return LedgerError(
         f"there is no {noun} {name!r}; there are {_listed(known)}", code=ExitCode.UNKNOWN, where=where, next_step=step
     )

@@ -83,7 +83,7 @@ class KeyRing:
     _any: tuple[float, bool] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def remembered(self, text: str) -> Caller | None | bool:
+    def remembered(self, text: str) -> Caller | bool | None:
         """What was found lately: a caller, None for a key that opens nothing, False when `find` must be asked."""
         found = self._known.get(_digest(text))
         return found[1] if found is not None and 0 <= self.clock() - found[0] < REMEMBERED_S else False

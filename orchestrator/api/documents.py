@@ -58,9 +58,7 @@ async def read_batch(request: Request) -> list[Any]:
     if not 1 <= len(items) <= MAX_BATCH:
         detail = f"{len(items):,} jobs in one request; it must be 1..{MAX_BATCH:,}"
         step = f"Send them in requests of {MAX_BATCH:,} or fewer, each with an Idempotency-Key of its own"
-        raise ApiError(
-            422, ProblemCode.INVALID, detail, exit_code=ExitCode.INVALID, where="body.items", next_step=step
-        )
+        raise ApiError(422, ProblemCode.INVALID, detail, exit_code=ExitCode.INVALID, where="body.items", next_step=step)
     return items
 
 
@@ -152,7 +150,9 @@ def _said_of_item(item: Any, at: int, now: dt.datetime) -> list[Problem]:
         return list(error.problems)
     except RecursionError:
         pass
-    return [Problem(where, 0, 0, Code.WRONG_SHAPE, "", "is no TrainJob", "it must be one", "Run 'tide schema TrainJob'")]
+    return [
+        Problem(where, 0, 0, Code.WRONG_SHAPE, "", "is no TrainJob", "it must be one", "Run 'tide schema TrainJob'")
+    ]
 
 
 def _native(value: Any) -> Any:

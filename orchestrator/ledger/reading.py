@@ -17,7 +17,7 @@ from orchestrator.ledger.keys import KeyRow, Role, matches, split
 from orchestrator.ledger.leader import Leader, read_leader
 from orchestrator.ledger.rows import AttemptRow, JobRow, LeaseRow, MeterRow
 from orchestrator.ledger.shelf import Form
-from orchestrator.ledger.states import JobState, Unit
+from orchestrator.ledger.states import ENDED, JobState, Unit
 from orchestrator.spec import Cluster
 
 _KEYS = Form(tables.api_keys, KeyRow, ("id",), read={"role": Role})
@@ -173,6 +173,15 @@ class Reader:
         query = select(table.state, table.reason, func.count()).group_by(table.state, table.reason)
         with self._database.reading() as connection:
             return {(state, reason): number for state, reason, number in connection.execute(query)}
+
+    def queue_counts(self, tenant: str | None = None) -> dict[tuple[str, str, str | None], int]:
+        """Live jobs by queue, state and reason to wait; of one tenant, or all."""
+        table = tables.jobs.c
+        keys = (table.queue, table.state, table.reason)
+        query = select(*keys, func.count()).where(table.state.not_in(sorted(ENDED))).group_by(*keys)
+        query = query if tenant is None else query.where(table.tenant == tenant)
+        with self._database.reading() as connection:
+            return {(queue, state, reason): number for queue, state, reason, number in connection.execute(query)}
 
     def balances(self, unit: Unit) -> dict[str, int]:
         """All accounts of a unit."""
