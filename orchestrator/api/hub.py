@@ -1,4 +1,4 @@
-"""Tells streams that something has happened, so that each reads its own part; one look at the database for all of them."""
+"""Tells streams that something has happened, so that each reads its own part: one look for all of them."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Hub:
         self._count = 0
         self._listening = 0
         self._task: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
         self.stopping = False
 
     def start(self) -> None:
@@ -34,12 +35,20 @@ class Hub:
     async def stop(self) -> None:
         """End all streams."""
         self.stopping = True
-        async with self._news:
-            self._news.notify_all()
+        await self._tell()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+
+    def stop_streams(self) -> None:
+        """Let all streams end; in the event loop."""
+        self.stopping = True
+        self._ending = asyncio.create_task(self._tell())
+
+    async def _tell(self) -> None:
+        async with self._news:
+            self._news.notify_all()
 
     def wake(self) -> None:
         """Look now; from any thread."""

@@ -1,4 +1,4 @@
-"""The one thread that writes. Requests that wait while a transaction is on its way share the next one, and its fsync."""
+"""The one thread that writes. Requests that wait while a transaction is under way share the next one and its fsync."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ class Reader:
             for start in range(0, len(job_ids), 500):
                 query = select(table.job, table.world_size).order_by(table.attempt)
                 query = query.where(table.job.in_(job_ids[start : start + 500]), table.ended_ms.is_(None))
-                found |= {job: size for job, size in connection.execute(query)}
+                found |= {row.job: row.world_size for row in connection.execute(query)}
         return found
 
     def document(self, job_id: str) -> dict[str, Any]:

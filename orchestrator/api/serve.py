@@ -1,0 +1,253 @@
+"""The server's process: one per state folder. Opens the ledger, leads if nobody does, answers until it is told to stop.
+
+In order, so that nothing half started is left: lock, database, Cluster, sockets, control loop, HTTP; and back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import getpass
+import json
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import structlog
+import uvicorn
+from prometheus_client import CollectorRegistry
+
+from orchestrator.api.app import create_app
+from orchestrator.api.audit import AuditLog
+from orchestrator.api.differences import must_drain
+from orchestrator.api.guard import Guard
+from orchestrator.api.listening import Listener, tcp_listener, unix_listener
+from orchestrator.api.local_cluster import this_machine
+from orchestrator.api.rehearsal import rehearsed_ports
+from orchestrator.api.service import Service
+from orchestrator.api.watch import WatchedLedger
+from orchestrator.cycle import Ports
+from orchestrator.ledger.errors import ConflictError
+from orchestrator.ledger.reading import JobFilter
+from orchestrator.ledger.repository import Ledger
+from orchestrator.ledger.schema import check_schema, upgrade, version_of
+from orchestrator.ledger.states import ENDED, JobState
+from orchestrator.ports import UnreachableError
+from orchestrator.service.logs import FileLogArchive, LogArchive
+from orchestrator.service.loop import ControlLoop
+from orchestrator.spec import Cluster, load_one
+from orchestrator.spec.errors import ExitCode, UserError
+
+SOCKET_NAME, LOCK_NAME, LOGS_NAME, AUDIT_NAME = "tide.sock", "server.lock", "job-logs", "logs/audit.jsonl"
+_GRACE_S = 3
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """What `tide server` was told. `rehearse`: virtual devices, timers as jobs."""
+
+    home: Path
+    database: str
+    listen: str | None = None
+    certificate: Path | None = None
+    private_key: Path | None = None
+    plain_http: bool = False
+    cluster: Path | None = None
+    rehearse: bool = False
+    every_s: float = 1.0
+
+
+def run_server(options: ServerOptions, *, say: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C. Must run in the main thread. `say` tells a person what goes on."""
+    with contextlib.ExitStack() as stack:
+        lock = stack.enter_context(_only_one(options.home))
+        ledger = _open_ledger(options.database)
+        stack.callback(_close, ledger)
+        _prepare_cluster(ledger, options.cluster)
+        listeners = _listeners(options, ledger)
+        for listener in listeners:
+            stack.callback(listener.socket.close)
+        stack.callback((options.home / SOCKET_NAME).unlink, missing_ok=True)
+        registry = CollectorRegistry()
+        ports, logs = _ports(options, ledger, stack)
+        watched = WatchedLedger(ledger)
+        loop = ControlLoop(replace(ports, ledger=watched), every_s=options.every_s)
+        audit = AuditLog(options.home / AUDIT_NAME)
+        service = Service(ledger, watched, loop, logs, audit=audit, registry=registry)
+        stack.callback(service.close)
+        loop.start()
+        stack.callback(loop.stop)
+        _write_lock(lock, listeners)
+        say(f"listening on {', '.join(one.address for one in listeners)}; Ctrl-C stops it")
+        asyncio.run(_serve(service, listeners))
+        say("stopping; jobs that run go on")
+
+
+@contextlib.contextmanager
+def _only_one(home: Path) -> Iterator[IO[str]]:
+    """The lock of a state folder, held while the process lives, however it ends."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with open(home / LOCK_NAME, "a+", encoding="utf-8", opener=_private) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            problem = "a server runs on this state folder already"
+            step = "Stop it with 'tide server stop', or set TIDE_HOME to another folder"
+            raise UserError(problem, code=ExitCode.CONFLICT, where=str(home), next_step=step) from None
+        yield lock
+        lock.truncate(0)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _write_lock(lock: IO[str], listeners: Sequence[Listener]) -> None:
+    lock.seek(0)
+    lock.truncate(0)
+    json.dump({"pid": os.getpid(), "addresses": [one.address for one in listeners], "since_s": time.time()}, lock)
+    lock.flush()
+
+
+def _open_ledger(url: str) -> Ledger:
+    """The ledger, set up if it is new. Raises: UserError for one of another version, or that does not answer."""
+    # The name is this process's alone: whoever has its name could take the lead from it.
+    holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"[:128]
+    ledger = Ledger(url, holder=holder, clock=time.time)
+    try:
+        with ledger.database.reading() as connection:
+            is_new = version_of(connection) is None
+        if is_new:
+            upgrade(ledger.database)
+        with ledger.database.reading() as connection:
+            check_schema(connection)
+    except UnreachableError as error:
+        ledger.database.close()
+        problem = f"the database does not answer: {error}"
+        raise UserError(problem, code=ExitCode.UNREACHABLE, next_step="Is it running?") from error
+    except BaseException:
+        ledger.database.close()
+        raise
+    return ledger
+
+
+def _close(ledger: Ledger) -> None:
+    try:
+        ledger.close()
+    except UnreachableError as error:
+        _log.warning("the lead was not given up: the next server waits for it to run out", error=str(error))
+
+
+def _prepare_cluster(ledger: Ledger, file: Path | None) -> None:
+    """Apply the Cluster that was named, or this machine where there is none yet; who does not lead applies nothing."""
+    wanted = None if file is None else load_one(file, Cluster)
+    if not ledger.lead():
+        return
+    found = ledger.read.cluster()
+    if wanted is None:
+        if found is None:
+            ledger.apply(this_machine())
+        return
+    live = tuple(state for state in JobState if state not in ENDED)
+    jobs = ledger.read.jobs(JobFilter(states=live, limit=1_000_000))
+    drains = must_drain(found[1] if found else None, wanted, jobs, ledger.read.leases())
+    if drains:
+        step = "Start with the Cluster that holds (without --cluster), and 'tide apply' this one once they are gone"
+        raise ConflictError("in use: " + "; ".join(drains), where=str(file), next_step=step)
+    ledger.apply(wanted)
+
+
+def _listeners(options: ServerOptions, ledger: Ledger) -> list[Listener]:
+    found = [unix_listener(options.home / SOCKET_NAME)]
+    if options.listen is not None:
+        now_ms = time.time() * 1000
+        any_key = any(
+            row.revoked_ms is None and (row.expires_ms is None or row.expires_ms > now_ms)
+            for row in ledger.read.api_keys()
+        )
+        found.append(
+            tcp_listener(
+                options.listen,
+                certificate=options.certificate,
+                private_key=options.private_key,
+                plain=options.plain_http,
+                any_key=any_key,
+            )
+        )
+    elif options.certificate is not None or options.private_key is not None:
+        raise UserError("TLS is of no use on a unix socket", code=ExitCode.USAGE, next_step="Add --listen HOST:PORT")
+    return found
+
+
+def _ports(options: ServerOptions, ledger: Ledger, stack: contextlib.ExitStack) -> tuple[Ports, LogArchive]:
+    archive = FileLogArchive(options.home / LOGS_NAME)
+    if options.rehearse:
+        return rehearsed_ports(ledger, archive), archive
+    from orchestrator.service.live import live_ports  # Ray takes seconds to import
+
+    ports = live_ports(ledger, cluster=options.cluster, state=options.home)
+    if hasattr(ports, "close"):
+        stack.callback(ports.close)
+    return ports, ports.logs
+
+
+async def _serve(service: Service, listeners: Sequence[Listener]) -> None:
+    """All listeners over one application, in one event loop, until a signal."""
+    app, owner = create_app(service), getpass.getuser()
+    servers = []
+    for at, listener in enumerate(listeners):
+        config = uvicorn.Config(
+            Guard(app, service, listener.entrance, owner=owner),
+            # The application begins and ends once, whatever it listens on.
+            lifespan="on" if at == 0 else "off",
+            ssl_certfile=listener.certificate,
+            ssl_keyfile=listener.private_key,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE_S,
+            timeout_keep_alive=75,
+        )
+        servers.append((_Server(config), listener.socket))
+
+    def stop() -> None:
+        # Streams end first: a server waits for its connections.
+        service.hub.stop_streams()
+        for server, _ in servers:
+            server.should_exit = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    async with asyncio.TaskGroup() as group:
+        for server, bound in servers:
+            group.create_task(server.serve(sockets=[bound]))
+
+
+class _Server(uvicorn.Server):
+    """Signals are for all servers of the process, not for each."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def read_lock(home: Path) -> dict[str, Any] | None:
+    """What the running server wrote of itself; None where none runs."""
+    try:
+        with open(home / LOCK_NAME, "r+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                found: dict[str, Any] = json.loads(lock.read() or "{}")
+                return found
+    except (FileNotFoundError, ValueError):
+        pass
+    return None
