@@ -50,7 +50,7 @@ def unix_listener(path: Path) -> Listener:
 def tcp_listener(
     listen: str, *, certificate: Path | None, private_key: Path | None, plain: bool, any_key: bool
 ) -> Listener:
-    """HOST:PORT. Beyond this machine only with keys, and only with TLS unless `plain` says that somebody else does it."""
+    """HOST:PORT. Beyond this machine only with keys, and with TLS unless `plain` says that somebody else does it."""
     host, port = _split(listen)
     loopback = _is_loopback(host)
     if (certificate is None) != (private_key is None):

@@ -1,7 +1,7 @@
 """A control plane to try things on: the real ledger, queues and API over virtual devices, with timers as jobs.
 
-What `tide server --rehearse` runs on. A pool has the devices that its `count` says; a step of one worker takes a second.
-Nothing is trained, and nothing outside is touched.
+What `tide server --rehearse` runs on. A pool has the devices that its `count` says; a step of one worker takes a
+second. Nothing is trained, and nothing outside is touched.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from orchestrator.policy.queueing.orders import Order, Report
 from orchestrator.policy.queueing.places import Node, Pool
 from orchestrator.service.logs import FileLogArchive
 from orchestrator.sim.outside import SimClock, SimEndpoints, SimRunner
+from orchestrator.spec.cluster_pools import Pool as PoolSpec
 
 _DEVICES_WHERE_NONE_ARE_SAID = 8
 
@@ -49,7 +50,7 @@ class RehearsedCapacity:
         return self._known[1]
 
 
-def _nodes(spec) -> list[Node]:  # type: ignore[no-untyped-def]
+def _nodes(spec: PoolSpec) -> list[Node]:
     left = _DEVICES_WHERE_NONE_ARE_SAID if spec.count is None else spec.count
     nodes = []
     while left > 0:

@@ -24,16 +24,23 @@ _LINES_AROUND = 6  # what else is printed, and the prompt
 @app.command()
 def plan(
     file: Annotated[Path, typer.Argument(help="A YAML file with one TrainJob.", show_default=False)],
+    decide: Annotated[bool, typer.Option("--decide", help="Also ask the server what it would decide now.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
     """Show the world sizes that make a job faster, and how busy its workers are at each.
 
-    Exit 3 when the file is not a valid TrainJob.
+    With --decide, also the decision that 'tide submit' would get now. Exit 3 when the file is not a valid TrainJob.
     """
     job = load_one(file, TrainJob)
     spec = job.spec
     batch = BatchPlan(spec.batch.global_batch_size, spec.batch.micro_batch_size)
     described = describe(job.metadata.name, batch, spec.workers.min, spec.workers.max)
+    if decide:
+        from orchestrator.cli.control.submitting import decision_line, decision_of
+
+        described["decision"] = decision_of(job)
+        if output is Format.TABLE:
+            sys.stderr.write(decision_line(described["decision"]) + "\n")
     emit("TrainPlan", described, output, table=_table(described))
 
 

@@ -23,7 +23,12 @@ def resize(
     size: Annotated[str, typer.Argument(help="Number of workers, or 'auto'.", show_default=False)],
     output: Output = Format.TABLE,
 ) -> None:
-    """Pin a run's number of workers until `tide resize JOB auto`; a running job changes over without losing a step."""
+    """Pin a job's number of workers until `tide resize JOB auto`; a running job changes over without losing a step."""
+    if not _runs_in_a_process(job):
+        from orchestrator.cli.control.verbs import resize_on_server
+
+        resize_on_server(job, size, output)
+        return
     from orchestrator.adapters.ray_train.lease import FileLease, Lease
 
     folder = home_dir() / "runs" / job
@@ -32,6 +37,27 @@ def resize(
     FileLease(folder).write(Lease(workers=workers))
     what = "follows capacity" if workers is None else f"is pinned to {workers} workers"
     emit("Lease", {"run": job, "workers": workers}, output, table=f"{job} {what}")
+
+
+def _runs_in_a_process(job: str) -> bool:
+    """Whether `tide submit --in-process` made a run of that name which has not ended, and no server knows the job."""
+    try:
+        record: dict[str, Any] = json.loads((home_dir() / "runs" / job / "record.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return record.get("status") not in _OVER and not _known_to_server(job)
+
+
+def _known_to_server(job: str) -> bool:
+    from orchestrator.cli.control.connect import answering
+
+    with answering() as client:
+        if client is None:
+            return False
+        try:
+            return client.job(job)["state"] not in (*_OVER, "cancelled")
+        except UserError:
+            return False
 
 
 def _check_running(folder: Path, job: str) -> None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from orchestrator.cycle import Ports
-from orchestrator.ledger.repository import Ledger
 from orchestrator.service.logs import FileLogArchive
 
 
