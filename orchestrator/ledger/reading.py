@@ -165,6 +165,10 @@ class Reader:
             found[kind] = found.get(kind, 0) + int(amount)
         return found
 
+    def generation(self) -> int:
+        """The number of the Cluster that holds; 0 if none was applied yet."""
+        return self._scalar(select(func.max(tables.clusters.c.generation))) or 0
+
     def cluster(self) -> tuple[int, Cluster] | None:
         """The Cluster that holds, with its generation."""
         with self._database.reading() as connection:
