@@ -15,7 +15,7 @@ from orchestrator.ledger.database import Database
 from orchestrator.ledger.errors import UnknownJobError
 from orchestrator.ledger.keys import KeyRow, Role, matches, split
 from orchestrator.ledger.leader import Leader, read_leader
-from orchestrator.ledger.rows import AttemptRow, JobRow, LeaseRow, MeterRow
+from orchestrator.ledger.rows import AttemptRow, JobRow, LeaseRow, MeterRow, ScheduleRow
 from orchestrator.ledger.shelf import Form
 from orchestrator.ledger.states import JobState, Unit
 from orchestrator.spec import Cluster
@@ -106,6 +106,10 @@ class Reader:
         """A job's attempts, oldest first."""
         table = tables.attempts.c
         return self._rows(forms.ATTEMPTS, _page(forms.ATTEMPTS, [table.job == job_id], table.attempt, 10_000))
+
+    def schedules(self) -> list[ScheduleRow]:
+        """Jobs that start by a clock, by name; some of their instances may have ended."""
+        return self._rows(forms.SCHEDULES, _page(forms.SCHEDULES, [], tables.schedules.c.name, 10_000))
 
     def leases(self, *, pool: str | None = None) -> list[LeaseRow]:
         """Who holds what now."""

@@ -21,6 +21,7 @@ from orchestrator.policy.queueing.places import Pool
 from orchestrator.ports import UnreachableError
 from orchestrator.service.local_nodes import default_cluster, nodes_for
 from orchestrator.service.loop import LivePorts
+from orchestrator.service.schedules import Schedules
 from orchestrator.spec import Cluster, load_one
 from orchestrator.spec.cluster_pools import KubeRayCapacity, RayCapacity, TraceCapacity
 from orchestrator.spec.errors import ExitCode, UserError
@@ -148,7 +149,7 @@ def live_ports(
         ledger=ledger,
         runner=runner,
         logs=FileLogArchive(logs),
-        chores=(ApplyCluster(ledger, given),),
+        chores=(ApplyCluster(ledger, given), Schedules(ledger)),
     )
 
 

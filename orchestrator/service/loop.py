@@ -1,8 +1,8 @@
 """The thread that runs the control cycle while this process leads.
 
-It never dies silently: whatever a cycle raises is logged and kept for `health`, and the next one is tried. Somebody else
-leads: it stands by and asks again. Something does not answer: it asks again after 1, 2, 4 periods, never so late that the
-lead would be lost for it.
+It never dies silently: whatever a cycle raises is logged and kept for `health`, and the next one is tried. Somebody
+else leads: it stands by and asks again. Something does not answer: it asks again after 1, 2, 4 periods, never so late
+that the lead would be lost for it.
 """
 
 from __future__ import annotations

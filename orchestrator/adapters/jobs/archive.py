@@ -100,7 +100,9 @@ class FileLogArchive:
                 raise KeyError((job_id, attempt)) from None
             size, data = 0, b""
         start = min(offset, size)
-        return LogChunk(offset=start, data=data, next_offset=start + len(data), ended=over and start + len(data) >= size)
+        return LogChunk(
+            offset=start, data=data, next_offset=start + len(data), ended=over and start + len(data) >= size
+        )
 
     def purge(self, *, before_s: float) -> int:
         """Remove logs that ended before a time (UTC seconds); a mark stays, so that readers are told. How many."""

@@ -220,7 +220,7 @@ class JobRunner:
 
 
 def _ending(report: Report, phase: Phase, detail: str) -> Report:
-    """A report of the same attempt as its end. Work that was not saved is done again, unless somebody goes on with it."""
+    """A report of the same attempt as its end. Work that was not saved is done again, unless somebody goes on."""
     lost_s = 0.0 if phase is Phase.STOPPED else report.unsaved_work_s
     return Report(
         job=report.job,

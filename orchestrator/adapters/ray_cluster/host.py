@@ -113,17 +113,24 @@ def main(folder: Path) -> int:
             return 0
         (folder / _WHERE).unlink(missing_ok=True)
         sizes = tuple(NodeSize(**one) for one in read_json(folder / _SIZES) or [asdict(NodeSize())])
-        ended = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: ended.set())
         cluster = stack.enter_context(LocalCluster(sizes))
+        ended = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):  # Ray has put a handler of its own there
+            signal.signal(number, lambda *_: ended.set())
         token = os.environ.get("RAY_AUTH_TOKEN")
         if token:
             _write_token(folder / _TOKEN, token)
+            stack.callback((folder / _TOKEN).unlink, missing_ok=True)
         nodes = [node.node_id for node in cluster.nodes]
         stack.callback((folder / _WHERE).unlink, missing_ok=True)
         write_json(
-            folder / _WHERE, {"address": cluster.address, "pid": os.getpid(), "token": bool(token), "nodes": nodes}
+            folder / _WHERE,
+            {
+                "address": str(cluster.nodes[0].handle.gcs_address),
+                "pid": os.getpid(),
+                "token": bool(token),
+                "nodes": nodes,
+            },
         )
         ended.wait()
     return 0
