@@ -9,9 +9,9 @@ import asyncio
 import contextlib
 import fcntl
 import getpass
+import hashlib
 import json
 import os
-import secrets
 import signal
 import socket
 import time
@@ -29,7 +29,6 @@ from orchestrator.api.audit import AuditLog
 from orchestrator.api.differences import must_drain
 from orchestrator.api.guard import Guard
 from orchestrator.api.listening import Listener, tcp_listener, unix_listener
-from orchestrator.api.local_cluster import this_machine
 from orchestrator.api.rehearsal import rehearsed_ports
 from orchestrator.api.service import Service
 from orchestrator.api.watch import WatchedLedger
@@ -40,12 +39,13 @@ from orchestrator.ledger.repository import Ledger
 from orchestrator.ledger.schema import check_schema, upgrade, version_of
 from orchestrator.ledger.states import ENDED, JobState
 from orchestrator.ports import UnreachableError
+from orchestrator.service.local_nodes import default_cluster
 from orchestrator.service.logs import FileLogArchive, LogArchive
 from orchestrator.service.loop import ControlLoop
 from orchestrator.spec import Cluster, load_one
 from orchestrator.spec.errors import ExitCode, UserError
 
-SOCKET_NAME, LOCK_NAME, LOGS_NAME, AUDIT_NAME = "tide.sock", "server.lock", "job-logs", "logs/audit.jsonl"
+SOCKET_NAME, LOCK_NAME, LOGS_NAME, AUDIT_NAME = "tide.sock", "server.lock", "logs/jobs", "logs/audit.jsonl"
 _GRACE_S = 3
 _log = structlog.get_logger(__name__)
 
@@ -69,7 +69,7 @@ def run_server(options: ServerOptions, *, say: Callable[[str], None]) -> None:
     """Serve until SIGTERM or Ctrl-C. Must run in the main thread. `say` tells a person what goes on."""
     with contextlib.ExitStack() as stack:
         lock = stack.enter_context(_only_one(options.home))
-        ledger = _open_ledger(options.database)
+        ledger = _open_ledger(options.database, options.home)
         stack.callback(_close, ledger)
         _prepare_cluster(ledger, options.cluster)
         listeners = _listeners(options, ledger)
@@ -117,10 +117,12 @@ def _write_lock(lock: IO[str], listeners: Sequence[Listener]) -> None:
     lock.flush()
 
 
-def _open_ledger(url: str) -> Ledger:
+def _open_ledger(url: str, home: Path) -> Ledger:
     """The ledger, set up if it is new. Raises: UserError for one of another version, or that does not answer."""
-    # The name is this process's alone: whoever has its name could take the lead from it.
-    holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"[:128]
+    # The name is the state folder's, which one process holds at a time: one that was killed must not keep the next
+    # one waiting for its lead to run out.
+    folder = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:12]
+    holder = f"{socket.gethostname()[:100]}:{folder}"
     ledger = Ledger(url, holder=holder, clock=time.time)
     try:
         with ledger.database.reading() as connection:
@@ -154,7 +156,7 @@ def _prepare_cluster(ledger: Ledger, file: Path | None) -> None:
     found = ledger.read.cluster()
     if wanted is None:
         if found is None:
-            ledger.apply(this_machine())
+            ledger.apply(default_cluster())
         return
     live = tuple(state for state in JobState if state not in ENDED)
     jobs = ledger.read.jobs(JobFilter(states=live, limit=1_000_000))
@@ -188,8 +190,8 @@ def _listeners(options: ServerOptions, ledger: Ledger) -> list[Listener]:
 
 
 def _ports(options: ServerOptions, ledger: Ledger, stack: contextlib.ExitStack) -> tuple[Ports, LogArchive]:
-    archive = FileLogArchive(options.home / LOGS_NAME)
     if options.rehearse:
+        archive = FileLogArchive(options.home / LOGS_NAME)
         return rehearsed_ports(ledger, archive), archive
     from orchestrator.service.live import live_ports  # Ray takes seconds to import
 

@@ -22,6 +22,7 @@ from orchestrator.ledger.rows import (
     OrderRow,
     PromiseRow,
     RecentRow,
+    ScheduleRow,
     TempoRow,
 )
 from orchestrator.ledger.shelf import Draft, dumps
@@ -31,6 +32,8 @@ SYSTEM = "system"
 """Who acts when no person asked for it."""
 
 _ENTRIES, _EVENTS, _DOCUMENTS = insert(tables.entries), insert(tables.events), insert(tables.documents)
+_OF_WORK = ("jobs", "attempts", "leases", "meters", "orders")
+_OF_PARTIES = ("recents", "claims", "promises", "tempos", "schedules")
 _FENCE = (
     update(tables.leader)
     .values(clock_ms=bindparam("now_ms"))
@@ -56,6 +59,7 @@ class Change:
     claims: Draft[ClaimRow] = field(init=False)
     promises: Draft[PromiseRow] = field(init=False)
     tempos: Draft[TempoRow] = field(init=False)
+    schedules: Draft[ScheduleRow] = field(init=False)
     balances: dict[tuple[str, Unit], int] = field(default_factory=lambda: defaultdict(int))
     entries: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -64,7 +68,7 @@ class Change:
     _lease_ids: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("jobs", "attempts", "leases", "meters", "orders", "recents", "claims", "promises", "tempos"):
+        for name in (*_OF_WORK, *_OF_PARTIES):
             setattr(self, name, getattr(self.mirror, name).draft())
 
     def event(self, kind: str, job: JobRow | None = None, **data: object) -> None:
@@ -162,7 +166,7 @@ class Change:
         mirror.note_jobs([row for row in self.jobs.changes.values() if row is not None])
 
     def _drafts(self) -> tuple[Draft[Any], ...]:
-        parties = (self.recents, self.claims, self.promises, self.tempos)
+        parties = (self.recents, self.claims, self.promises, self.tempos, self.schedules)
         return (self.jobs, self.attempts, self.leases, self.meters, self.orders, *parties)
 
     def _accounts(self) -> Draft[AccountRow]:

@@ -15,7 +15,7 @@ from orchestrator.ledger.database import Database
 from orchestrator.ledger.errors import UnknownJobError
 from orchestrator.ledger.keys import KeyRow, Role, matches, split
 from orchestrator.ledger.leader import Leader, read_leader
-from orchestrator.ledger.rows import AttemptRow, JobRow, LeaseRow, MeterRow
+from orchestrator.ledger.rows import AttemptRow, JobRow, LeaseRow, MeterRow, ScheduleRow
 from orchestrator.ledger.shelf import Form
 from orchestrator.ledger.states import ENDED, JobState, Unit
 from orchestrator.spec import Cluster
@@ -135,6 +135,10 @@ class Reader:
         table = tables.attempts.c
         return self._rows(forms.ATTEMPTS, _page(forms.ATTEMPTS, [table.job == job_id], table.attempt, 10_000))
 
+    def schedules(self) -> list[ScheduleRow]:
+        """Jobs that start by a clock, by name; some of their instances may have ended."""
+        return self._rows(forms.SCHEDULES, _page(forms.SCHEDULES, [], tables.schedules.c.name, 10_000))
+
     def leases(self, *, pool: str | None = None) -> list[LeaseRow]:
         """Who holds what now."""
         where = [] if pool is None else [tables.leases.c.pool == pool]
@@ -202,14 +206,14 @@ class Reader:
             found[kind] = found.get(kind, 0) + int(amount)
         return found
 
+    def generation(self) -> int:
+        """The number of the Cluster that holds; 0 if none was applied yet."""
+        return self._scalar(select(func.max(tables.clusters.c.generation))) or 0
+
     def cluster(self) -> tuple[int, Cluster] | None:
         """The Cluster that holds, with its generation."""
         with self._database.reading() as connection:
             return load_cluster(connection)
-
-    def generation(self) -> int:
-        """The number of the Cluster that holds; 0 if none was applied yet."""
-        return self._scalar(select(func.max(tables.clusters.c.generation))) or 0
 
     def holds(self) -> set[str]:
         """Queues that are on hold."""

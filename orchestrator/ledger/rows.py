@@ -195,6 +195,20 @@ class PromiseRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleRow:
+    """A job that starts by a clock. `document` is what its owner wrote, `looked_ms` the last instant up to which it was
+    decided what starts, `instances` the ids of the jobs it started that had not ended then."""
+
+    name: str
+    tenant: str
+    submitted_by: str
+    created_ms: int
+    looked_ms: int
+    document: str
+    instances: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TempoRow:
     """What `policy.resize` remembers of a running job, as text."""
 

@@ -1,19 +1,21 @@
 """The thread that runs the control cycle while this process leads.
 
-It never dies silently: whatever a cycle raises is logged and kept for `health`, and the next one is tried. Somebody else
-leads: it stands by and asks again. Something does not answer: it asks again after 1, 2, 4 periods, never so late that the
-lead would be lost for it.
+It never dies silently: whatever a cycle raises is logged and kept for `health`, and the next one is tried. Somebody
+else leads: it stands by and asks again. Something does not answer: it asks again after 1, 2, 4 periods, never so late
+that the lead would be lost for it.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import structlog
 
+from orchestrator.adapters.jobs.archive import FileLogArchive
 from orchestrator.cycle import CycleReport, Ports, run_cycle
 from orchestrator.ledger.errors import NotLeadingError
 from orchestrator.ports import FencedError, UnreachableError
@@ -51,27 +53,31 @@ class LoopHealth:
     last_error: str | None
 
 
-class ControlLoop:
-    """One thread that leads and runs cycles. `chores` are done before every cycle; `observe` is told of every cycle
-    with the seconds that it took."""
+def _ignore(report: CycleReport, seconds: float) -> None:
+    """Nobody counts cycles."""
 
-    def __init__(
-        self,
-        ports: Ports,
-        *,
-        every_s: float = 1.0,
-        chores: Sequence[Chore] = (),
-        observe: Callable[[CycleReport, float], None] = lambda report, seconds: None,
-        timer: Callable[[], float] | None = None,
-    ) -> None:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LivePorts(Ports):
+    """The ports of a live control plane. `logs`: of attempts. `chores` are done by the leader before every cycle;
+    `observe` is told of every cycle with the seconds that it took."""
+
+    logs: FileLogArchive
+    chores: tuple[Chore, ...] = ()
+    observe: Callable[[CycleReport, float], None] = _ignore
+
+
+class ControlLoop:
+    """One thread that leads and runs cycles, and what else its ports (`LivePorts`) ask for."""
+
+    def __init__(self, ports: Ports, *, every_s: float = 1.0) -> None:
         if not isinstance(ports.ledger, Leading):
             raise TypeError(f"{type(ports.ledger).__name__} has no lead(): nobody would know who decides")
         self._ports = ports
         self._ledger: Leading = ports.ledger
         self._every_s = every_s
-        self._chores = tuple(chores)
-        self._observe = observe
-        self._timer = timer or ports.clock.now_s
+        self._chores = ports.chores if isinstance(ports, LivePorts) else ()
+        self._observe = ports.observe if isinstance(ports, LivePorts) else _ignore
         self._woken = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -138,9 +144,9 @@ class ControlLoop:
             now_s = self._ports.clock.now_s()
             again_s = chore(now_s)
             due_s += [] if again_s is None else [max(0.0, again_s - now_s)]
-        began_s = self._timer()
+        began_s = time.perf_counter()
         report = run_cycle(self._ports)
-        self._observe(report, self._timer() - began_s)
+        self._observe(report, time.perf_counter() - began_s)
         self._failed_rounds = 0
         self._health = LoopHealth(
             leading=True, cycles=self._health.cycles + 1, last_cycle_at_s=report.now_s, last_error=None
