@@ -169,7 +169,7 @@ async def _do(
     return render.job(after, sizes.get(row.id, 0))
 
 
-_VERB = {"response_model": models.Job, "responses": responses(404, 409)}
+_VERB: dict[str, Any] = {"response_model": models.Job, "responses": responses(404, 409)}
 
 
 @router.post("/{job}/cancel", **_VERB)

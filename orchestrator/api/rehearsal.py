@@ -52,7 +52,7 @@ class RehearsedCapacity:
 
 def _nodes(spec: PoolSpec) -> list[Node]:
     left = _DEVICES_WHERE_NONE_ARE_SAID if spec.count is None else spec.count
-    nodes = []
+    nodes: list[Node] = []
     while left > 0:
         devices = min(left, spec.devices_per_node)
         nodes.append(Node(name=f"{spec.name}-{len(nodes)}", devices=devices))

@@ -138,9 +138,11 @@ class Service:
                     )
                 pools = self.watched.pools or ()
                 admission = Admission(cluster=found[1], facts=facts_of(found[1], found[0]), seen=pools)
-                self._applied = Applied(found[0], found[1], admission)
+                applied = self._applied = Applied(found[0], found[1], admission)
+            else:
+                applied = self._applied
             self._looked_s = time.monotonic()
-            return self._applied
+            return applied
 
     def _same_pools(self) -> bool:
         """Whether as many devices are seen as when the checks were made."""

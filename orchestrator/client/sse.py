@@ -17,7 +17,8 @@ class ServerEvent:
 
 def read_events(lines: Iterable[str], last_id: str = "") -> Iterator[ServerEvent]:
     """Events of a stream; what was begun and not ended is left out."""
-    kind, data, last = "", [], last_id
+    data: list[str] = []
+    kind, last = "", last_id
     for line in lines:
         if not line:
             if data:

@@ -112,7 +112,8 @@ class Reader:
 
     def world_sizes(self, job_ids: Sequence[str]) -> dict[str, int]:
         """Workers of jobs that have an open attempt: those of the latest."""
-        table, found = tables.attempts.c, {}
+        table = tables.attempts.c
+        found: dict[str, int] = {}
         with self._database.reading() as connection:
             for start in range(0, len(job_ids), 500):
                 query = select(table.job, table.world_size).order_by(table.attempt)
