@@ -28,8 +28,9 @@ class Hub:
         self.stopping = False
 
     def start(self) -> None:
-        """Begin, in a running event loop."""
+        """Begin, in a running event loop; again after `stop`, also in another one."""
         self._loop = asyncio.get_running_loop()
+        self._wake, self._news, self.stopping = asyncio.Event(), asyncio.Condition(), False
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:

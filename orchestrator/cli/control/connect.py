@@ -21,6 +21,8 @@ from orchestrator.spec.errors import ExitCode, UserError
 
 _START_S = 90.0
 _PROGRAM = "from orchestrator.cli.main import main; main()"
+SERVER = ("server",)
+"""What a server of one's own is started with."""
 
 
 def say(line: str) -> None:
@@ -64,7 +66,7 @@ def start_server(home: Path, client: Client) -> None:
         size = log.stat().st_size if log.exists() else 0
         with open(log, "ab", opener=_private) as output:
             process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, "server"],
+                [sys.executable, "-c", _PROGRAM, *SERVER],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
