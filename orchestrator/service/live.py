@@ -21,6 +21,7 @@ from orchestrator.policy.queueing.places import Pool
 from orchestrator.ports import UnreachableError
 from orchestrator.service.local_nodes import default_cluster, nodes_for
 from orchestrator.service.loop import LivePorts
+from orchestrator.service.metrics import PlaneMetrics
 from orchestrator.service.schedules import Schedules
 from orchestrator.spec import Cluster, load_one
 from orchestrator.spec.cluster_pools import KubeRayCapacity, RayCapacity, TraceCapacity
@@ -142,6 +143,7 @@ def live_ports(
         is_reachable=lambda: _answers(around.ray),
         now_s=clock,
     )
+    metrics = PlaneMetrics(ledger.read)
     return LivePorts(
         clock=_Clock(clock),
         capacity=around,
@@ -150,6 +152,8 @@ def live_ports(
         runner=runner,
         logs=FileLogArchive(logs),
         chores=(ApplyCluster(ledger, given), Schedules(ledger)),
+        observe=metrics.observe,
+        metrics=metrics,
     )
 
 
