@@ -15,7 +15,7 @@ def spawn(command: Sequence[str], output: Path, environment: Mapping[str, str]) 
         (os.POSIX_SPAWN_OPEN, 1, str(output), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
-    return os.posix_spawn(command[0], command, dict(environment), file_actions=files, setsid=True)
+    return os.posix_spawn(command[0], list(command), dict(environment), file_actions=files, setsid=True)
 
 
 def reap(pid: int) -> bool:

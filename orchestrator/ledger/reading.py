@@ -168,10 +168,9 @@ class Reader:
     def submitted(self, jobs: Sequence[str]) -> dict[str, int]:
         """When these jobs were submitted (UTC milliseconds)."""
         table = tables.jobs.c
+        query = select(table.id, table.submitted_ms).where(table.id.in_(jobs))
         with self._database.reading() as connection:
-            return dict(
-                connection.execute(select(table.id, table.submitted_ms).where(table.id.in_(jobs))).tuples().all()
-            )
+            return {row.id: row.submitted_ms for row in connection.execute(query)}
 
     def ended_attempts(self, jobs: Collection[str]) -> list[AttemptRow]:
         """Attempts of these jobs that have ended."""

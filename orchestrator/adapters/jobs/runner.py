@@ -160,7 +160,10 @@ class JobRunner:
         return True
 
     def _spawn(self, folder: JobFolder, attempt: int, tries: int) -> None:
-        environment = {**os.environ, **self._environment()}
+        given = self._environment()
+        # A token in our own environment is another cluster's, and would be preferred to the file that is named.
+        own = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN" or not given}
+        environment = {**own, **given}
         pid = spawn((*self._command, str(folder.path)), folder.output, environment)
         self._children.add(pid)
         created_s = psutil.Process(pid).create_time()  # also of one that has ended: it was not reaped yet
@@ -170,10 +173,9 @@ class JobRunner:
     def _hurry(self, folder: JobFolder, letter: Letter) -> None:
         """Kill a process that is far beyond the deadline of its stop."""
         late_s = 0.0 if letter.until_s is None else self._now_s() - letter.until_s
-        birth = folder.read_birth()
-        if letter.stop and late_s > STOP_PATIENCE_S and birth is not None:
+        if letter.stop and late_s > STOP_PATIENCE_S:
             log.error("a job did not stop in time; its process is killed", job=folder.job, late_s=round(late_s))
-            birth.kill()
+            folder.kill()
 
     def _tidy(self, folder: JobFolder) -> bool:
         """Forget a job whose last end is in the books and whose process has gone."""
