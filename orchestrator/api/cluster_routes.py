@@ -211,6 +211,7 @@ async def put_cluster(
     """Make a Cluster the one that holds. 409 when something that it takes away is in use: that drains first."""
     caller.need(Role.ADMIN)
     cluster = await documents.read_one(request, Cluster, now=service.now())
+    service.check_cluster(cluster)
     before, live, drains = await service.reading(_difference, service, cluster)
     generation = before
     if not dry_run:

@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from orchestrator.cycle import Ports
 from orchestrator.ledger.repository import Ledger
 from orchestrator.policy.queueing.decisions import Admit, Resize, workers_in
 from orchestrator.policy.queueing.from_spec import pool_of
 from orchestrator.policy.queueing.orders import Order, Report
 from orchestrator.policy.queueing.places import Node, Pool
 from orchestrator.service.logs import FileLogArchive
+from orchestrator.service.loop import LivePorts
+from orchestrator.service.metrics import PlaneMetrics
+from orchestrator.service.schedules import Schedules
 from orchestrator.sim.outside import SimClock, SimEndpoints, SimRunner
 from orchestrator.spec.cluster_pools import Pool as PoolSpec
 
@@ -102,12 +104,17 @@ class RehearsedRunner:
             self.logs.end(report.job, report.attempt)
 
 
-def rehearsed_ports(ledger: Ledger, logs: FileLogArchive) -> Ports:
+def rehearsed_ports(ledger: Ledger, logs: FileLogArchive) -> LivePorts:
     """The ports of a rehearsal."""
-    return Ports(
+    metrics = PlaneMetrics(ledger.read)
+    return LivePorts(
         clock=WallClock(),
         capacity=RehearsedCapacity(ledger),
         endpoints=SimEndpoints(),
         ledger=ledger,
         runner=RehearsedRunner(ledger, logs),
+        logs=logs,
+        chores=(Schedules(ledger),),
+        observe=metrics.observe,
+        metrics=metrics,
     )

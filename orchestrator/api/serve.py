@@ -32,7 +32,6 @@ from orchestrator.api.listening import Listener, tcp_listener, unix_listener
 from orchestrator.api.rehearsal import rehearsed_ports
 from orchestrator.api.service import Service
 from orchestrator.api.watch import WatchedLedger
-from orchestrator.cycle import Ports
 from orchestrator.ledger.errors import ConflictError
 from orchestrator.ledger.reading import JobFilter
 from orchestrator.ledger.repository import Ledger
@@ -40,8 +39,8 @@ from orchestrator.ledger.schema import check_schema, upgrade, version_of
 from orchestrator.ledger.states import ENDED, JobState
 from orchestrator.ports import UnreachableError
 from orchestrator.service.local_nodes import default_cluster
-from orchestrator.service.logs import FileLogArchive, LogArchive
-from orchestrator.service.loop import ControlLoop
+from orchestrator.service.logs import FileLogArchive
+from orchestrator.service.loop import ControlLoop, LivePorts
 from orchestrator.spec import Cluster, load_one
 from orchestrator.spec.errors import ExitCode, UserError
 
@@ -76,12 +75,10 @@ def run_server(options: ServerOptions, *, say: Callable[[str], None]) -> None:
         for listener in listeners:
             stack.callback(listener.socket.close)
         stack.callback((options.home / SOCKET_NAME).unlink, missing_ok=True)
-        registry = CollectorRegistry()
-        ports, logs = _ports(options, ledger, stack)
+        ports = _ports(options, ledger)
         watched = WatchedLedger(ledger)
         loop = ControlLoop(replace(ports, ledger=watched), every_s=options.every_s)
-        audit = AuditLog(options.home / AUDIT_NAME)
-        service = Service(ledger, watched, loop, logs, audit=audit, registry=registry)
+        service = _service(options, ledger, watched, loop, ports)
         stack.callback(service.close)
         loop.start()
         stack.callback(loop.stop)
@@ -189,16 +186,41 @@ def _listeners(options: ServerOptions, ledger: Ledger) -> list[Listener]:
     return found
 
 
-def _ports(options: ServerOptions, ledger: Ledger, stack: contextlib.ExitStack) -> tuple[Ports, LogArchive]:
+def _ports(options: ServerOptions, ledger: Ledger) -> LivePorts:
     if options.rehearse:
-        archive = FileLogArchive(options.home / LOGS_NAME)
-        return rehearsed_ports(ledger, archive), archive
+        return rehearsed_ports(ledger, FileLogArchive(options.home / LOGS_NAME))
     from orchestrator.service.live import live_ports  # Ray takes seconds to import
 
-    ports = live_ports(ledger, cluster=options.cluster, state=options.home)
-    if hasattr(ports, "close"):
-        stack.callback(ports.close)
-    return ports, ports.logs
+    return live_ports(ledger, cluster=options.cluster, state=options.home)
+
+
+def _service(
+    options: ServerOptions, ledger: Ledger, watched: WatchedLedger, loop: ControlLoop, ports: LivePorts
+) -> Service:
+    registry = CollectorRegistry()
+    if ports.metrics is not None:
+        ports.metrics.leading = lambda: loop.health().leading
+        registry.register(ports.metrics)
+    return Service(
+        ledger,
+        watched,
+        loop,
+        ports.logs,
+        audit=AuditLog(options.home / AUDIT_NAME),
+        registry=registry,
+        check_cluster=_anything if options.rehearse else _runnable,
+    )
+
+
+def _anything(cluster: Cluster) -> None:
+    """Virtual devices can be anything."""
+
+
+def _runnable(cluster: Cluster) -> None:
+    """Raises: UserError for a Cluster that this version can neither observe nor run on."""
+    from orchestrator.service.live import require_adapters
+
+    require_adapters(cluster, "cluster")
 
 
 async def _serve(service: Service, listeners: Sequence[Listener]) -> None:

@@ -60,7 +60,7 @@ class Applied:
 
 
 class Service:
-    """One per process. `loop` may be given later with `connect`, before the first request."""
+    """One per process. `check_cluster` raises UserError for a Cluster that this server could not run on."""
 
     def __init__(
         self,
@@ -72,9 +72,11 @@ class Service:
         clock: Callable[[], float] = time.time,
         audit: AuditLog | None = None,
         registry: CollectorRegistry | None = None,
+        check_cluster: Callable[[Cluster], None] = lambda cluster: None,
     ) -> None:
         self.ledger, self.read, self.watched, self.loop, self.logs = ledger, ledger.read, watched, loop, logs
         self.clock = clock
+        self.check_cluster = check_cluster
         self.audit = audit or AuditLog(None)
         self.counts = HttpCounts(registry or CollectorRegistry())
         self.keys = KeyRing(ledger.read, clock, lambda: self._applied.cluster if self._applied else None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ from orchestrator.ledger.keys import KeyRow, Role, matches, split
 from orchestrator.ledger.leader import Leader, read_leader
 from orchestrator.ledger.rows import AttemptRow, JobRow, LeaseRow, MeterRow, ScheduleRow
 from orchestrator.ledger.shelf import Form
-from orchestrator.ledger.states import ENDED, JobState, Unit
+from orchestrator.ledger.states import ENDED, WAITING, JobState, Unit
+from orchestrator.policy.queueing.decisions import WaitReason
 from orchestrator.spec import Cluster
 
 _KEYS = Form(tables.api_keys, KeyRow, ("id",), read={"role": Role})
@@ -187,6 +188,33 @@ class Reader:
         query = query if tenant is None else query.where(table.tenant == tenant)
         with self._database.reading() as connection:
             return {(queue, state, reason): number for queue, state, reason, number in connection.execute(query)}
+
+    def waiting(self) -> dict[tuple[str, str], int]:
+        """Jobs that wait, by queue and reason."""
+        table = tables.jobs.c
+        where = table.state.in_(sorted(state.value for state in WAITING))
+        query = select(table.queue, table.reason, table.state, func.count()).where(where)
+        found: dict[tuple[str, str], int] = {}
+        with self._database.reading() as connection:
+            for queue, reason, state, number in connection.execute(
+                query.group_by(table.queue, table.reason, table.state)
+            ):
+                word = WaitReason.DEACTIVATED if state == JobState.PAUSED else reason or WaitReason.PENDING_EVALUATION
+                found[queue, str(word)] = found.get((queue, str(word)), 0) + number
+        return found
+
+    def submitted(self, jobs: Sequence[str]) -> dict[str, int]:
+        """When these jobs were submitted (UTC milliseconds)."""
+        table = tables.jobs.c
+        query = select(table.id, table.submitted_ms).where(table.id.in_(jobs))
+        with self._database.reading() as connection:
+            return {row.id: row.submitted_ms for row in connection.execute(query)}
+
+    def ended_attempts(self, jobs: Collection[str]) -> list[AttemptRow]:
+        """Attempts of these jobs that have ended."""
+        table = tables.attempts.c
+        where = [table.job.in_(sorted(jobs)), table.ended_ms.is_not(None)]
+        return self._rows(forms.ATTEMPTS, _page(forms.ATTEMPTS, where, table.attempt, 100_000))
 
     def balances(self, unit: Unit) -> dict[str, int]:
         """All accounts of a unit."""

@@ -27,7 +27,7 @@ def main(state: Path, cluster: Path | None, *, every_s: float = 0.5) -> int:
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         if not hold_lock(state / "server.lock", stack):
-            print(f"{state}: another process decides here; it must end first", file=sys.stderr)
+            sys.stderr.write(f"{state}: another process decides here; it must end first\n")
             return ExitCode.CONFLICT
         return _decide(state, cluster, every_s)
 
@@ -41,7 +41,7 @@ def _decide(state: Path, cluster: Path | None, every_s: float) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     loop.start()
-    print(f"pid {os.getpid()} decides for {state}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"pid {os.getpid()} decides for {state}\n")
     ended.wait()
     loop.stop()
     ledger.close()

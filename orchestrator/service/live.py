@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.adapters.capacity.joined import JoinedCapacity
@@ -18,15 +18,20 @@ from orchestrator.adapters.jobs.runner import JobRunner
 from orchestrator.adapters.ray_cluster.host import RayAddress, find_host, start_host
 from orchestrator.ledger.repository import Ledger
 from orchestrator.policy.queueing.places import Pool
-from orchestrator.ports import UnreachableError
+from orchestrator.ports import Order, Report, UnreachableError
 from orchestrator.service.local_nodes import default_cluster, nodes_for
 from orchestrator.service.loop import LivePorts
+from orchestrator.service.metrics import PlaneMetrics
 from orchestrator.service.schedules import Schedules
 from orchestrator.spec import Cluster, load_one
 from orchestrator.spec.cluster_pools import KubeRayCapacity, RayCapacity, TraceCapacity
-from orchestrator.spec.errors import ExitCode, UserError
+from orchestrator.spec.errors import UserError
 
-__all__ = ["LivePorts", "live_ports"]
+__all__ = ["LivePorts", "live_ports", "require_adapters"]
+
+
+BETWEEN_STARTS_S = 30.0
+"""Between two attempts to start a local Ray: one that cannot start is not started twice a second."""
 
 
 class _Clock:
@@ -42,6 +47,21 @@ class NoEndpoints:
         return {}
 
 
+class Rehearsal:
+    """A runner for recorded capacity: decisions are real, and nothing can be started on devices that are not there."""
+
+    def reports(self) -> tuple[Report, ...]:
+        """Nothing runs."""
+        return ()
+
+    def acknowledge(self, ended: Sequence[Report]) -> None:
+        """Nothing ends."""
+
+    def ask(self, order: Order) -> None:
+        """Orders wait. Raises: UnreachableError, always."""
+        raise UnreachableError("devices of a recorded series run nothing")
+
+
 class Surroundings:
     """Where the Cluster that holds says that Ray is, and its capacity; follows the Cluster as it changes."""
 
@@ -51,6 +71,7 @@ class Surroundings:
         self._base = base
         self._now_s = now_s
         self._generation = 0
+        self._host_started_s = float("-inf")
         self._cluster: Cluster | None = None
         self._capacity = JoinedCapacity((), ())
 
@@ -79,7 +100,10 @@ class Surroundings:
         try:
             return find_host(folder)
         except UnreachableError:
-            start_host(folder, nodes_for(cluster))
+            now_s = self._now_s()
+            if not 0 <= now_s - self._host_started_s < BETWEEN_STARTS_S:
+                self._host_started_s = now_s
+                start_host(folder, nodes_for(cluster))
             raise
 
     def _follow(self) -> None:
@@ -129,11 +153,11 @@ def live_ports(
     """
     given = None if cluster is None else load_one(cluster, Cluster)
     if given is not None:
-        _require_adapters(given, cluster)
+        require_adapters(given, str(cluster))
     base = Path.cwd() if cluster is None else cluster.resolve().parent
     around = Surroundings(ledger, state, base, clock)
     logs = state / "logs" / "jobs"
-    runner = JobRunner(
+    jobs = JobRunner(
         state / "jobs",
         command=(sys.executable, "-m", "orchestrator.adapters.jobs.process"),
         document=ledger.read.document,
@@ -142,24 +166,37 @@ def live_ports(
         is_reachable=lambda: _answers(around.ray),
         now_s=clock,
     )
+    metrics = PlaneMetrics(ledger.read)
     return LivePorts(
         clock=_Clock(clock),
         capacity=around,
         endpoints=NoEndpoints(),
         ledger=ledger,
-        runner=runner,
+        runner=Rehearsal() if given is not None and _is_recorded(given) else jobs,
         logs=FileLogArchive(logs),
         chores=(ApplyCluster(ledger, given), Schedules(ledger)),
+        observe=metrics.observe,
+        metrics=metrics,
     )
 
 
-def _require_adapters(cluster: Cluster, path: Path | None) -> None:
+def _is_recorded(cluster: Cluster) -> bool:
+    return any(isinstance(pool.capacity, TraceCapacity) for pool in cluster.spec.pools)
+
+
+def require_adapters(cluster: Cluster, where: str) -> None:
+    """Refuse what this version can neither observe nor run on. Raises: UserError."""
+    if _is_recorded(cluster) and any(isinstance(pool.capacity, RayCapacity) for pool in cluster.spec.pools):
+        raise UserError(
+            "spec.pools: sources ray and trace in one Cluster; recorded devices run nothing, so it must be one of them",
+            where=where,
+            next_step="Rehearse with trace alone",
+        )
     for index, pool in enumerate(cluster.spec.pools):
         if isinstance(pool.capacity, KubeRayCapacity):
             raise UserError(
                 f"spec.pools[{index}].capacity: source kuberay cannot be observed by this version",
-                code=ExitCode.INVALID,
-                where=str(path),
+                where=where,
                 next_step="Use source ray with the labels of that worker group: its nodes are Ray's nodes",
             )
 

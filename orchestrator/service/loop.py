@@ -19,6 +19,7 @@ from orchestrator.adapters.jobs.archive import FileLogArchive
 from orchestrator.cycle import CycleReport, Ports, run_cycle
 from orchestrator.ledger.errors import NotLeadingError
 from orchestrator.ports import FencedError, UnreachableError
+from orchestrator.service.metrics import PlaneMetrics
 
 log = structlog.get_logger(__name__)
 
@@ -60,11 +61,12 @@ def _ignore(report: CycleReport, seconds: float) -> None:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LivePorts(Ports):
     """The ports of a live control plane. `logs`: of attempts. `chores` are done by the leader before every cycle;
-    `observe` is told of every cycle with the seconds that it took."""
+    `observe` is told of every cycle with the seconds that it took. `metrics` is a collector for whoever is scraped."""
 
     logs: FileLogArchive
     chores: tuple[Chore, ...] = ()
     observe: Callable[[CycleReport, float], None] = _ignore
+    metrics: PlaneMetrics | None = None
 
 
 class ControlLoop:
@@ -78,6 +80,8 @@ class ControlLoop:
         self._every_s = every_s
         self._chores = ports.chores if isinstance(ports, LivePorts) else ()
         self._observe = ports.observe if isinstance(ports, LivePorts) else _ignore
+        if isinstance(ports, LivePorts) and ports.metrics is not None:
+            ports.metrics.leading = lambda: self._health.leading
         self._woken = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None

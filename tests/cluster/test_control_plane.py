@@ -65,7 +65,7 @@ spec:
   deepspeed: {{zero_stage: 1, precision: fp32}}
   checkpoint: {{every: 600s, snapshot_every_steps: 50}}
 """
-LONG, SHORT = 1500, 60
+LONG, SHORT = 500, 40
 
 
 class Plane:

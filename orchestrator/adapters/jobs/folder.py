@@ -101,7 +101,18 @@ class JobFolder:
 
     def live(self, stack: contextlib.ExitStack) -> bool:
         """Be the job's process until `stack` closes; False if there is one already."""
-        return hold_lock(self.path / "lock", stack)
+        if not hold_lock(self.path / "lock", stack):
+            return False
+        me = psutil.Process()
+        write_json(self.path / "holder.json", {"pid": me.pid, "created_s": me.create_time(), "attempt": 0, "tries": 0})
+        return True
+
+    def kill(self) -> None:
+        """End the job's process at once, and nobody else."""
+        data = read_json(self.path / "holder.json")
+        for one in (None if data is None else Birth(**data), self.read_birth()):
+            if one is not None:
+                one.kill()
 
     @property
     def is_alive(self) -> bool:

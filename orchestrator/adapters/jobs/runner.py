@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import psutil
 import structlog
 
+from orchestrator.adapters.detached import reap, spawn
 from orchestrator.adapters.files import read_json, write_json
 from orchestrator.adapters.jobs.folder import Birth, JobFolder
 from orchestrator.adapters.jobs.letters import Letter, letter_of
@@ -60,7 +60,7 @@ class JobRunner:
         self._environment = environment
         self._is_reachable = is_reachable
         self._now_s = now_s
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._children: set[int] = set()
 
     # --- ports.Runner ------------------------------------------------------------------------------------------------
 
@@ -160,30 +160,22 @@ class JobRunner:
         return True
 
     def _spawn(self, folder: JobFolder, attempt: int, tries: int) -> None:
-        with folder.output.open("ab") as output:
-            process = subprocess.Popen(
-                [*self._command, str(folder.path)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                env={**os.environ, **self._environment()},
-            )
-        self._children[process.pid] = process
-        try:
-            created_s = psutil.Process(process.pid).create_time()
-        except psutil.NoSuchProcess:
-            created_s = 0.0
-        folder.write_birth(Birth(pid=process.pid, created_s=created_s, attempt=attempt, tries=tries))
-        log.info("started a job's process", job=folder.job, attempt=attempt, pid=process.pid)
+        given = self._environment()
+        # A token in our own environment is another cluster's, and would be preferred to the file that is named.
+        own = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN" or not given}
+        environment = {**own, **given}
+        pid = spawn((*self._command, str(folder.path)), folder.output, environment)
+        self._children.add(pid)
+        created_s = psutil.Process(pid).create_time()  # also of one that has ended: it was not reaped yet
+        folder.write_birth(Birth(pid=pid, created_s=created_s, attempt=attempt, tries=tries))
+        log.info("started a job's process", job=folder.job, attempt=attempt, pid=pid)
 
     def _hurry(self, folder: JobFolder, letter: Letter) -> None:
         """Kill a process that is far beyond the deadline of its stop."""
         late_s = 0.0 if letter.until_s is None else self._now_s() - letter.until_s
-        birth = folder.read_birth()
-        if letter.stop and late_s > STOP_PATIENCE_S and birth is not None:
+        if letter.stop and late_s > STOP_PATIENCE_S:
             log.error("a job did not stop in time; its process is killed", job=folder.job, late_s=round(late_s))
-            birth.kill()
+            folder.kill()
 
     def _tidy(self, folder: JobFolder) -> bool:
         """Forget a job whose last end is in the books and whose process has gone."""
@@ -215,8 +207,7 @@ class JobRunner:
             raise UnreachableError(f"{self._root}: {error}") from error
 
     def _reap(self) -> None:
-        for pid in [pid for pid, child in self._children.items() if child.poll() is not None]:
-            del self._children[pid]
+        self._children -= {pid for pid in self._children if reap(pid)}
 
 
 def _ending(report: Report, phase: Phase, detail: str) -> Report:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.adapters.detached import reap, spawn
 from orchestrator.adapters.files import hold_lock, is_held, read_json, write_json
 from orchestrator.spec.errors import ExitCode, UnreachableError, UserError
 
@@ -64,14 +64,7 @@ def start_host(folder: Path, nodes: list[dict[str, Any]]) -> None:
     if is_held(folder / _LOCK):
         return
     write_json(folder / _SIZES, nodes)
-    with (folder / _LOG).open("ab") as log:
-        subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.adapters.ray_cluster.host", str(folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    spawn((sys.executable, "-m", "orchestrator.adapters.ray_cluster.host", str(folder)), folder / _LOG, os.environ)
 
 
 def await_host(folder: Path, *, timeout_s: float = START_S, sleep: Callable[[float], None] = time.sleep) -> RayAddress:
@@ -94,14 +87,18 @@ def await_host(folder: Path, *, timeout_s: float = START_S, sleep: Callable[[flo
 def stop_host(folder: Path, *, timeout_s: float = STOP_S, sleep: Callable[[float], None] = time.sleep) -> None:
     """End the cluster and everything that runs on it; nothing is left. Raises: UserError when it does not end."""
     deadline_s = time.monotonic() + timeout_s
+    pid = None
     while is_held(folder / _LOCK):
         where = read_json(folder / _WHERE)
         if where is not None:
+            pid = int(where["pid"])
             with contextlib.suppress(ProcessLookupError):
-                os.kill(int(where["pid"]), signal.SIGTERM)
+                os.kill(pid, signal.SIGTERM)
         if time.monotonic() > deadline_s:
             raise UserError(f"Ray did not end within {timeout_s:g} s", code=ExitCode.UNREACHABLE, where=str(folder))
         sleep(0.1)
+    if pid is not None:
+        reap(pid)
 
 
 def main(folder: Path) -> int:
