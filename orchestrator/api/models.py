@@ -117,6 +117,25 @@ class SubmittedBatch(Model):
     replayed: bool
 
 
+class Schedule(Model):
+    """A job that starts by a clock. `instances`: the jobs it started that had not ended at its last look."""
+
+    name: str
+    tenant: str
+    cron: str
+    timezone: str
+    next_at: str | None
+    instances: list[str]
+    submitted_at: str
+    submitted_by: str
+
+
+class ScheduleList(Model):
+    """All schedules."""
+
+    items: list[Schedule]
+
+
 class ResizeBody(Model):
     """`workers` None: follow capacity again."""
 

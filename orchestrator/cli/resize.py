@@ -68,7 +68,7 @@ def _check_running(folder: Path, job: str) -> None:
         raise UserError(
             f"there is no run {job!r}",
             code=ExitCode.UNKNOWN,
-            next_step=f"Known runs: {', '.join(known)}" if known else "Submit one: tide submit FILE --wait",
+            next_step=f"Known runs: {', '.join(known)}" if known else "Submit one: tide submit FILE",
         ) from None
     if record["status"] in _OVER:
         raise UserError(f"the run has {record['status']} and holds no workers", code=ExitCode.CONFLICT, where=job)

@@ -33,6 +33,8 @@ MATRIX: dict[tuple[str, str], tuple[Role | None, str, Any]] = {
     ("POST", "/api/v1/jobs/{job}/resume"): (O, "/api/v1/jobs/mine/resume", None),
     ("POST", "/api/v1/jobs/{job}/resize"): (O, "/api/v1/jobs/mine/resize", JOB),
     ("POST", "/api/v1/jobs/{job}/cancel"): (O, "/api/v1/jobs/mine/cancel", None),
+    ("GET", "/api/v1/schedules"): (V, "/api/v1/schedules", None),
+    ("DELETE", "/api/v1/schedules/{name}"): (O, "/api/v1/schedules/nightly", None),
     ("GET", "/api/v1/plan"): (V, "/api/v1/plan", None),
     ("POST", "/api/v1/plan"): (O, "/api/v1/plan", job("planned")),
     ("GET", "/api/v1/events"): (V, "/api/v1/events", None),
@@ -55,6 +57,14 @@ def made(tmp_path: Path) -> Iterator[tuple[ApiWorld, TestClient]]:
     with api_world(tmp_path, entrance=Entrance.NETWORK) as found:
         found[0].world.ledger.submit(*_jobs())
         found[0].cycle()
+        for name, tenant in (("nightly", "red"), ("theirs-nightly", "blue")):
+            answer = found[1].post(
+                "/api/v1/jobs",
+                json=job(name, tenant=tenant, schedule={"cron": "0 22 * * *", "timezone": "Europe/Berlin"}),
+                headers=bearer(found[0].key("house", Role.ADMIN)),
+            )
+            assert answer.status_code == 201, answer.text
+        found[0].audit_path.write_text("")
         yield found
 
 
@@ -113,6 +123,7 @@ def test_each_role_is_let_through_where_the_matrix_says_and_nowhere_else(
         ("GET", "/events?tenant=blue", None),
         ("GET", "/events?job=theirs", None),
         ("GET", "/leases?tenant=blue", None),
+        ("DELETE", "/schedules/theirs-nightly", None),
     ],
 )
 def test_a_key_of_another_tenant_is_refused_and_changes_nothing(
@@ -130,7 +141,9 @@ def test_a_tenant_sees_only_what_is_its_own(world: ApiWorld, client: TestClient)
     headers = bearer(world.key("red", Role.VIEWER))
     assert [one["id"] for one in client.get("/api/v1/jobs", headers=headers).json()["items"]] == ["mine"]
     assert {one["tenant"] for one in client.get("/api/v1/leases", headers=headers).json()["items"]} == {"red"}
-    assert {one["job"] for one in client.get("/api/v1/events", headers=headers).json()["items"]} == {"mine"}
+    assert {one["job"] for one in client.get("/api/v1/events", headers=headers).json()["items"]} <= {"mine", None}
+    schedules = client.get("/api/v1/schedules", headers=headers).json()["items"]
+    assert [(one["name"], one["cron"]) for one in schedules] == [("nightly", "0 22 * * *")]
     assert [one["tenant"] for one in client.get("/api/v1/usage", headers=headers).json()["tenants"]] == ["red"]
     plan = client.get("/api/v1/plan", headers=headers).json()
     assert "theirs" not in str(plan)

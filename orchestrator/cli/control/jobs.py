@@ -37,9 +37,11 @@ def ps(
         states = ["submitted", "queued", "paused", "admitted", "starting", "running", "resizing", "draining"]
     with connected() as client:
         items = list(client.jobs(queue=queue, tenant=tenant, state=states))
-    rows = [_row(one) for one in items]
+        schedules = client.get("/schedules")["items"] if queue is None and not state else []
+    schedules = [one for one in schedules if tenant in (None, one["tenant"])]
+    rows = [_row(one) for one in items] + [_planned(one) for one in schedules]
     columns = ("JOB", "STATE", "QUEUE", "TENANT", "WORKERS", "STEPS", "AGE", "WHY")
-    emit("JobList", {"items": items}, output, table=make_table(columns, rows) if rows else "no jobs")
+    emit("JobList", {"items": items, "schedules": schedules}, output, table=make_table(columns, rows) if rows else "no jobs")
 
 
 def _row(job: Json) -> list[str]:
@@ -50,6 +52,12 @@ def _row(job: Json) -> list[str]:
     why = f"{job['reason']}: {job['detail']}" if job["reason"] else job["detail"]
     now = f"{workers['now']} of {asked}{pinned}"
     return [job["id"], job["state"], job["queue"], job["tenant"], now, steps, _age(job["submitted_at"]), why]
+
+
+def _planned(schedule: Json) -> list[str]:
+    when = f"{schedule['cron']} ({schedule['timezone']})"
+    following = f", next {schedule['next_at'][:16]}Z" if schedule["next_at"] else ""
+    return [schedule["name"], "scheduled", "", schedule["tenant"], "", "", "", f"{when}{following}"]
 
 
 def _age(since: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from orchestrator.cli.control.connect import connected, say
@@ -10,18 +12,24 @@ from orchestrator.cli.control.follow import event_line, follow_job, require_succ
 from orchestrator.cli.output import Format, emit
 from orchestrator.client.sse import ServerEvent
 from orchestrator.spec import TrainJob
+from orchestrator.spec.errors import ExitCode, UserError
 
 Json = dict[str, Any]
 
 
 def submit_to_server(job: TrainJob, output: Format, *, wait: bool, key: str | None) -> None:
     """Submit, and with `wait` follow. Raises: UserError with the exit code of the job's end."""
+    if wait and job.spec.schedule is not None:
+        problem = "a job with a schedule has no end to wait for"
+        raise UserError(problem, code=ExitCode.USAGE, where="--wait", next_step="Submit it without --wait")
     with connected(start=True) as client:
-        answer = client.submit(job.to_document(), key=key)
+        answer = client.submit(_document(job), key=key)
         name = answer["id"]
         again = " (it was submitted before with this key)" if answer["replayed"] else ""
         if not wait:
             line = f"{name} is submitted{again}; 'tide why {name}' and 'tide logs -f {name}' follow it"
+            if job.spec.schedule is not None:
+                line = f"{name} starts by its schedule{again}; 'tide ps' says when, 'tide cancel {name}' ends it"
             emit("SubmittedJob", answer, output, table=line)
             return
         say(f"{name} is submitted{again}; Ctrl-C detaches, the job goes on")
@@ -32,8 +40,6 @@ def submit_to_server(job: TrainJob, output: Format, *, wait: bool, key: str | No
 
 
 def _progress(event: ServerEvent) -> None:
-    import json
-
     if event.kind != "end":
         sys.stderr.write(event_line(json.loads(event.data)) + "\n")
 
@@ -41,7 +47,15 @@ def _progress(event: ServerEvent) -> None:
 def decision_of(job: TrainJob) -> Json:
     """What the next cycle would decide if the job were submitted now."""
     with connected(start=True) as client:
-        return client.plan(job.to_document())
+        return client.plan(_document(job))
+
+
+def _document(job: TrainJob) -> Json:
+    """What is sent. A folder of code is named by its whole path: the server stands somewhere else."""
+    document = job.to_document()
+    if job.spec.runtime.working_dir:
+        document["spec"]["runtime"]["working_dir"] = str(Path(job.spec.runtime.working_dir).resolve())
+    return document
 
 
 def decision_line(plan: Json) -> str:

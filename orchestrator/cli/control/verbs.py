@@ -8,7 +8,9 @@ import typer
 
 from orchestrator.cli.control.connect import Job, connected
 from orchestrator.cli.output import Format, Output, emit
-from orchestrator.spec.errors import UserError
+from orchestrator.client.client import Client
+from orchestrator.client.errors import ServerProblemError
+from orchestrator.spec.errors import ExitCode, UserError
 
 cancel_app, pause_app, resume_app = (typer.Typer() for _ in range(3))
 
@@ -21,8 +23,21 @@ def _asked(job: str, verb: str, output: Format, line: str, body: dict[str, Any] 
 
 @cancel_app.command()
 def cancel(job: Job, output: Output = Format.TABLE) -> None:
-    """End a job for good; one that runs saves its state first."""
-    _asked(job, "cancel", output, "is cancelled")
+    """End a job for good; one that runs saves its state first. Of a schedule: start no more."""
+    with connected(start=True) as client:
+        try:
+            found = client.verb(job, "cancel")
+        except ServerProblemError as error:
+            if error.code is not ExitCode.UNKNOWN or not _is_scheduled(client, job):
+                raise
+            (schedule,) = client.delete(f"/schedules/{job}")["items"]
+            emit("Schedule", schedule, output, table=f"{job} starts no more; jobs that it started go on")
+            return
+    emit("Job", found, output, table=f"{found['id']} is cancelled ({found['state']})")
+
+
+def _is_scheduled(client: Client, name: str) -> bool:
+    return any(one["name"] == name for one in client.get("/schedules")["items"])
 
 
 @pause_app.command()
