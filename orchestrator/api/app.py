@@ -38,7 +38,16 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(title="Tideline control plane", version=version, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.service = service
     problems.install(app)
-    for room in (plan_routes, log_routes, job_routes, event_routes, cluster_routes, key_routes, health_routes, schedule_routes):
+    for room in (
+        plan_routes,
+        log_routes,
+        job_routes,
+        event_routes,
+        cluster_routes,
+        key_routes,
+        health_routes,
+        schedule_routes,
+    ):
         app.include_router(room.router)
     openapi.install(app)
     return app

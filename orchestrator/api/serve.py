@@ -71,9 +71,7 @@ def run_server(options: ServerOptions, *, say: Callable[[str], None]) -> None:
         ledger = _open_ledger(options.database, options.home)
         stack.callback(_close, ledger)
         _prepare_cluster(ledger, options.cluster)
-        listeners = _listeners(options, ledger)
-        for listener in listeners:
-            stack.callback(listener.socket.close)
+        listeners = _listeners(options, ledger, stack)
         stack.callback((options.home / SOCKET_NAME).unlink, missing_ok=True)
         ports = _ports(options, ledger)
         watched = WatchedLedger(ledger)
@@ -164,23 +162,24 @@ def _prepare_cluster(ledger: Ledger, file: Path | None) -> None:
     ledger.apply(wanted)
 
 
-def _listeners(options: ServerOptions, ledger: Ledger) -> list[Listener]:
+def _listeners(options: ServerOptions, ledger: Ledger, stack: contextlib.ExitStack) -> list[Listener]:
     found = [unix_listener(options.home / SOCKET_NAME)]
+    stack.callback(found[0].socket.close)
     if options.listen is not None:
         now_ms = time.time() * 1000
         any_key = any(
             row.revoked_ms is None and (row.expires_ms is None or row.expires_ms > now_ms)
             for row in ledger.read.api_keys()
         )
-        found.append(
-            tcp_listener(
-                options.listen,
-                certificate=options.certificate,
-                private_key=options.private_key,
-                plain=options.plain_http,
-                any_key=any_key,
-            )
+        beyond = tcp_listener(
+            options.listen,
+            certificate=options.certificate,
+            private_key=options.private_key,
+            plain=options.plain_http,
+            any_key=any_key,
         )
+        stack.callback(beyond.socket.close)
+        found.append(beyond)
     elif options.certificate is not None or options.private_key is not None:
         raise UserError("TLS is of no use on a unix socket", code=ExitCode.USAGE, next_step="Add --listen HOST:PORT")
     return found

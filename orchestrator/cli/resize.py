@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,7 @@ def resize(
     output: Output = Format.TABLE,
 ) -> None:
     """Pin a job's number of workers until `tide resize JOB auto`; a running job changes over without losing a step."""
-    if not _runs_in_a_process(job):
+    if _is_the_servers(job):
         from orchestrator.cli.control.verbs import resize_on_server
 
         resize_on_server(job, size, output)
@@ -39,25 +40,26 @@ def resize(
     emit("Lease", {"run": job, "workers": workers}, output, table=f"{job} {what}")
 
 
-def _runs_in_a_process(job: str) -> bool:
-    """Whether `tide submit --in-process` made a run of that name which has not ended, and no server knows the job."""
-    try:
-        record: dict[str, Any] = json.loads((home_dir() / "runs" / job / "record.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return record.get("status") not in _OVER and not _known_to_server(job)
-
-
-def _known_to_server(job: str) -> bool:
+def _is_the_servers(job: str) -> bool:
+    """Whether the control plane has to do with the job, and not a run that `tide submit --in-process` made here."""
     from orchestrator.cli.control.connect import answering
 
+    home = home_dir()
+    run_here = (home / "runs" / job / "record.json").is_file()
     with answering() as client:
         if client is None:
-            return False
+            return not run_here and ((home / "tide.db").exists() or not _is_local(home))
         try:
-            return client.job(job)["state"] not in (*_OVER, "cancelled")
+            return client.job(job)["state"] not in (*_OVER, "cancelled") or not run_here
         except UserError:
-            return False
+            return not run_here
+
+
+def _is_local(home: Path) -> bool:
+    """Whether this user talks to a server of his own."""
+    from orchestrator.client.places import find_place
+
+    return find_place(home).local and "TIDE_DATABASE" not in os.environ
 
 
 def _check_running(folder: Path, job: str) -> None:

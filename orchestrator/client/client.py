@@ -6,6 +6,7 @@ Raises everywhere: ServerProblemError for what the server refuses, UserError (un
 from __future__ import annotations
 
 import json
+import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,10 +33,12 @@ class Client:
 
     def __init__(self, place: Place, *, transport: httpx.BaseTransport | None = None) -> None:
         self.place = place
+        self._given = transport is not None
         if transport is None and place.socket is not None:
             transport = httpx.HTTPTransport(uds=str(place.socket))
         headers = {"authorization": f"Bearer {place.key}"} if place.key else {}
         verify = True if place.ca is None else _trusting(str(place.ca))
+        self._knocked = False
         self._http = httpx.Client(
             base_url=place.url, transport=transport, headers=headers, timeout=_TIMEOUT, verify=verify, trust_env=False
         )
@@ -57,8 +60,10 @@ class Client:
     def answers(self) -> bool:
         """Whether a server is there."""
         try:
+            self._knock()
             return self._http.get("/healthz", timeout=2.0).status_code == 200
         except httpx.TransportError:
+            self._knocked = False
             return False
 
     def readiness(self) -> Json:
@@ -140,6 +145,7 @@ class Client:
                     if event.kind in ("end", "attempt-end"):
                         return
             except httpx.TransportError as error:
+                self._knocked = False
                 if failures >= len(_RETRY_S):
                     raise self._unreachable(error) from error
             except ServerProblemError as error:
@@ -149,6 +155,7 @@ class Client:
             failures += 1
 
     def _stream(self, path: str, query: Mapping[str, Any], last: str) -> Iterator[ServerEvent]:
+        self._knock()
         headers = {"accept": "text/event-stream", **({"last-event-id": last} if last else {})}
         with self._http.stream("GET", f"{API}{path}", params=query, headers=headers, timeout=_STREAM_TIMEOUT) as answer:
             if answer.status_code != 200:
@@ -169,12 +176,26 @@ class Client:
         allow: Sequence[int] = (),
     ) -> httpx.Response:
         try:
+            self._knock()
             answer = self._http.request(method, path, json=json, params=params, headers=headers)
         except httpx.TransportError as error:
+            self._knocked = False
             raise self._unreachable(error) from error
         if answer.status_code >= 300 and answer.status_code not in allow:
             raise _problem(answer)
         return answer
+
+    def _knock(self) -> None:
+        """Find out whether somebody is behind a unix socket: httpcore leaves its own socket open where nobody is."""
+        if self._knocked or self.place.socket is None or self._given:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
+            door.settimeout(5.0)
+            try:
+                door.connect(str(self.place.socket))
+            except OSError as error:
+                raise httpx.ConnectError(error.strerror or str(error)) from None
+        self._knocked = True
 
     def _json(self, answer: httpx.Response) -> Json:
         try:

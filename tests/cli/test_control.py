@@ -63,6 +63,14 @@ def spawn(home: Path, *arguments: str, **more: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", PROGRAM, *arguments], env=environment, **more)
 
 
+def refused(home: Path, code: int, *arguments: str) -> bytes:
+    """What a server says that does not start."""
+    process = spawn(home, "server", *arguments, stderr=subprocess.PIPE)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    return said
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
@@ -232,7 +240,6 @@ def test_ctrl_c_on_a_follow_detaches_and_the_job_goes_on(
 ) -> None:
     follower = spawn(server.home, "submit", job_file(tmp_path, "followed"), "--wait", stderr=subprocess.PIPE)
     assert follower.stderr is not None
-    until(capsys, "followed", "running")
     while b"running" not in follower.stderr.readline():
         pass
     follower.send_signal(signal.SIGINT)
@@ -281,8 +288,7 @@ def test_keys_of_the_control_plane_are_made_listed_and_revoked(
 
 
 def test_one_server_per_state_folder(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tide("server", "--rehearse") == 7
-    assert "runs on this state folder already" in capsys.readouterr().err
+    assert b"runs on this state folder already" in refused(server.home, 7, "--rehearse")
     assert answer(capsys, "server", "status")["leading"] is True
     checks = {one["name"]: one for one in answer(capsys, "doctor")["checks"]}
     assert checks["server"]["state"] == checks["database"]["state"] == "ok"
@@ -346,7 +352,10 @@ def test_over_tls_nobody_enters_without_a_key(
     certificate, key_file = write_certificate(tmp_path)
     made = Server(other)
     tls = ("--tls-cert", str(certificate), "--tls-key", str(key_file))
-    assert tide("server", "--rehearse", "--listen", "0.0.0.0:0", *tls) == ExitCode.FORBIDDEN
+    assert b"no API key was issued yet" in refused(other, 5, "--rehearse", "--listen", "0.0.0.0:0", *tls)
+    assert b"belong together" in refused(
+        other, 3, "--rehearse", "--listen", "127.0.0.1:0", "--tls-cert", str(key_file), "--tls-key", str(key_file)
+    )
     process = made.start("--listen", "127.0.0.1:0", *tls)
     key = answer(capsys, "keys", "create", "--tenant", "default", "--role", "operator")["key"]
     (address,) = [one for one in (read_lock(other) or {})["addresses"] if one.startswith("https://")]

@@ -87,6 +87,7 @@ def _wait(process: subprocess.Popen[bytes], client: Client, log: Path, size: int
         if client.answers():
             found = client.readiness()
             if found["status"] == "ok":
+                process.returncode = 0  # it outlives this command: nobody waits for its end
                 return
             reason = found["reason"]
         time.sleep(0.1)

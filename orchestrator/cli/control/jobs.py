@@ -41,7 +41,12 @@ def ps(
     schedules = [one for one in schedules if tenant in (None, one["tenant"])]
     rows = [_row(one) for one in items] + [_planned(one) for one in schedules]
     columns = ("JOB", "STATE", "QUEUE", "TENANT", "WORKERS", "STEPS", "AGE", "WHY")
-    emit("JobList", {"items": items, "schedules": schedules}, output, table=make_table(columns, rows) if rows else "no jobs")
+    emit(
+        "JobList",
+        {"items": items, "schedules": schedules},
+        output,
+        table=make_table(columns, rows) if rows else "no jobs",
+    )
 
 
 def _row(job: Json) -> list[str]:
