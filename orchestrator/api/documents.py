@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -25,6 +26,7 @@ K = TypeVar("K", TrainJob, Cluster)
 MAX_DOCUMENT_BYTES = MAX_BYTES
 MAX_BATCH = 2_000
 MAX_BATCH_BYTES = 16 * 2**20
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _JSON, _YAML = "application/json", ("application/yaml", "application/x-yaml", "text/yaml")
 
 
@@ -111,13 +113,13 @@ def _as_text(value: Any, depth: int) -> Any:
         return [_as_text(item, depth + 1) for item in value]
     if isinstance(value, bool):
         return Plain("true" if value else "false")
-    if isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value):
-        raise _OddError
     return value
 
 
 def _loads(text: str) -> Any:
     """JSON with its numbers as text. Raises: ApiError (400)."""
+    if _SURROGATE.search(text):
+        _refuse_half_pairs(text)
     try:
         return json.loads(
             text, parse_int=Plain, parse_float=Plain, parse_constant=_no_constant, object_pairs_hook=_once
@@ -126,6 +128,17 @@ def _loads(text: str) -> Any:
         reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
         detail = f"the body is not JSON: {reason}"
         raise ApiError(400, ProblemCode.USAGE, detail, exit_code=ExitCode.USAGE, where="body") from None
+
+
+def _refuse_half_pairs(text: str) -> None:
+    """A whole pair is a character; half of one is none, and cannot be stored. Raises: ApiError (400)."""
+    try:
+        json.dumps(json.loads(text), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        detail = "the body holds half of a surrogate pair"
+        raise ApiError(400, ProblemCode.USAGE, detail, exit_code=ExitCode.USAGE, where="body") from None
+    except (ValueError, RecursionError):
+        return  # what else is wrong with it is said by whoever reads it
 
 
 def _no_constant(name: str) -> Any:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+import itertools
+import secrets
 import time
-import uuid
 from dataclasses import dataclass
 
 import structlog
@@ -23,6 +24,8 @@ from orchestrator.ledger.keys import Role
 _log = structlog.get_logger(__name__)
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
 BATCH_PATH = "/api/v1/jobs/batch"
+_PROCESS, _NUMBERS = secrets.token_hex(4), itertools.count(1)
+"""Requests are numbered; the begin of a number tells processes apart."""
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -59,7 +62,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        seen = _Seen(began_s=time.perf_counter(), request_id=uuid.uuid4().hex[:16])
+        seen = _Seen(began_s=time.perf_counter(), request_id=f"{_PROCESS}-{next(_NUMBERS):x}")
         watched = self._watch(scope, send, seen)
         try:
             headers = _headers(scope)

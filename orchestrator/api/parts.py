@@ -16,13 +16,14 @@ from orchestrator.spec.names import NAME_PATTERN
 MOST_ITEMS = 1000
 
 
-def get_service(request: Request) -> Service:
+# Asynchronous although they wait for nothing: FastAPI runs what is not on a thread.
+async def get_service(request: Request) -> Service:
     """The service of the application."""
     service: Service = request.app.state.service
     return service
 
 
-def get_caller(request: Request) -> Caller:
+async def get_caller(request: Request) -> Caller:
     """Who asks; the guard found out."""
     caller: Caller = request.state.caller
     return caller
