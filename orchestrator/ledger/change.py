@@ -81,7 +81,7 @@ class Change:
                 "attempt": None if job is None else job.attempt,
                 "tenant": None if job is None else job.tenant,
                 "actor": self.actor,
-                "data": dumps(data),
+                "data": dumps(data) if data else "{}",
             }
         )
 

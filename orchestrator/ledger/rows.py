@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass, fields
 from typing import Any
@@ -35,8 +36,7 @@ class JobShape:
 
     def to_text(self) -> str:
         """Canonical JSON."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
-        return json.dumps(values, sort_keys=True, separators=(",", ":"))
+        return _shape_text(self)
 
     @classmethod
     def from_text(cls, text: str) -> JobShape:
@@ -44,6 +44,13 @@ class JobShape:
         values: dict[str, Any] = json.loads(text)
         values["sizes"], values["after"] = tuple(values["sizes"]), tuple(values["after"])
         return cls(**{**values, "coupling": Coupling(values["coupling"])})
+
+
+@functools.lru_cache(maxsize=1024)
+def _shape_text(shape: JobShape) -> str:
+    # Jobs that come by the thousand mostly have the same shape.
+    values = {one.name: getattr(shape, one.name) for one in fields(shape)}
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
