@@ -19,6 +19,7 @@ from orchestrator.api.callers import Caller
 from orchestrator.api.documents import MAX_BATCH, MAX_BATCH_BYTES, MAX_DOCUMENT_BYTES
 from orchestrator.api.problems import ApiError, forbidden, of, too_large, unauthenticated
 from orchestrator.api.service import Service
+from orchestrator.api.short_way import ShortWay
 from orchestrator.ledger.keys import Role
 
 _log = structlog.get_logger(__name__)
@@ -55,7 +56,7 @@ class Guard:
     """ASGI middleware around the application of `service`. `owner`: who the owner of the unix socket is called."""
 
     def __init__(self, app: ASGIApp, service: Service, entrance: Entrance, *, owner: str = "owner") -> None:
-        self._app, self._service, self._entrance = app, service, entrance
+        self._app, self._service, self._entrance = ShortWay(app, service), service, entrance
         self._owner = Caller(actor=f"local:{owner}"[:64], role=Role.ADMIN, scope="local")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -80,6 +80,11 @@ def _page(service: Service, which: JobFilter) -> tuple[list[JobRow], dict[str, i
 )
 async def submit(request: Request, service: TheService, caller: TheCaller, key: IdempotencyKey = None) -> JSONResponse:
     """Accept a job; when this is answered, it is on the disk."""
+    return await accept_job(request, service, caller, key)
+
+
+async def accept_job(request: Request, service: Service, caller: Caller, key: str | None) -> JSONResponse:
+    """As `submit`, for whoever does without the framework."""
     caller.need(Role.OPERATOR)
     applied = await service.applied()
     job = await documents.read_one(request, TrainJob, now=service.now(), tenant=caller.only_tenant)

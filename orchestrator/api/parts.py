@@ -14,6 +14,7 @@ from orchestrator.ledger.rows import JobRow
 from orchestrator.spec.names import NAME_PATTERN
 
 MOST_ITEMS = 1000
+KEY_PATTERN = r"^[\x21-\x7e]{1,128}$"
 
 
 # Asynchronous although they wait for nothing: FastAPI runs what is not on a thread.
@@ -39,7 +40,7 @@ IdempotencyKey = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
-        pattern=r"^[\x21-\x7e]{1,128}$",
+        pattern=KEY_PATTERN,
         description="The same key with the same body is answered as before; with another body it is a conflict.",
     ),
 ]

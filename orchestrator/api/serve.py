@@ -86,7 +86,8 @@ def run_server(options: ServerOptions, *, say: Callable[[str], None]) -> None:
         stack.callback(loop.stop)
         _write_lock(lock, listeners)
         say(f"listening on {', '.join(one.address for one in listeners)}; Ctrl-C stops it")
-        asyncio.run(_serve(service, listeners))
+        with asyncio.Runner(loop_factory=uvicorn.Config("", loop="auto", log_config=None).get_loop_factory()) as runner:
+            runner.run(_serve(service, listeners))
         say("stopping; jobs that run go on")
 
 
@@ -239,6 +240,8 @@ async def _serve(service: Service, listeners: Sequence[Listener]) -> None:
             ssl_keyfile=listener.private_key,
             log_config=None,
             access_log=False,
+            # Who asks is who connects; a proxy in front passes keys on, and no addresses.
+            proxy_headers=False,
             server_header=False,
             timeout_graceful_shutdown=_GRACE_S,
             timeout_keep_alive=75,

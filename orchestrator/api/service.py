@@ -25,6 +25,7 @@ from orchestrator.ledger.errors import LedgerError
 from orchestrator.ledger.facts import facts_of
 from orchestrator.ledger.repository import Ledger
 from orchestrator.ledger.rows import JobRow
+from orchestrator.policy.queueing.places import Pool
 from orchestrator.policy.queueing.values import Snapshot
 from orchestrator.service.logs import LogArchive
 from orchestrator.service.loop import LoopHealth
@@ -34,8 +35,8 @@ from orchestrator.spec.errors import ExitCode
 T = TypeVar("T")
 _READERS = 8
 _CLUSTER_LOOK_S = 1.0
-# Submissions that come fast are decided together: the loop wakes by itself every second anyway.
-_WAKE_EVERY_S = 0.25
+# Who comes first is decided about at once; what comes fast after it, together: the loop wakes by itself every second.
+_WAKE_EVERY_S = 1.0
 
 
 class Loop(Protocol):
@@ -85,6 +86,8 @@ class Service:
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reads")
         self._deciders = ThreadPoolExecutor(1, thread_name_prefix="decides")
         self._applied: Applied | None = None
+        self._compared: tuple[Pool, ...] | None = None
+        self._compared_same = False
         self._looked_s = float("-inf")
         self._woken_s = float("-inf")
         self._lock = threading.Lock()
@@ -141,6 +144,7 @@ class Service:
                 pools = self.watched.pools or ()
                 admission = Admission(cluster=found[1], facts=facts_of(found[1], found[0]), seen=pools)
                 applied = self._applied = Applied(found[0], found[1], admission)
+                self._compared = None
             else:
                 applied = self._applied
             self._looked_s = time.monotonic()
@@ -150,8 +154,12 @@ class Service:
         """Whether as many devices are seen as when the checks were made."""
         if self._applied is None:
             return False
-        seen, now = self._applied.admission.seen, self.watched.pools or ()
-        return seen is now or [(one.name, one.observed) for one in seen] == [(one.name, one.observed) for one in now]
+        now = self.watched.pools or ()
+        if now is not self._compared:
+            seen = self._applied.admission.seen
+            self._compared_same = _counts(seen) == _counts(now)
+            self._compared = now
+        return self._compared_same
 
     def forget_cluster(self) -> None:
         """Another one was applied."""
@@ -171,3 +179,7 @@ class Service:
             self._woken_s = now_s
             self.loop.wake()
         self.hub.wake()
+
+
+def _counts(pools: tuple[Pool, ...]) -> list[tuple[str, int]]:
+    return [(pool.name, pool.observed) for pool in pools]
