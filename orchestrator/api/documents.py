@@ -93,27 +93,22 @@ def parse_json(text: str, kind: type[K], *, now: dt.datetime, tenant: str | None
 def _quickly(data: Any, kind: type[K], now: dt.datetime, tenant: str | None) -> K:
     if not isinstance(data, dict) or data.get("apiVersion") != API_VERSION or data.get("kind") != kind.__name__:
         raise _OddError
-    plain = _as_text(data, 0)
-    metadata = plain.get("metadata")
+    _check_depth(data)
+    metadata = data.get("metadata")
     if tenant is not None and isinstance(metadata, dict):
         metadata.setdefault("tenant", tenant)
-    spec = kind.model_validate(plain)
+    spec = kind.model_validate(data)
     if any(True for _ in spec.time_findings(now)):
         raise _OddError
     return spec
 
 
-def _as_text(value: Any, depth: int) -> Any:
-    """What `json.loads` made, with true and false as the words they were; a copy."""
-    if depth > MAX_DEPTH:
+def _check_depth(value: Any, left: int = MAX_DEPTH) -> None:
+    if left < 0:
         raise _OddError
-    if isinstance(value, dict):
-        return {key: _as_text(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_as_text(item, depth + 1) for item in value]
-    if isinstance(value, bool):
-        return Plain("true" if value else "false")
-    return value
+    for one in value.values() if isinstance(value, dict) else value:
+        if isinstance(one, dict | list):
+            _check_depth(one, left - 1)
 
 
 def _loads(text: str) -> Any:
@@ -146,12 +141,22 @@ def _no_constant(name: str) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
+    found = {key: _as_text(value) if type(value) in _CHANGED else value for key, value in pairs}
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the key {shown(twice)} stands twice in one object")
     return found
+
+
+_CHANGED = frozenset({bool, list})
+
+
+def _as_text(value: Any) -> Any:
+    """True and false as the words they were, also in lists; objects have been seen by `_once` already."""
+    if isinstance(value, bool):
+        return Plain("true" if value else "false")
+    return [_as_text(one) if type(one) in _CHANGED else one for one in value]
 
 
 def _said_of_item(item: Any, at: int, now: dt.datetime) -> list[Problem]:
