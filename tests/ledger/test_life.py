@@ -64,6 +64,20 @@ def test_preemptions_have_a_budget_of_their_own(world: World) -> None:
     assert (world.state("low"), world.broken()) == ("failed", [])
 
 
+def test_a_failure_that_the_runner_has_tried_again_itself_ends_the_job(world: World) -> None:
+    world.ledger.submit(new("a", 4, max_failures=9))
+    world.run(5.0)
+    world.runner.kill("a", Phase.FAILED)
+    (key,) = world.runner.ended
+    world.runner.ended[key] = dataclasses.replace(
+        world.runner.ended[key], final=True, detail="its loss is not a number"
+    )
+    world.run(5.0)
+    row = world.ledger.read.job("a")
+    assert (row.state, row.attempt, row.failures) == ("failed", 1, 1)
+    assert row.detail == "attempt 1 failed: its loss is not a number"
+
+
 def test_failures_are_tried_again_until_their_budget_is_spent(world: World) -> None:
     world.ledger.submit(new("a", 4, max_failures=1))
     world.run(3)
