@@ -17,7 +17,7 @@ from deepspeed.utils import groups as deepspeed_groups
 from jobs.train.config import StartRequest
 from jobs.train.host_names import names_from_hosts_file
 from jobs.train.late import LateSum
-from jobs.train.tree import Tree, barrier, broadcast, enroll, forget_all, tree_of
+from jobs.train.tree import MIN_RANKS_BESIDE, Tree, barrier, broadcast, enroll, forget_all, tree_of
 from jobs.train.tree_backend import install
 
 # How often a rank looks whether rank 0 is there: all of them together, at most two thousand times a second.
@@ -70,9 +70,11 @@ def join_group(request: StartRequest, device: torch.device) -> Groups:
         )
         if backend == "gloo":
             install()
-            enroll(dist.group.WORLD)
+            tree = enroll(dist.group.WORLD)
             # What the store's peers take to connect shall not be charged to the model.
             barrier(dist.group.WORLD)
+            if tree is not None:
+                tree.look_around()
     # DeepSpeed would clone the world: another full mesh of connections, and without this timeout. Its reason, that
     # `get_global_rank` fails on the world itself, went with torch 2.0.
     deepspeed_groups._WORLD_GROUP = dist.group.WORLD
@@ -81,7 +83,7 @@ def join_group(request: StartRequest, device: torch.device) -> Groups:
     small = dist.group.WORLD
     if backend != "gloo":
         small = dist.new_group(backend="gloo", timeout=timeout)
-        enroll(small)
+        enroll(small, MIN_RANKS_BESIDE)
     return Groups(store=store, small=small)
 
 

@@ -25,6 +25,7 @@ NICENESS = 19
 def main(messages_fd: int, control_fd: int) -> int:
     """Run one rank; returns its exit code. Every failure is reported before it ends."""
     born_s = _process_birth_s()
+    os.setpriority(os.PRIO_PROCESS, 0, NICENESS)  # first of all: other ranks of this node are still to be forked
     channel = Channel(messages_fd, control_fd)
     try:
         request = channel.read_request()
@@ -56,7 +57,6 @@ def _run(request: StartRequest, channel: Channel) -> None:
 def _take_place(request: StartRequest) -> None:
     """Environment, folder and import path of the request; what the stem's imports froze is set again."""
     os.environ.update(request.env)
-    os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
     if request.cwd:
         os.chdir(request.cwd)
     sys.path[:0] = [path for path in request.job.code_paths if path not in sys.path]

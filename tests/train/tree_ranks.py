@@ -85,6 +85,17 @@ def compare_deepspeed(rank: int, size: int) -> None:
     assert used == ["all_reduce", "all_reduce", "all_gather", "reduce_scatter", "reduce", "broadcast", "barrier"], used
     large = torch.ones(trees.MAX_BYTES_PER_RANK * size // 4 + 1)
     comm.all_reduce(large)
+    assert len(used) == 7, "too large between machines"
+    tree = tree_of(None)
+    assert tree is not None
+    tree.look_around()
+    assert tree.suits(large), "all ranks are in one machine"
+    used.clear()
+    comm.all_reduce(large)
+    assert used == ["all_reduce"]
+    assert large[0].item() == size * size
+    comm.all_reduce(torch.ones(trees.MAX_BYTES_PER_RANK_IN_MACHINE * size // 4 + 1))
+    used.extend([""] * 6)
     comm.all_reduce(one, op=comm.ReduceOp.PRODUCT)
     comm.broadcast(news, 1)
     assert len(used) == 7, used

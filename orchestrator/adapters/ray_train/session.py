@@ -240,6 +240,7 @@ class Session:
             keeper_token=secrets.token_bytes(32),
             keeper_limit_bytes=self._job.spec.checkpoint.keeper_memory,
             preload=self._prepared.preload,
+            dataset_dir=str(self._prepared.dataset_dir),
             environment=self._prepared.environment,
             notices=self._config.notices,
         )
