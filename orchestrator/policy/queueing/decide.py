@@ -50,11 +50,15 @@ def decide_queues(snapshot: Snapshot) -> Decisions:
     Holds: one verdict per waiting job; devices given out never exceed those that are free; draining ones stay charged.
     """
     refused: frozenset[str] = frozenset()
+    kept: dict[str, ResizeState] = {}
     while True:
         outcome = _attempt(snapshot, refused)
         states, futile = _ask_resize(outcome, refused)
         if not futile:
-            return _write_down(outcome, states)
+            return _write_down(outcome, kept | states)
+        # What was offered is remembered, also where it is refused for now: an offer that must settle would else be new
+        # in every cycle.
+        kept |= {job: states[job] for job in futile}
         # What growth does not repay is for those who wait: everything again without it.
         refused |= futile
 
