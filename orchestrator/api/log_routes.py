@@ -80,6 +80,8 @@ async def _chunk(service: Service, job: str, attempt: int, offset: int, limit: i
         if attempt <= row.attempt:
             return LogChunk(offset=offset, data=b"", next_offset=offset, ended=True)
         detail = f"job {job!r} has no attempt {attempt}; it has had {row.attempt}"
+        if row.attempt == 0:
+            detail = f"job {job!r} has not started yet, so that nothing was said"
         raise ApiError(404, ProblemCode.UNKNOWN, detail, exit_code=ExitCode.UNKNOWN) from None
 
 

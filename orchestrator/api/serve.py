@@ -32,6 +32,7 @@ from orchestrator.api.differences import must_drain
 from orchestrator.api.guard import Guard
 from orchestrator.api.listening import Listener, tcp_listener, unix_listener
 from orchestrator.api.rehearsal import rehearsed_ports
+from orchestrator.api.retention import Retention
 from orchestrator.api.service import Service
 from orchestrator.api.watch import WatchedLedger
 from orchestrator.ledger.errors import ConflictError
@@ -68,6 +69,8 @@ class ServerOptions:
     cluster: Path | None = None
     rehearse: bool = False
     every_s: float = 1.0
+    keep_events_s: float = 90 * 86_400.0
+    keep_logs_s: float = 30 * 86_400.0
 
 
 def run_server(options: ServerOptions, *, say: Callable[[str], None]) -> None:
@@ -83,7 +86,9 @@ def run_server(options: ServerOptions, *, say: Callable[[str], None]) -> None:
         stack.callback((options.home / SOCKET_NAME).unlink, missing_ok=True)
         ports = _ports(options, ledger)
         watched = WatchedLedger(ledger)
-        loop = ControlLoop(replace(ports, ledger=watched), every_s=options.every_s)
+        retention = Retention(ledger, ports.logs, options.keep_events_s, options.keep_logs_s)
+        of_loop = replace(ports, ledger=watched, chores=(*ports.chores, retention))
+        loop = ControlLoop(of_loop, every_s=options.every_s)
         service = _service(options, ledger, watched, loop, ports)
         stack.callback(service.close)
         loop.start()

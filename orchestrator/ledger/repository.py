@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from orchestrator.ledger import faults, leader, schedules, submission
+from orchestrator.ledger import faults, leader, retention, schedules, submission
 from orchestrator.ledger.change import SYSTEM, Change
 from orchestrator.ledger.clusters import apply_cluster, load_facts, load_holds, set_hold
 from orchestrator.ledger.database import Database, open_database
@@ -237,6 +237,17 @@ class Ledger:
                     runs = submission.latest_runs(connection, [one])
                 started = submission.enter(change, one, runs).ids
             schedules.looked(change, before, due, started, now_s)
+
+    def prune(self, *, before_s: float) -> bool:
+        """Remove events, decisions and idempotency keys that are older, a bounded number at once; whether more are left.
+
+        The newest event stays, so that whoever goes on from a removed one can be told.
+        """
+        with self._change("prune", SYSTEM) as change:
+            with self.database.reading() as connection:
+                statements, more = retention.deletions(connection, round(before_s * 1000))
+            change.others += statements
+            return more
 
     # --- The control cycle (ports.Ledger) ----------------------------------------------------------------------------
 

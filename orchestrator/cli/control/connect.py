@@ -18,6 +18,8 @@ from orchestrator.cli.home import home_dir
 from orchestrator.client.client import Client
 from orchestrator.client.places import find_place
 from orchestrator.spec.errors import ExitCode, UserError
+from orchestrator.spec.problems import BadValueError
+from orchestrator.spec.quantities import parse_duration
 
 _START_S = 90.0
 _PROGRAM = "from orchestrator.cli.main import main; main()"
@@ -28,6 +30,14 @@ SERVER = ("server",)
 def say(line: str) -> None:
     """Tell a person, on stderr."""
     typer.echo(line, err=True)
+
+
+def seconds(text: str, option: str) -> float:
+    """A duration that an option was given. Raises: UserError for one that is none."""
+    try:
+        return parse_duration(text)
+    except BadValueError as error:
+        raise UserError(str(error), where=option) from None
 
 
 @contextlib.contextmanager

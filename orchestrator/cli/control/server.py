@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli.control.connect import connected, say
+from orchestrator.cli.control.connect import connected, say, seconds
 from orchestrator.cli.db import database_url
 from orchestrator.cli.home import home_dir
 from orchestrator.cli.observe import configure_logging
@@ -38,6 +38,10 @@ def server(
         str | None,
         typer.Option(help="sqlite:///FILE or postgresql://...; default $TIDE_DATABASE or the state folder."),
     ] = None,
+    keep_events: Annotated[str, typer.Option(metavar="DURATION", help="Events older than this are removed.")] = "90d",
+    keep_logs: Annotated[
+        str, typer.Option(metavar="DURATION", help="Logs of attempts that ended longer ago are removed.")
+    ] = "30d",
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="Virtual devices and timers as jobs: try queues without hardware.")
     ] = False,
@@ -51,7 +55,6 @@ def server(
     from orchestrator.api.serve import ServerOptions, run_server
 
     home = home_dir()
-    configure_logging(home)
     options = ServerOptions(
         home=home,
         database=database or database_url(),
@@ -61,7 +64,10 @@ def server(
         plain_http=plain_http,
         cluster=cluster,
         rehearse=rehearse,
+        keep_events_s=seconds(keep_events, "--keep-events"),
+        keep_logs_s=seconds(keep_logs, "--keep-logs"),
     )
+    configure_logging(home)
     run_server(options, say=say)
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from orchestrator.cli.control.connect import connected, say
+from orchestrator.cli.control.connect import connected, say, seconds
 from orchestrator.cli.output import Format, emit, make_table
-from orchestrator.spec.errors import UserError
-from orchestrator.spec.problems import BadValueError
-from orchestrator.spec.quantities import parse_duration
 
 _COLUMNS = ("ID", "TENANT", "ROLE", "CREATED", "BY", "EXPIRES", "REVOKED", "NOTE")
 
 
 def create(tenant: str, role: str, expires: str | None, note: str, output: Format) -> None:
     """Make a key and print it."""
-    body = {"tenant": tenant, "role": role, "note": note, "expires_in_s": _seconds(expires)}
+    expires_in_s = None if expires is None else seconds(expires, "--expires")
+    body = {"tenant": tenant, "role": role, "note": note, "expires_in_s": expires_in_s}
     with connected(start=True) as client:
         found = client.post("/keys", body)
     emit("ApiKey", found, output, table=found["key"])
@@ -35,9 +33,3 @@ def revoke(key: str, output: Format) -> None:
         found = client.delete(f"/keys/{key}")
     emit("ApiKey", found, output, table=f"key {found['id']} of tenant {found['tenant']} is revoked")
 
-
-def _seconds(text: str | None) -> float | None:
-    try:
-        return None if text is None else parse_duration(text)
-    except BadValueError as error:
-        raise UserError(str(error), where="--expires") from None
