@@ -134,8 +134,8 @@ class Service:
     def look_up_cluster(self) -> Applied:
         """Read it, if it has changed. Raises: LedgerError (409) when there is none."""
         with self._lock:
-            generation = self.read.generation()
-            if self._applied is None or self._applied.generation != generation or not self._same_pools():
+            generation, applied = self.read.generation(), self._applied
+            if applied is None or applied.generation != generation or not self._same_pools():
                 found = self.read.cluster()
                 if found is None:
                     raise LedgerError(
@@ -143,10 +143,8 @@ class Service:
                     )
                 pools = self.watched.pools or ()
                 admission = Admission(cluster=found[1], facts=facts_of(found[1], found[0]), seen=pools)
-                applied = self._applied = Applied(found[0], found[1], admission)
-                self._compared = None
-            else:
-                applied = self._applied
+                applied = Applied(found[0], found[1], admission)
+                self._applied, self._compared = applied, None
             self._looked_s = time.monotonic()
             return applied
 

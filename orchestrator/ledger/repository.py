@@ -239,7 +239,7 @@ class Ledger:
             schedules.looked(change, before, due, started, now_s)
 
     def prune(self, *, before_s: float) -> bool:
-        """Remove events, decisions and idempotency keys that are older, a bounded number at once; whether more are left.
+        """Remove events, decisions and idempotency keys that are older, so many at once; whether more are left.
 
         The newest event stays, so that whoever goes on from a removed one can be told.
         """

@@ -13,7 +13,7 @@ Statement = tuple[Any, list[dict[str, Any]]]
 
 
 def deletions(connection: Connection, before_ms: int) -> tuple[list[Statement], bool]:
-    """Statements that remove the oldest rows from before a time, and whether more are left. None where there are none."""
+    """Statements that remove the oldest rows from before a time, and whether more are left."""
     found: list[Statement] = []
     more = False
     for table in (tables.events, tables.decisions):
@@ -28,7 +28,7 @@ def deletions(connection: Connection, before_ms: int) -> tuple[list[Statement], 
 
 
 def _upto(connection: Connection, table: Table, before_ms: int) -> tuple[int, bool]:
-    """The number of the last row that goes, 0 for none. Book time never runs backwards: older rows have lower numbers."""
+    """The number of the last row that goes, 0 for none. Book time never runs back: older rows have lower numbers."""
     query = select(table.c.seq, table.c.at_ms).order_by(table.c.seq).limit(MOST_AT_ONCE + 1)
     rows = connection.execute(query).all()
     old = [row.seq for row in rows[:-1] if row.at_ms < before_ms]  # the newest stays

@@ -32,4 +32,3 @@ def revoke(key: str, output: Format) -> None:
     with connected(start=True) as client:
         found = client.delete(f"/keys/{key}")
     emit("ApiKey", found, output, table=f"key {found['id']} of tenant {found['tenant']} is revoked")
-
