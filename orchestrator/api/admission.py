@@ -116,7 +116,8 @@ class Admission:
         return None if isinstance(verdict, Admit) else verdict.why
 
     def _grown(self) -> Iterable[Pool]:
-        seen = {pool.name: pool.observed for pool in self.seen}
+        # A pool that is out of sight, or whose nodes are still starting, says nothing of how large it is.
+        seen = {pool.name: pool.observed for pool in self.seen if pool.in_sight and pool.observed}
         local = self.cluster.spec.ray.address == "local"
         for pool in self.cluster.spec.pools:
             most = _UNBOUNDED if pool.count is None else pool.count
