@@ -22,7 +22,7 @@ from serving.batch.runner import BatchRunner
 from serving.batch.store import BatchStore
 from serving.config import batch_rules, policy_config, slo_objectives, tenant_limits, tier_limits
 from serving.engine.calibrate import calibrate
-from serving.engine.echo import EchoEngine
+from serving.engine.echo import PacedEchoEngine
 from serving.engine.protocol import TokenEngine
 from serving.engine.replica import Replica
 from serving.engine.text import ByteTokenizer
@@ -180,7 +180,9 @@ def _make_engine(spec: ReplicaSpec) -> TokenEngine:
     engine = spec.endpoint.spec.engine
     match engine.name:
         case "echo":
-            return EchoEngine(num_slots=engine.slots, max_context=engine.max_context or _ECHO_CONTEXT)
+            return PacedEchoEngine(
+                num_slots=engine.slots, max_context=engine.max_context or _ECHO_CONTEXT, step_s=engine.step_time
+            )
         case "torch":
             from serving.engine.torch_engine import load_engine  # torch costs seconds and 150 MB; echo needs neither
 

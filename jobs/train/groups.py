@@ -113,7 +113,7 @@ class PendingSum:
     def __init__(self, vector: Sequence[SupportsFloat], group: Any) -> None:
         self._tensor = torch.tensor([float(value) for value in vector], dtype=torch.float64)
         self._tree: Tree | None = tree_of(group)
-        self._work = None if self._tree else dist.all_reduce(self._tensor, group=group, async_op=True)
+        self._work: Any = None if self._tree else dist.all_reduce(self._tensor, group=group, async_op=True)
 
     def wait(self) -> list[float]:
         """The sum. Raises: RuntimeError if a rank is gone or silent."""

@@ -100,7 +100,7 @@ class Tree:
 
     def suits(self, tensor: Tensor) -> bool:
         """Whether this is the better way to sum or gather `tensor`, which is as large as all ranks' parts together."""
-        return tensor.device.type == "cpu" and tensor.nbytes <= self._max_bytes
+        return bool(tensor.device.type == "cpu" and tensor.nbytes <= self._max_bytes)
 
     def all_reduce(self, tensor: Tensor, op: Any = dist.ReduceOp.SUM) -> None:
         """Of everybody's `tensor`, in place on every rank."""

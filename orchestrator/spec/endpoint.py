@@ -12,6 +12,7 @@ from orchestrator.spec.base import Document, SpecModel, min_above_max, repeated,
 from orchestrator.spec.endpoint_tiers import Tiers
 from orchestrator.spec.fields import (
     Count,
+    Duration,
     FilePath,
     Fraction,
     Many,
@@ -96,9 +97,13 @@ class Engine(SpecModel):
     """The least of it, so that a long prompt goes on under load."""
     precision: Annotated[Literal["fp32", "bf16", "int8"], OneOf()] = "fp32"
     """The number format of the weights."""
+    step_time: Duration = 0.0
+    """echo alone: how long each step takes, as on a device that is busy; for rehearsals without a model."""
 
     def cross_check(self) -> Iterator[Finding]:
         yield from min_above_max(self.min_chunk, self.prefill_chunk, names=("min_chunk", "prefill_chunk"))
+        if self.name != "echo":
+            yield from without_effect(self, ["step_time"], "only the echo engine takes its time from here")
         if self.name == "echo":
             yield from without_effect(self, ["precision"], "the echo engine has no weights")
 

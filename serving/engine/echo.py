@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -80,3 +81,24 @@ class EchoEngine:
         assert len(cached) == row.position
         cached.append(row.token)
         return cached[(len(cached) - prompt_tokens) % prompt_tokens]
+
+
+class PacedEchoEngine(EchoEngine):
+    """Takes `step_s` for each step, whatever is in it, as a device would: the process waits and does not compute."""
+
+    def __init__(self, *, num_slots: int, max_context: int, step_s: float) -> None:
+        super().__init__(num_slots=num_slots, max_context=max_context, before_step=self._pass)
+        self._step_s = step_s
+        self._in_step = False
+
+    def step(self, chunks: Sequence[PrefillChunk], rows: Sequence[DecodeRow]) -> tuple[list[int | None], list[int]]:
+        self._pass()
+        self._in_step = True
+        try:
+            return super().step(chunks, rows)
+        finally:
+            self._in_step = False
+
+    def _pass(self) -> None:
+        if self._step_s and not self._in_step:
+            time.sleep(self._step_s)

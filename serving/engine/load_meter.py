@@ -20,11 +20,13 @@ class _Note:
 
 
 class LoadMeter:
-    """A sliding window; `load` may be read from any thread and is at most a step old."""
+    """A sliding window; `load` may be read from any thread and is at most a step old. `num_asked`: online requests
+    since the beginning, refused ones included."""
 
     def __init__(self, now_s: float) -> None:
         self._notes: deque[_Note] = deque()
         self._since_s = now_s
+        self.num_asked = 0
         self._load, self._load_at_s = ReplicaLoad(), now_s
 
     def stepped(self, online_s: float, *, now_s: float) -> None:
@@ -37,6 +39,7 @@ class LoadMeter:
 
     def asked(self, *, shed: bool, now_s: float) -> None:
         """An online request has come, and may have been refused."""
+        self.num_asked += 1
         self._add(_Note(now_s, asked=1, shed=int(shed)), now_s)
 
     def load(self, *, now_s: float) -> ReplicaLoad:

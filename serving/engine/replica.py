@@ -151,6 +151,11 @@ class Replica:
         """How busy the last seconds were with work that somebody waits for."""
         return self._steps.meter.load(now_s=self.clock())
 
+    @property
+    def num_asked(self) -> int:
+        """Online requests since the start, refused ones included."""
+        return self._steps.meter.num_asked
+
     def drain(self) -> None:
         """Give batch work back: rows end with EngineFailedError now and new ones are refused; online answers go on."""
         self._inbox.put(_Drain())

@@ -106,6 +106,11 @@ class VllmReplica:
         """How busy the last seconds were with work that somebody waits for."""
         return self._meter.load(now_s=self.clock())
 
+    @property
+    def num_asked(self) -> int:
+        """Online requests since the start, refused ones included."""
+        return self._meter.num_asked
+
     def stats(self) -> ReplicaStats:
         """A snapshot for metrics; vLLM does not say which requests hold a slot, so all count as computing."""
         live = list(self._live.values())

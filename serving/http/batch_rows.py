@@ -14,7 +14,7 @@ from serving.batch.runner import RowNotDoneError
 from serving.batch.upload import LineError, parse_line
 from serving.engine.generation import EngineFailedError, Finished, FinishReason, Generation, RefusedError
 from serving.http.callers import ANYONE, Caller
-from serving.http.errors import ApiError, field_name, sentence
+from serving.http.errors import ApiError, field_of, sentence
 from serving.http.operations import (
     CHATS_URL,
     COMPLETIONS_URL,
@@ -93,7 +93,7 @@ class BatchRows:
             parsed = BODIES[url].model_validate(body)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            param = field_name(("body", *first["loc"]))
+            param = field_of({**first, "loc": ("body", *first["loc"])})
             raise ApiError(400, f"{param or 'body'}: {sentence(first)}", param=param, code="invalid_value") from None
         _check_options(parsed)
         match parsed:

@@ -137,7 +137,7 @@ async def _invalid(_: Request, error: Any) -> JSONResponse:
     if first["type"] == "json_invalid":
         reason = first.get("ctx", {}).get("error", "cannot be read")
         return ApiError(400, f"the body is not JSON: {reason}", code="invalid_json").response()
-    param = field_name(first["loc"])
+    param = field_of(first)
     return ApiError(400, f"{param or 'body'}: {sentence(first)}", param=param, code="invalid_value").response()
 
 
@@ -149,6 +149,12 @@ async def _http_error(_: Request, error: Any) -> JSONResponse:
 async def _bug(_: Request, error: Exception) -> JSONResponse:
     _log.error("unexpected error in a request", error=type(error).__name__)
     return ApiError(500, "an unexpected error; it has been logged", code="internal", kind="server_error").response()
+
+
+def field_of(problem: Mapping[str, Any]) -> str | None:
+    """The field that a problem of pydantic's is about: the one it names itself, else the one where it was found."""
+    named = problem.get("ctx", {}).get("field")
+    return str(named) if named else field_name(problem["loc"])
 
 
 def field_name(location: Sequence[str | int]) -> str | None:

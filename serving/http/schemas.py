@@ -8,11 +8,17 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
 MAX_INPUTS = 256
 _MAX_SEED = 2**63
 ServiceTier = Literal["auto", "default", "priority", "flex"]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+def _wrong(field: str, message: str) -> PydanticCustomError:
+    """An error of the whole body that is one field's fault. `serving.http.errors.field_of` reads the name."""
+    return PydanticCustomError("option", "{message}", {"field": field, "message": message})
 
 
 def _as_list(value: Any) -> Any:
@@ -83,12 +89,12 @@ class GenerationBody(BaseModel):
     @model_validator(mode="after")
     def _only_what_has_an_effect(self) -> Self:
         if self.n not in (None, 1):
-            raise ValueError(f"n is {self.n}; this endpoint makes one answer per request, so n must be 1")
+            raise _wrong("n", f"{self.n} answers in one request; this endpoint makes one, so it must be 1")
         for name in ("frequency_penalty", "presence_penalty", "logit_bias", *self.unsupported()):
             if getattr(self, name):
-                raise ValueError(f"{name} is not supported by this endpoint; leave it out")
+                raise _wrong(name, "is not supported by this endpoint; leave it out")
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options has an effect only with stream: true")
+            raise _wrong("stream_options", "has an effect only with stream: true")
         return self
 
     def unsupported(self) -> tuple[str, ...]:
@@ -111,9 +117,9 @@ class CompletionBody(GenerationBody):
     @model_validator(mode="after")
     def _completion_options(self) -> Self:
         if self.best_of not in (None, 1):
-            raise ValueError(f"best_of is {self.best_of}; this endpoint makes one answer per request")
+            raise _wrong("best_of", f"{self.best_of} answers for one request; this endpoint makes one, so it must be 1")
         if self.logprobs is not None:
-            raise ValueError("logprobs is not supported by this endpoint; leave it out")
+            raise _wrong("logprobs", "is not supported by this endpoint; leave it out")
         return self
 
 
@@ -157,9 +163,9 @@ class ChatBody(GenerationBody):
     @model_validator(mode="after")
     def _chat_options(self) -> Self:
         if self.response_format not in (None, {"type": "text"}):
-            raise ValueError("response_format is not supported by this endpoint; leave it out")
+            raise _wrong("response_format", "is not supported by this endpoint; leave it out")
         if self.max_tokens is not None and self.max_completion_tokens is not None:
-            raise ValueError("max_tokens and max_completion_tokens are one option; give one of them")
+            raise _wrong("max_completion_tokens", "is the same option as max_tokens; give one of them")
         return self
 
 

@@ -20,11 +20,22 @@ _MIN_ALLOWANCE_S = 1e-3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What every decision about one replica rests on."""
+    """What every decision about one replica rests on; `has_batch`: there are batch rows."""
 
     config: PolicyConfig
     model: StepTimeModel
     num_slots: int
+    has_batch: bool = False
+
+    @property
+    def online_slots(self) -> int:
+        """Slots that rows somebody waits for can count on: while there are batch rows, one of several is theirs."""
+        return max(1, self.num_slots - 1) if self.earned_share else self.num_slots
+
+    @property
+    def earned_share(self) -> float:
+        """The part of step time that batch rows are earning."""
+        return self.config.batch_share if self.has_batch else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +108,8 @@ def _longest_step_s(rows: Sequence[Row], rules: Rules) -> float:
 
 
 def step_budget(online: Sequence[Row], rules: Rules, *, now_s: float) -> Budget:
-    """Longest next step with which every online row still makes the deadline it works towards."""
+    """Longest next step with which every online row still makes the deadline it works towards, although batch rows take
+    what they earn until then."""
     caps_s: dict[Tier, float] = {}
     deadline_s = math.inf if online else rules.config.batch_step_cap_s
     for row in online:
@@ -106,7 +118,8 @@ def step_budget(online: Sequence[Row], rules: Rules, *, now_s: float) -> Budget:
             caps_s[row.request.tier] = cap_s
         spare_s = due_s(row, rules, now_s=now_s) - now_s - rules.model.tail_s
         if spare_s > 0:
-            deadline_s = min(deadline_s, spare_s / max(1, row.remaining_steps(rules.config.prefill_chunk_tokens)))
+            steps = max(1, row.remaining_steps(rules.config.prefill_chunk_tokens))
+            deadline_s = min(deadline_s, spare_s * (1 - rules.earned_share) / steps)
     return Budget(deadline_s=deadline_s, caps_s=caps_s)
 
 
@@ -115,7 +128,7 @@ def fill_online(online: Sequence[Row], rules: Rules, budget: Budget) -> Filled:
     work: list[Work] = []
     shape, skipped = EMPTY, False
     for row in online:
-        part = _fit(row, shape, rules, budget.limit_s(row.request.tier) if work else math.inf)
+        part = fit(row, shape, rules, budget.limit_s(row.request.tier) if work else math.inf)
         if part is None:
             skipped = True
             continue
@@ -135,7 +148,7 @@ def add_batch(filled: Filled, batch: Sequence[Row], rules: Rules, *, budget_s: f
     limit_s = filled.predicted_s + max(spare_s, owed_s)
     work, shape = list(filled.work), filled.shape
     for row in sorted(batch, key=urgency):
-        part = _fit(row, shape, rules, limit_s if work else math.inf)
+        part = fit(row, shape, rules, limit_s if work or filled.skipped else math.inf)
         if part is not None:
             work.append(part)
             shape += part.shape
@@ -149,7 +162,7 @@ def add_batch(filled: Filled, batch: Sequence[Row], rules: Rules, *, budget_s: f
     )
 
 
-def _fit(row: Row, shape: StepShape, rules: Rules, limit_s: float) -> Work | None:
+def fit(row: Row, shape: StepShape, rules: Rules, limit_s: float) -> Work | None:
     """The most work for `row` that keeps the step within the limit: a whole chunk, half of it, ..., or nothing."""
     chunk = rules.config.prefill_chunk_tokens
     while True:

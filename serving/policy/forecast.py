@@ -40,8 +40,8 @@ def play(
             arrived = True
         if arrived:
             live = order_online(live, rules, now_s=now_s)
-        filled = fill_online(live[: rules.num_slots], rules, step_budget(live, rules, now_s=now_s))
-        steps = _alike_steps(filled, len(live) <= rules.num_slots)
+        filled = fill_online(live[: rules.online_slots], rules, step_budget(live, rules, now_s=now_s))
+        steps = _alike_steps(filled, len(live) <= rules.online_slots)
         # Each row's cache grows by a token a step; the time is linear in it, so the mean step stands for all of them.
         grown_tokens = math.ceil((steps - 1) * filled.shape.decode_rows / 2)
         mean_s = rules.model.predict_s(filled.shape + StepShape(0, 0, grown_tokens)) / (1 - rules.config.batch_share)

@@ -14,13 +14,11 @@ from serving.policy.fill import Budget, Filled, Rules, add_batch, fill_online, o
 from serving.policy.plan import Idle, PlannedWork, StepPlan
 from serving.policy.reserve import Reservations
 from serving.policy.rows import Request, Row, Work, urgency
+from serving.policy.share import BatchShare
 from serving.policy.slots import assign_slots
 from serving.policy.step_time import StepTimeModel
 from serving.policy.table import RowTable
 from serving.policy.tiers import PolicyConfig, Tier
-
-# Batch time owed or had in advance is forgotten beyond this: an hour without batch rows earns them no hour.
-_MAX_DEBT_S = 0.5
 
 
 class TierScheduler:
@@ -34,7 +32,7 @@ class TierScheduler:
         self._free_slots: tuple[int, ...] = tuple(range(num_slots))
         self._to_free: list[int] = []
         self._to_drop: list[str] = []
-        self._owed_s = 0.0
+        self._share = BatchShare(config.batch_share)
         self._reserved = Reservations()
         self._busy_until_s = 0.0
 
@@ -81,7 +79,8 @@ class TierScheduler:
         online = order_online(rows, self._rules, now_s=now_s)
         batch = take_turns(sorted(split(rows, online), key=urgency))
         promoted = frozenset(row.request.id for row in online if row.request.tier is Tier.BATCH)
-        moves, self._free_slots = assign_slots([*online, *batch], self._free_slots, promoted)
+        owner = self._share.owner(batch, self._rules)
+        moves, self._free_slots = assign_slots([*online, *batch], self._free_slots, promoted, owner)
         self._rows.mark_seated()
         budget = step_budget(online, self._rules, now_s=now_s)
         step = self._fill(online, batch, budget)
@@ -128,7 +127,7 @@ class TierScheduler:
             self._rules,
             num_waiting=self._rows.fair_waiting(request.tier, request.tenant),
             now_s=now_s,
-            free_at_s=self._busy_until_s,
+            free_at_s=max(now_s, self._busy_until_s) + self._share.debt_s,
             coming=[each.row(now_s) for each in coming if each.request.retry_key != request.retry_key],
         )
         if isinstance(verdict, Admitted) or verdict.reason is RefusalReason.QUEUE_FULL:
@@ -140,23 +139,25 @@ class TierScheduler:
 
     @property
     def _rules(self) -> Rules:
-        return Rules(config=self._config, model=self.model, num_slots=self._num_slots)
+        has_batch = self._rows.has(Tier.BATCH)
+        return Rules(config=self._config, model=self.model, num_slots=self._num_slots, has_batch=has_batch)
 
     def _fill(self, online: Sequence[Row], batch: Sequence[Row], budget: Budget) -> Filled:
         seated = [row for row in online if row.slot is not None]
+        runnable = [row for row in batch if row.slot is not None]
+        if online and runnable and self._share.buys_step(runnable[0], self._rules):
+            return add_batch(Filled(skipped=True), runnable, self._rules, budget_s=0.0, owed_s=self._share.owed_s)
         filled = fill_online(seated, self._rules, budget)
         budget_s = budget.limit_s(Tier.BATCH)
         if len(seated) < len(online):  # a row that waits for a slot waits as much as one that does not fit
             budget_s = filled.predicted_s
-        runnable = [row for row in batch if row.slot is not None]
-        return add_batch(filled, runnable, self._rules, budget_s=budget_s, owed_s=self._owed_s)
+        return add_batch(filled, runnable, self._rules, budget_s=budget_s, owed_s=self._share.owed_s)
 
     def _learn(self, plan: StepPlan, elapsed_s: float) -> None:
         self.model = self.model.observe(plan.shape, elapsed_s)
         had_s = plan.batch_s / plan.predicted_s * elapsed_s if plan.predicted_s else 0.0
-        backlog = had_s > 0 or sum(self._rows.count(Tier.BATCH)) > 0
-        owed_s = self._owed_s + self._config.batch_share * elapsed_s - had_s if backlog else 0.0
-        self._owed_s = min(_MAX_DEBT_S, max(-_MAX_DEBT_S, owed_s))
+        backlog = had_s > 0 or self._rows.has(Tier.BATCH)
+        self._share.book(elapsed_s, had_s=had_s, backlog=backlog)
 
     def _replaced_by(self, request: Request) -> tuple[str, ...]:
         """Live keystroke requests of the same session: the newest keystroke wins."""

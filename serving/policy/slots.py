@@ -9,6 +9,7 @@ from serving.policy.rows import Row
 from serving.policy.tiers import Tier
 
 _RANK = {Tier.BATCH: 0, Tier.INTERACTIVE: 1, Tier.KEYSTROKE: 2}
+_OWNER = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,20 +24,24 @@ class Moves:
 
 
 def assign_slots(
-    wanting: Sequence[Row], free: Sequence[int], promoted: frozenset[str]
+    wanting: Sequence[Row], free: Sequence[int], promoted: frozenset[str], owner: Row | None = None
 ) -> tuple[Moves, tuple[int, ...]]:
     """Give slots to rows in the order of `wanting` (all live rows, most urgent first); returns moves and slots left.
 
     A row takes a free slot, else that of the last row which must give way: a batch row to anyone waited for, an
     interactive row to a keystroke. Promoted batch rows rank as interactive. Rows of one rank never displace each
-    other, so nothing is parked back and forth.
+    other, so nothing is parked back and forth. `owner`, one of `wanting`, takes a slot before all others and from any
+    of them, and nobody takes its own.
     """
     slots, park, resume = sorted(free, reverse=True), [], []
+    if owner is not None:
+        wanting = [owner, *(row for row in wanting if row is not owner)]
     for position, row in enumerate(wanting):
         if row.slot is not None:
             continue
         if not slots:
-            victim = _victim(row, wanting[position + 1 :], promoted)
+            rank = _OWNER if row is owner else _rank(row, promoted)
+            victim = _victim(rank, wanting[position + 1 :], promoted)
             if victim is None:
                 continue
             assert victim.slot is not None
@@ -52,8 +57,7 @@ def assign_slots(
     return Moves(park=tuple(park), resume=tuple(resume)), tuple(slots)
 
 
-def _victim(row: Row, later: Sequence[Row], promoted: frozenset[str]) -> Row | None:
-    rank = _rank(row, promoted)
+def _victim(rank: int, later: Sequence[Row], promoted: frozenset[str]) -> Row | None:
     if rank == 0:  # nobody ranks lower
         return None
     holders = (other for other in reversed(later) if other.slot is not None)

@@ -67,6 +67,10 @@ class RowTable:
                 self._active[row_id] = row
                 self._stop_waiting(row)
 
+    def has(self, tier: Tier) -> bool:
+        """Whether there is a live row of this tier."""
+        return self._per_tier[tier] > 0
+
     def fair_waiting(self, tier: Tier, tenant: str) -> int:
         """How long the tier's queue is for this tenant: all that wait, or less while it has less than its share."""
         tenants = self._per_tenant[tier]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import psutil
@@ -26,6 +27,13 @@ def test_demo_trains_registers_serves_and_leaves_nothing_running(
     assert 0 < version.provenance.metrics["bits_per_byte"] < 8
     assert "def fibonacci(n):" in out
     assert "unigram" in out
+    table = {cells[0]: cells for line in out.splitlines() if len(cells := line.split()) > 6}
+    assert {"keystroke", "interactive", "batch"} <= table.keys()
+    assert table["keystroke"][1] == "priority"
+    assert int(table["keystroke"][2]) > 0
+    rows_done = re.search(r"a batch beside them: (\d+) of 2000 rows", out)
+    assert rows_done is not None
+    assert int(rows_done[1]) > 0
     assert "tokens/s" in err
     page = (tmp_path / "runs" / "demo" / "report.html").read_text()
     assert page.count("<svg") == 3

@@ -100,7 +100,7 @@ def test_errors_keep_openais_shape_through_the_proxy(client: OpenAI) -> None:
     assert missing.value.code == "model_not_found"
     with pytest.raises(openai.BadRequestError) as several:
         client.completions.create(model="tiny-gpt", prompt="x", n=2)
-    assert "n must be 1" in several.value.message
+    assert several.value.param == "n"
 
 
 @pytest.mark.parametrize("stream", [True, False])

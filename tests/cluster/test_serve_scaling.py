@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from orchestrator.adapters.ray_serve import Deployed, deploy
 from orchestrator.adapters.ray_serve.autoscale import read_lease
 from orchestrator.registry import Provenance, Registry
 from orchestrator.spec import Endpoint, load_text
+from tests.serving.batch.worlds import line
 from tests.serving.worlds import tiny_model
 
 pytestmark = pytest.mark.cluster
@@ -31,8 +33,9 @@ spec:
 DEDICATED = f"""{HEAD}
 spec:
   model: tiny-gpt@1
-  listen: {{port: 0}}
+  listen: {{port: 0, max_body: 64KiB}}
   engine: {{name: echo, slots: 4}}
+  limits: {{requests_per_min: 100000}}
   placement: dedicated
   replicas: {{drain: 2s}}
   tiers: {{keystroke: {{slo: {{latency: 60s}}}}, batch: {{}}}}
@@ -94,6 +97,11 @@ def test_tiers_with_replicas_of_their_own_answer_during_a_rolling_update(
         assert deployed.urls == {tier: f"{deployed.url}/{tier}" for tier in ("keystroke", "batch")}
         tiers = {tier: _service_tier(url) for tier, url in deployed.urls.items()}
         assert tiers == {"keystroke": "priority", "batch": "flex"}
+        with OpenAI(base_url=f"{deployed.urls['batch']}/v1", api_key="none", max_retries=0) as client:
+            rows = b"".join(line(f"r{i}", body={"model": "tiny-gpt", "prompt": "x" * 400}) for i in range(200))
+            assert len(rows) > 64 * 1024  # files have a limit of their own below a tier's path, too
+            file = client.files.create(file=("in.jsonl", rows), purpose="batch")
+            batch = client.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h")
         statuses, done = [], threading.Event()
 
         def keep_asking() -> None:
@@ -110,6 +118,10 @@ def test_tiers_with_replicas_of_their_own_answer_during_a_rolling_update(
             asking.join()
         assert deployed.ref == "tiny-gpt@2"
         assert set(statuses) == {200}
+        with OpenAI(base_url=f"{deployed.urls['batch']}/v1", api_key="none", max_retries=0) as client:
+            while (batch := client.batches.retrieve(batch.id)).status == "in_progress":
+                time.sleep(0.05)
+        assert (batch.status, batch.request_counts and batch.request_counts.completed) == ("completed", 200)
     finally:
         deployed.close()
 

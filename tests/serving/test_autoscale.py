@@ -14,7 +14,7 @@ from serving.policy.scaling import ReplicaLoad
 
 def context(metrics: dict[str, dict[str, float]], **changed: Any) -> SimpleNamespace:
     usual = {"app_name": "e", "aggregated_metrics": metrics, "target_num_replicas": 1, "policy_state": {}}
-    usual |= {"capacity_adjusted_min_replicas": 1, "capacity_adjusted_max_replicas": 4, "current_time": 100.0}
+    usual |= {"capacity_adjusted_max_replicas": 4, "current_time": 100.0}
     return SimpleNamespace(**{**usual, **changed})
 
 
@@ -34,23 +34,26 @@ def lease(monkeypatch: pytest.MonkeyPatch) -> dict[str, int | None]:
 
 def test_a_replica_that_runs_out_of_slack_gets_company_within_the_lease(lease: dict[str, int | None]) -> None:
     late = reports(ReplicaLoad(online_busy=0.9, slack=-0.1))
-    assert autoscale.slo_policy(context(late))[0] == 2
+    assert autoscale.SloPolicy(1)(context(late))[0] == 2
     lease["e"] = 1
-    assert autoscale.slo_policy(context(late))[0] == 1
+    assert autoscale.SloPolicy(1)(context(late))[0] == 1
 
 
 def test_a_lease_below_the_files_minimum_wins(lease: dict[str, int | None]) -> None:
     lease["e"] = 1
     busy = reports(ReplicaLoad(online_busy=0.9))
-    assert autoscale.slo_policy(context(busy, capacity_adjusted_min_replicas=3, target_num_replicas=3))[0] == 1
+    policy = autoscale.SloPolicy(min_replicas=3)
+    assert policy(context(busy, target_num_replicas=3))[0] == 1
+    lease["e"] = None
+    assert policy(context(busy, target_num_replicas=1))[0] == 3
 
 
 def test_patience_is_remembered_between_calls_and_half_a_report_is_none(lease: dict[str, int | None]) -> None:
     idle = reports(ReplicaLoad(), ReplicaLoad())
-    count, state = autoscale.slo_policy(context(idle, target_num_replicas=2))
+    count, state = autoscale.SloPolicy(1)(context(idle, target_num_replicas=2))
     assert (count, state) == (2, {"spare_since_s": 100.0})
-    assert autoscale.slo_policy(context(idle, target_num_replicas=2, policy_state=state, current_time=161.0))[0] == 1
-    assert autoscale.slo_policy(context({"slack": {"r0": 0.0}}, target_num_replicas=2))[0] == 2
+    assert autoscale.SloPolicy(1)(context(idle, target_num_replicas=2, policy_state=state, current_time=161.0))[0] == 1
+    assert autoscale.SloPolicy(1)(context({"slack": {"r0": 0.0}}, target_num_replicas=2))[0] == 2
 
 
 def test_the_meter_sees_the_last_seconds_and_forgets_when_idle() -> None:

@@ -22,7 +22,7 @@ from serving.versions import Wanted, WantedVersion
 
 # Serve's own queues know no tiers: let everything through to the replica, whose scheduler refuses what is too much.
 _UNBOUNDED = 100_000
-_POLICY = "orchestrator.adapters.ray_serve.autoscale:slo_policy"
+_POLICY = "orchestrator.adapters.ray_serve.autoscale:SloPolicy"
 _SESSION_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 # Of one replica there must be a second before the first may go; of many, a quarter more at a time is enough.
 _SURGE_ALONE, _SURGE_PERCENT = 100, 25
@@ -99,10 +99,11 @@ def _code_version(endpoint: Endpoint, start: Version) -> str:
 
 def _count(endpoint: Endpoint) -> Mapping[str, Any]:
     replicas = endpoint.spec.replicas
-    if replicas.max <= replicas.min:
-        return {"num_replicas": replicas.min}
+    if replicas.max == 1:
+        return {"num_replicas": 1}
+    # Also where the file names one number: a lease may leave fewer.
     scaling = AutoscalingConfig(
-        min_replicas=replicas.min,
+        min_replicas=0,
         max_replicas=replicas.max,
         initial_replicas=replicas.min,
         # The policy has its own patience, and it reads averages over seconds.
@@ -110,7 +111,7 @@ def _count(endpoint: Endpoint) -> Mapping[str, Any]:
         downscale_delay_s=0.0,
         metrics_interval_s=2.0,
         look_back_period_s=4.0,
-        policy=AutoscalingPolicy(policy_function=_POLICY),
+        policy=AutoscalingPolicy(policy_function=_POLICY, policy_kwargs={"min_replicas": replicas.min}),
     )
     return {"autoscaling_config": scaling}
 

@@ -29,23 +29,31 @@ def read_lease(app_name: str) -> int | None:
     return int(value) if value else None
 
 
-def slo_policy(context: Any) -> tuple[int, dict[str, Any]]:
-    """Ray Serve calls it with its AutoscalingContext; returns the number of replicas and what to remember."""
-    lease = read_lease(context.app_name)
-    highest = context.capacity_adjusted_max_replicas
-    lowest = context.capacity_adjusted_min_replicas
-    if lease is not None:
-        lowest, highest = min(lowest, lease), min(highest, lease)
-    count, state = replica_target(
-        _loads(context.aggregated_metrics or {}),
-        context.target_num_replicas,
-        ScalingState(spare_since_s=context.policy_state.get("spare_since_s")),
-        _RULES,
-        lowest=lowest,
-        highest=highest,
-        now_s=context.current_time,
-    )
-    return count, {"spare_since_s": state.spare_since_s}
+class SloPolicy:
+    """Serve's controller makes one for each deployment.
+
+    `min_replicas` is the file's minimum. Serve is told 0, because it would not go below its own where a lease does.
+    """
+
+    def __init__(self, min_replicas: int) -> None:
+        self._min_replicas = min_replicas
+
+    def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
+        """Ray Serve calls it with its AutoscalingContext; returns the number of replicas and what to remember."""
+        lease = read_lease(context.app_name)
+        lowest, highest = self._min_replicas, context.capacity_adjusted_max_replicas
+        if lease is not None:
+            lowest, highest = min(lowest, lease), min(highest, lease)
+        count, state = replica_target(
+            _loads(context.aggregated_metrics or {}),
+            context.target_num_replicas,
+            ScalingState(spare_since_s=context.policy_state.get("spare_since_s")),
+            _RULES,
+            lowest=lowest,
+            highest=highest,
+            now_s=context.current_time,
+        )
+        return count, {"spare_since_s": state.spare_since_s}
 
 
 def _loads(metrics: dict[str, dict[Any, float]]) -> list[ReplicaLoad]:

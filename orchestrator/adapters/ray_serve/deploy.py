@@ -9,15 +9,17 @@ import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray import serve
 from ray.serve.exceptions import RayServeException
-from ray.serve.schema import LoggingConfig
+from ray.serve.schema import LoggingConfig, ReplicaState
 
-from orchestrator.adapters.ray_serve.application import application, check_same_model, parts, wanted_versions
+from orchestrator.adapters.ray_serve.application import Part, application, check_same_model, parts, wanted_versions
 from orchestrator.adapters.ray_serve.autoscale import write_lease
 from orchestrator.adapters.ray_serve.support import check_supported
+from orchestrator.policy.lending.rates import Counter
 from orchestrator.registry import Registry, Version
 from orchestrator.spec import Endpoint
 from orchestrator.spec.errors import ExitCode, UserError
@@ -79,6 +81,17 @@ class Deployed:
         for part in parts(self.endpoint):
             write_lease(part.name, num_replicas)
 
+    def arrivals(self) -> tuple[Counter, ...]:
+        """Online requests that came to each replica since it started. Raises: TimeoutError; RayServeException."""
+        found = [each for part in parts(self.endpoint) for each in _ask_all(part, "arrivals") if each is not None]
+        return tuple(Counter(source=name, at_s=at_s, total=float(total)) for name, at_s, total in found)
+
+    def num_answering(self) -> int:
+        """Replicas that are started and take requests."""
+        statuses = serve.status().applications
+        deployments = (statuses[part.name].deployments["endpoint"] for part in parts(self.endpoint))
+        return sum(each.replica_states.get(ReplicaState.RUNNING, 0) for each in deployments)
+
     _trial_ended: bool = False
 
     def _run(self) -> None:
@@ -90,11 +103,17 @@ class Deployed:
 
     def _rolled_back(self) -> str | None:
         for part in parts(self.endpoint):
-            handle = serve.get_deployment_handle("endpoint", part.name)
-            reason: str | None = handle.rolled_back.remote().result(timeout_s=_ASK_TIMEOUT_S)
-            if reason:
-                return reason
+            for reason in _ask_all(part, "rolled_back"):
+                if reason:
+                    return str(reason)
         return None
+
+
+def _ask_all(part: Part, method: str) -> list[Any]:
+    """What every replica of a part answers; one that fails or leaves meanwhile says nothing."""
+    handle = serve.get_deployment_handle("endpoint", part.name)
+    answers = handle.broadcast(method).results(timeout_s=_ASK_TIMEOUT_S, return_exceptions=True)
+    return [answer for answer in answers if not isinstance(answer, BaseException)]
 
 
 def deploy(endpoint: Endpoint, registry: Registry, *, base: Path | None = None) -> Deployed:

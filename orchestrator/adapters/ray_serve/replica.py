@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import ray
@@ -42,6 +43,10 @@ class EndpointReplica:
         """For `slo_policy`."""
         load = self._started.replica.load()
         return {"online_busy": load.online_busy, "slack": load.slack, "shed": load.shed}
+
+    def arrivals(self) -> tuple[str, float, int]:
+        """For lending: this replica's name, the time (UTC), and online requests since its start."""
+        return serve.get_replica_context().replica_id.unique_id, time.time(), self._started.replica.num_asked
 
     def rolled_back(self) -> str | None:
         """Why this replica took its canary back, if it did."""

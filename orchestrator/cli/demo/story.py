@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -31,7 +32,12 @@ from orchestrator.report import LadderRung, write_report
 from orchestrator.spec import Endpoint, TrainJob, load_one
 from orchestrator.spec.errors import ExitCode, UserError
 
+if TYPE_CHECKING:
+    from orchestrator.cli.demo.tiers import Tried
+
 MAX_TOKENS = 120
+# Beside the batch: enough keystrokes for a 99th percentile to mean something, short enough for a demo.
+TIERS_S = 10.0
 
 
 @dataclass(slots=True)
@@ -43,6 +49,7 @@ class Told:
     rungs: tuple[Rung, ...] = ()
     completion: str = ""
     first_token_s: float = 0.0
+    tried: Tried | None = None
     kept: list[str] = field(default_factory=list)
 
 
@@ -133,6 +140,10 @@ class Story:
             with self._stages.stage("complete", "asking it with the OpenAI client"):
                 answer = complete(deployed.url, deployed.model, self._prompt, max_tokens=MAX_TOKENS)
                 self._told.completion, self._told.first_token_s = answer.text, answer.first_token_s
+            with self._stages.stage("tiers", f"keystrokes, chats and a batch at once, {TIERS_S:.0f} s"):
+                from orchestrator.cli.demo.tiers import try_tiers  # brings the OpenAI client
+
+                self._told.tried = try_tiers(deployed.url, self._endpoint, deployed.model, seconds=TIERS_S)
 
     def _place(self) -> None:
         with self._stages.stage("ladder", "counting and compressing the same held-out text"):
@@ -180,13 +191,35 @@ class Story:
             out.print(f"\n{self._prompt}[dim]│[/]", end="", highlight=False)
             out.print(self._told.completion, markup=False, highlight=False)
             out.print(f"\nfirst token after {self._told.first_token_s * 1e3:.0f} ms", highlight=False)
+        if self._told.tried:
+            self._print_tiers(out, self._told.tried)
         self._say_kept()
+
+    def _print_tiers(self, out: Console, tried: Tried) -> None:
+        columns = ("tier", "service_tier", "answered", "refused", "p50", "p99", "in time")
+        rows = [
+            (wait.asking.tier, wait.asking.service_tier, len(wait.seconds), wait.refused, _ms(wait.quantile_s(0.5)),
+             _ms(wait.quantile_s(0.99)), "-" if wait.in_time is None else f"{wait.in_time:.0%}")
+            for wait in tried.waits
+        ]  # fmt: skip
+        out.print()
+        out.print(make_table(columns, rows, right=columns[2:]), highlight=False)
+        rate = tried.batch_rows_done / tried.seconds
+        out.print(
+            f"and a batch beside them: {tried.batch_rows_done} of {tried.batch_rows} rows in {tried.seconds:.0f} s "
+            f"({rate:.1f} rows/s), the rest cancelled",
+            highlight=False,
+        )
 
     def _say_kept(self) -> None:
         """Nothing runs any more; say what is on disk and how long it took."""
         self._console.print(f"Nothing is left running. {self._stages.total_s:.0f} s in all. Kept:", highlight=False)
         for line in self._told.kept or ["nothing"]:
             self._console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e3:.0f} ms"
 
 
 def _shortened(job: TrainJob, steps: int | None) -> TrainJob:

@@ -42,8 +42,8 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
         ({"prompt": 5}, 400, "prompt", "prompt: must be text, a list of one text, or a list of tokens"),
         ({"prompt": None}, 400, "prompt", "prompt: must be text, a list of one text, or a list of tokens"),
         ({"prompt": [1, "a"]}, 400, "prompt", "prompt: must be text, a list of one text, or a list of tokens"),
-        ({"n": 2}, 400, None, "body: n is 2; this endpoint makes one answer per request, so n must be 1"),
-        ({"best_of": 3}, 400, None, "body: best_of is 3"),
+        ({"n": 2}, 400, "n", "n: 2 answers in one request; this endpoint makes one, so it must be 1"),
+        ({"best_of": 3}, 400, "best_of", "best_of: 3 answers for one request"),
         ({"max_tokens": -1}, 400, "max_tokens", "max_tokens: Input should be greater than or equal to 1"),
         ({"max_tokens": 0}, 400, "max_tokens", "max_tokens: "),
         ({"max_tokens": 401}, 400, "max_tokens", "max_tokens: 401 is above 400, the most this tier answers"),
@@ -55,16 +55,16 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
         ({"stop": ["a"] * 5}, 400, "stop", "stop: "),
         ({"stop": [""]}, 400, "stop[0]", "stop[0]: "),
         ({"service_tier": "gold"}, 400, "service_tier", "service_tier: Input should be 'auto', 'default', "),
-        ({"logprobs": 3}, 400, None, "body: logprobs is not supported by this endpoint; leave it out"),
-        ({"suffix": "x"}, 400, None, "body: suffix is not supported"),
-        ({"presence_penalty": 0.5}, 400, None, "body: presence_penalty is not supported"),
-        ({"stream_options": {"include_usage": True}}, 400, None, "body: stream_options has an effect only with stream"),
+        ({"logprobs": 3}, 400, "logprobs", "logprobs: is not supported by this endpoint; leave it out"),
+        ({"suffix": "x"}, 400, "suffix", "suffix: is not supported"),
+        ({"presence_penalty": 0.5}, 400, "presence_penalty", "presence_penalty: is not supported"),
+        ({"stream_options": {"include_usage": True}}, 400, "stream_options", "stream_options: has an effect"),
         ({"temprature": 1}, 400, "temprature", "temprature: Extra inputs are not permitted"),
         ({"echo": True, "prompt": [97]}, 400, "echo", "echo: a prompt of tokens cannot be echoed"),
     ],
 )  # fmt: skip
 def test_a_wrong_field_is_named(
-    http: httpx.Client, change: dict[str, Any], status: int, param: str | None, message: str
+    http: httpx.Client, change: dict[str, Any], status: int, param: str, message: str
 ) -> None:
     body = json.dumps({**GOOD, "max_tokens": 4, **change})
     response = http.post("/v1/completions", content=body, headers={"content-type": "application/json"})

@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
+from serving.http.limits import TenantLimits
 from tests.serving.http.server import openai_client, served
 from tests.serving.worlds import tiny_engine, tiny_model
 
@@ -111,6 +113,20 @@ def test_the_async_client_streams_many_at_once(url: str) -> None:
             return await asyncio.gather(*(one(client, index) for index in range(12)))
 
     assert asyncio.run(work()) == [f"{index};" * 2 for index in range(12)]
+
+
+def test_the_client_as_it_comes_waits_as_long_as_it_is_told_and_is_served() -> None:
+    """Its own two retries, and no other help: refused, it comes again at the hinted time, and is in."""
+    statuses = []
+    with served(limits=TenantLimits(requests_per_min=120)) as (url, _):
+        with httpx.Client(base_url=url) as greedy:
+            while greedy.get("/v1/models").status_code == 200:
+                pass  # what a minute allows, at once
+        hooks = {"response": [lambda answer: statuses.append(answer.status_code)]}
+        with OpenAI(base_url=f"{url}/v1", api_key="none", http_client=httpx.Client(event_hooks=hooks)) as client:
+            assert client.max_retries == 2
+            assert [complete(client, max_tokens=1).choices[0].text for _ in range(2)] == ["a"] * 2
+    assert statuses[-3:] == [200, 429, 200]
 
 
 def test_seeds_make_a_real_model_repeat_itself(tmp_path: Path) -> None:
