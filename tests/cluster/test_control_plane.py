@@ -28,7 +28,7 @@ from orchestrator.spec import Cluster, TrainJob, load_text
 from tests.cluster.ray_train_runs import FAST, PACE, ROOT, set_pace
 
 pytestmark = pytest.mark.cluster
-PATIENCE_S = 240.0
+PATIENCE_S, LOOK_S = 240.0, 0.1
 
 CLUSTER = """
 apiVersion: tideline/v1
@@ -111,10 +111,11 @@ class Plane:
         assert self.process.wait() == -signal.SIGKILL
 
     def until(self, what: str, holds: Callable[[], bool]) -> None:
-        deadline_s = time.monotonic() + PATIENCE_S
-        while not holds():
-            assert time.monotonic() < deadline_s, f"{what}: not so after {PATIENCE_S:g} s; {self._story()}"
-            time.sleep(0.1)
+        for _ in range(round(PATIENCE_S / LOOK_S)):  # looks, not seconds: a machine may stand still meanwhile
+            if holds():
+                return
+            time.sleep(LOOK_S)
+        raise AssertionError(f"{what}: not so after {PATIENCE_S:g} s; {self._story()}")
 
     def _story(self) -> str:
         with self.ledger() as ledger:
