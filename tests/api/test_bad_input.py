@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import yaml
 from starlette.testclient import TestClient
 
+from orchestrator.api.admission import Admission
 from orchestrator.api.documents import MAX_BATCH, MAX_BATCH_BYTES, MAX_DOCUMENT_BYTES
+from orchestrator.ledger.errors import LedgerError
+from orchestrator.ledger.facts import facts_of
+from orchestrator.spec import Cluster, load_text
+from orchestrator.spec.errors import ExitCode
 from tests.api.world import ApiWorld, job
-from tests.ledger.world import cluster
+from tests.ledger.world import cluster, new, pool
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join(['*' + old] * 10)}]\n" for old, new in zip("abcdef", "bcdefg", strict=True)
@@ -193,3 +199,23 @@ def test_a_cluster_that_takes_away_what_is_in_use_says_who_uses_it(world: ApiWor
     good["spec"]["queues"][0]["quotas"][0]["nominal"] = 7
     done = client.put("/api/v1/cluster", json=good).json()
     assert (done["applied"], done["generation"]) == (True, 2)
+
+
+@pytest.mark.parametrize(
+    ("devices", "in_sight", "refused"), [(1, True, True), (2, True, False), (0, True, False), (1, False, False)]
+)
+def test_a_machine_is_as_large_as_it_is_seen_and_unseen_says_nothing(
+    devices: int, in_sight: bool, refused: bool
+) -> None:
+    document = cluster().to_document()
+    document["spec"]["ray"] = {"address": "local"}
+    (here,) = load_text(json.dumps(document))
+    assert isinstance(here, Cluster)
+    seen = replace(pool(devices), in_sight=in_sight)
+    admission = Admission(cluster=here, facts=facts_of(here, 1), seen=(seen,))
+    if refused:
+        with pytest.raises(LedgerError) as error:
+            admission.check(new("a", 2))
+        assert error.value.code is ExitCode.NEVER
+    else:
+        admission.check(new("a", 2))
