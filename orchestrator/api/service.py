@@ -124,7 +124,8 @@ class Service:
 
     async def applied(self) -> Applied:
         """The Cluster that holds. Raises: LedgerError (409) when none was applied yet."""
-        return self.applied_now() or await self.reading(self.look_up_cluster)
+        found = self.applied_now()
+        return await self.reading(self.look_up_cluster) if found is None else found
 
     def applied_now(self) -> Applied | None:
         """The Cluster that holds if it was looked up lately; None: `look_up_cluster` must be asked."""
