@@ -42,6 +42,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "queue": ("orchestrator.cli.control.cluster:queue_app", "Show queues, pools and leases; hold a queue."),
     "server": ("orchestrator.cli.control.server", "Run the control plane; stop it, or ask how it is."),
     "simulate": ("orchestrator.cli.simulate", "Replay recorded capacity against a policy."),
+    "cluster": ("orchestrator.cli.cluster", "Play recorded nodes on this machine while a job trains."),
     "window": ("orchestrator.cli.window", "List windows, when they open next, and whether a session fits."),
     "db": ("orchestrator.cli.db", "Set up, check and back up the control plane's database."),
     "doctor": ("orchestrator.cli.doctor", "Check this machine and say what to mend."),
