@@ -30,6 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "serve": ("orchestrator.cli.serve", "Serve a registered model behind OpenAI-compatible routes."),
     "keys": ("orchestrator.cli.keys", "Create, list and revoke API keys of endpoints."),
     "simulate": ("orchestrator.cli.simulate", "Replay recorded capacity against a policy."),
+    "cluster": ("orchestrator.cli.cluster", "Play recorded nodes on this machine while a job trains."),
     "window": ("orchestrator.cli.window", "List windows, when they open next, and whether a session fits."),
     "db": ("orchestrator.cli.db", "Set up, check and back up the control plane's database."),
     "doctor": ("orchestrator.cli.doctor", "Check this machine and say what to mend."),

@@ -39,6 +39,11 @@ def simulate(
     result = summarize(run)
     if world.holes:
         typer.echo(f"note: {world.holes} ticks of the series have no row; the row before was repeated", err=True)
+    if world.rate_holes:
+        typer.echo(
+            f"note: {world.rate_holes} rows of the price or carbon series seem to be missing; the row before holds on",
+            err=True,
+        )
     if plot is not None:
         from orchestrator.sim.plot import draw_run
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from orchestrator.policy.capacity.view import Allocation, CapacityPolicy, CapacityView, Decision, LossReading
-from orchestrator.sim.prices import NANO
+from orchestrator.sim.course import Course
+from orchestrator.sim.offers import Offers
 from orchestrator.sim.world import US_PER_S, World
 
 
@@ -31,6 +32,7 @@ class Books:
     lost_us: int = 0
     idle_us: int = 0
     cost: int = 0
+    carbon: int = 0
     resizes: int = 0
     preempted: int = 0
 
@@ -41,7 +43,7 @@ class Books:
 
 @dataclass(frozen=True, slots=True)
 class TickRecord:
-    """What happened in one tick, for plots and explanations. Work and cost are totals at the end of the tick."""
+    """What happened in one tick, for plots and explanations; work, cost and carbon are totals at its end."""
 
     available: int
     spot: int
@@ -50,6 +52,7 @@ class TickRecord:
     preempted: int
     done_us: int
     cost: int
+    carbon: int
     reason: str
     detail: str
 
@@ -103,7 +106,7 @@ class _Window:
 def simulate(world: World, policy: CapacityPolicy) -> Run:
     """Play a policy over the whole run. Raises IllegalAllocationError when the policy asks for what there is not."""
     terms = world.terms()
-    prices = tuple(pool.usd_per_device_hour for pool in terms.pools)
+    offers = Offers.of(world)
     state = policy.start(terms)
     counts: list[list[int]] = world.counts.tolist()
     num_pools = len(world.pools)
@@ -122,12 +125,14 @@ def simulate(world: World, policy: CapacityPolicy) -> Run:
         _book_loss(world, books, before_total, sum(lost))
         # 3. The policy decides, seeing nothing later than this row.
         rows, past = window.show(row)
+        priced = offers.at(tick * world.tick_us)
         view = CapacityView(
             terms=terms,
             tick=tick,
             rows=rows,
             past=past,
-            prices=prices if world.price_nano_by_tick is None else tuple(p / NANO for p in world.price_nano_at(tick)),
+            prices=priced.spot,
+            on_demand_price=priced.on_demand,
             held=Allocation(spot=held.spot, on_demand=held.on_demand),
             lost=lost,
             done_s=books.useful_us / US_PER_S,
@@ -143,7 +148,7 @@ def simulate(world: World, policy: CapacityPolicy) -> Run:
             books.resizes += runs
         # 5. and 6. The rest of the tick is work, to the microsecond in which it completes.
         stalled_us, ran_us = _advance(world, books, held, runs)
-        _bill(world, books, held, tick, stalled_us + ran_us)
+        _bill(world, offers.prices, books, held, tick, stalled_us + ran_us)
         window.remember(held)
         records.append(_record(row, held, stalled_us, sum(lost), books, decision))
         if books.useful_us == world.work_us:
@@ -193,14 +198,15 @@ def _advance(world: World, books: Books, held: _Held, runs: bool) -> tuple[int, 
     return stalled, ran
 
 
-def _bill(world: World, books: Books, held: _Held, tick: int, paid_us: int) -> None:
+def _bill(world: World, prices: Course, books: Books, held: _Held, tick: int, paid_us: int) -> None:
+    """Charge what was held at the prices of each moment, which may change within the tick."""
+    assert not held.on_demand or world.on_demand_nano is not None, "on-demand needs a price; the loader asks for one"
     books.spot_us += sum(held.spot) * paid_us
     books.on_demand_us += held.on_demand * paid_us
-    rate = sum(map(int.__mul__, held.spot, world.price_nano_at(tick)))
-    if held.on_demand:
-        assert world.on_demand_nano is not None, "on-demand devices need a price; the loader asks for one"
-        rate += held.on_demand * world.on_demand_nano
-    books.cost += rate * paid_us
+    devices, begin_us = (*held.spot, held.on_demand), tick * world.tick_us
+    books.cost += prices.amount(devices, begin_us, begin_us + paid_us)
+    if world.carbon is not None:
+        books.carbon += world.carbon.course.amount(devices, begin_us, begin_us + paid_us)
 
 
 def _record(row: list[int], held: _Held, stalled_us: int, lost: int, books: Books, decision: Decision) -> TickRecord:
@@ -212,6 +218,7 @@ def _record(row: list[int], held: _Held, stalled_us: int, lost: int, books: Book
         preempted=lost,
         done_us=books.useful_us,
         cost=books.cost,
+        carbon=books.carbon,
         reason=decision.reason.value,
         detail=decision.detail,
     )

@@ -18,11 +18,12 @@ from matplotlib.figure import Figure
 
 from orchestrator.sim.engine import Run
 from orchestrator.sim.result import Result
-from orchestrator.sim.world import COST_UNITS_PER_USD, US_PER_HOUR
+from orchestrator.sim.world import CARBON_UNITS_PER_KG, COST_UNITS_PER_USD, US_PER_HOUR
 from orchestrator.spec.errors import ExitCode, UserError
 
 SUFFIXES = (".png", ".html")
 _OFFERED, _SPOT, _ON_DEMAND, _STALL, _LOST, _INK = "#ced4da", "#0b7285", "#f08c00", "#c92a2a", "#862e9c", "#1f2933"
+_CARBON = "#5c7c2f"
 MAX_POINTS = 4000  # a year of ten-minute ticks is drawn by every 13th
 
 
@@ -73,6 +74,8 @@ def _figure(run: Run, result: Result) -> Figure:
     bill.plot(hours + tick_h, [t.cost / COST_UNITS_PER_USD for t in ticks], color=_INK, label="paid")
     if result.on_demand_cost_usd is not None:
         bill.axhline(result.on_demand_cost_usd, color=_ON_DEMAND, linestyle="--", label="on-demand alone")
+    if run.world.carbon is not None:
+        _draw_carbon(bill, hours + tick_h, [t.carbon / CARBON_UNITS_PER_KG for t in ticks])
     bill.set_ylabel("US dollars")
     bill.set_xlabel(f"hours since {run.world.start.isoformat(timespec='minutes')}")
     for axes in (held, progress, stalls, bill):
@@ -125,6 +128,15 @@ def _draw_stalls(axes: Axes, run: Run, hours: np.ndarray, step: int) -> None:
     lost.set_ylim(bottom=0)
     lost.spines["top"].set_visible(False)
     lost.legend(loc="lower left", bbox_to_anchor=(1.04, 0.0), frameon=False, fontsize=8)
+
+
+def _draw_carbon(bill: Axes, hours: np.ndarray, kilograms: list[float]) -> None:
+    carbon = bill.twinx()
+    carbon.plot(hours, kilograms, color=_CARBON, linewidth=1.0, label="CO2 emitted")
+    carbon.set_ylabel("kg CO2", color=_CARBON)
+    carbon.set_ylim(bottom=0)
+    carbon.spines["top"].set_visible(False)
+    carbon.legend(loc="lower left", bbox_to_anchor=(1.04, 0.0), frameon=False, fontsize=8)
 
 
 def _page(svg: str, result: Result) -> str:

@@ -5,15 +5,26 @@ All ratios are fractions; hours are device- or worker-hours. Keys and their orde
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 
 from orchestrator.sim.engine import Run
-from orchestrator.sim.world import COST_UNITS_PER_USD, US_PER_HOUR, US_PER_S, on_demand_run
+from orchestrator.sim.world import (
+    CARBON_UNITS_PER_KG,
+    COST_UNITS_PER_USD,
+    US_PER_HOUR,
+    US_PER_S,
+    OnDemandRun,
+    on_demand_run,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """Figures of one run. `savings` and `on_demand_cost_usd` are None when on-demand has no price."""
+    """Figures of one run. `savings` and `on_demand_cost_usd` are None when on-demand has no price.
+
+    `extras`: figures of what only some scenarios have, prices or carbon by the hour; printed after the others.
+    """
 
     scenario: str
     policy: str
@@ -31,17 +42,20 @@ class Result:
     training_goodput: float
     resizes: int
     preempted_devices: int
+    extras: Mapping[str, float | None] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, object]:
         """The object to print as JSON."""
-        return asdict(self)
+        figures = asdict(self)
+        del figures["extras"]
+        return {**figures, **self.extras}
 
 
 def summarize(run: Run) -> Result:
     """Turn a run's books into figures. Raises: UserError (exit 8) when even on-demand cannot keep the deadline."""
     world, books = run.world, run.books
     baseline = on_demand_run(world)
-    on_demand_cost = None if world.on_demand_nano is None else baseline.device_us * world.on_demand_nano
+    on_demand_cost = None if world.on_demand_nano is None else baseline.amount(world.prices)
     paid_us = books.spot_us + books.on_demand_us
     return Result(
         scenario=world.name,
@@ -60,4 +74,19 @@ def summarize(run: Run) -> Result:
         training_goodput=books.useful_us / paid_us if paid_us else 0.0,
         resizes=books.resizes,
         preempted_devices=books.preempted,
+        extras=_extras(run, baseline),
     )
+
+
+def _extras(run: Run, baseline: OnDemandRun) -> dict[str, float | None]:
+    """Prices paid on average where they move, and kilograms of CO2 where intensity is known."""
+    world, books, extras = run.world, run.books, dict[str, float | None]()
+    paid_us = books.spot_us + books.on_demand_us
+    if world.price_course is not None:
+        mean = books.cost / COST_UNITS_PER_USD / (paid_us / US_PER_HOUR) if paid_us else None
+        extras["mean_usd_per_device_hour"] = mean
+    if world.carbon is not None:
+        # `bound` is a figure, not a run: which pool its hours come from is open among equals.
+        extras["carbon_kg"] = books.carbon / CARBON_UNITS_PER_KG if run.ticks else None
+        extras["on_demand_carbon_kg"] = baseline.amount(world.carbon.course) / CARBON_UNITS_PER_KG
+    return extras

@@ -6,11 +6,14 @@ from datetime import datetime
 from pathlib import Path
 
 from orchestrator.policy.capacity.view import LossReading
-from orchestrator.sim.prices import load_prices
+from orchestrator.sim.course import Course
+from orchestrator.sim.hourly import G_PER_KWH, USD_PER_DEVICE_HOUR, load_hourly
+from orchestrator.sim.prices import PriceList, load_prices
 from orchestrator.sim.series import CapacitySeries, load_series, round_half_up
-from orchestrator.sim.world import US_PER_S, World
+from orchestrator.sim.world import US_PER_S, Carbon, World
 from orchestrator.spec import Scenario, load_one
 from orchestrator.spec.errors import UserError
+from orchestrator.spec.scenario import ScenarioSpec
 
 
 def load_world(path: Path) -> tuple[World, str]:
@@ -31,6 +34,9 @@ def build_world(scenario: Scenario, path: Path) -> World:
     )
     first = _first_tick(series, spec.start, where)
     num_ticks = _num_ticks(series, first, spec.duration, where)
+    course, carbon, rate_holes = _by_hour(
+        spec, path, prices, series, series.time_of(first), series.time_of(first + num_ticks)
+    )
     duration_us = num_ticks * series.tick_s * US_PER_S
     return World(
         name=scenario.metadata.name,
@@ -38,6 +44,9 @@ def build_world(scenario: Scenario, path: Path) -> World:
         counts=series.counts[first : first + num_ticks],
         start=series.time_of(first),
         holes=sum(first <= hole < first + num_ticks for hole in series.holes),
+        rate_holes=rate_holes,
+        price_course=course,
+        carbon=carbon,
         loss=LossReading(spec.capacity.loss),
         spot_nano=prices.spot_nano,
         on_demand_nano=prices.on_demand_nano,
@@ -50,6 +59,28 @@ def build_world(scenario: Scenario, path: Path) -> World:
         stall_us=_microseconds(spec.job.stall),
         loss_us=_microseconds(spec.job.unannounced_loss),
     )
+
+
+def _by_hour(
+    spec: ScenarioSpec, path: Path, prices: PriceList, series: CapacitySeries, start: datetime, end: datetime
+) -> tuple[Course | None, Carbon | None, int]:
+    """Prices and carbon that move, where the scenario names files of them, and how many rows those seem to lack."""
+    capacity, pools = spec.capacity, series.pools
+    course, carbon, holes = None, None, 0
+    if capacity.price_series is not None:
+        listed = (*prices.spot_nano, prices.on_demand_nano or 0)
+        file = path.parent / capacity.price_series
+        read = load_hourly(file, pools, USD_PER_DEVICE_HOUR, start=start, end=end, otherwise=listed)
+        course, holes = read.course, read.holes
+    if capacity.carbon_series is not None:
+        assert capacity.power_w is not None, "the spec asks for watts beside an intensity"
+        file, needed = path.parent / capacity.carbon_series, spec.on_demand.max_devices > 0
+        read = load_hourly(file, pools, G_PER_KWH, start=start, end=end, on_demand_needed=needed)
+        # Micro-grams per kWh times watts are nano-grams per hour.
+        rates = tuple(tuple(round(micro * capacity.power_w) for micro in row) for row in read.course.rates)
+        carbon = Carbon(Course(read.course.since_us, rates), float(capacity.carbon_price or 0))
+        holes += read.holes
+    return course, carbon, holes
 
 
 def _first_tick(series: CapacitySeries, start: datetime | None, where: str) -> int:

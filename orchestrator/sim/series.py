@@ -88,7 +88,7 @@ def load_csv(path: Path) -> CapacitySeries:
         if len(cells) != len(header):
             faults.add(f"{len(cells)} cells; the header has {len(header)}", line=line)
             continue
-        moment = _moment(cells[0], line, faults)
+        moment = read_moment(cells[0], line, faults)
         if moment and times and moment <= times[-1]:
             what = "the same time as" if moment == times[-1] else "earlier than"
             faults.add(f"{cells[0].strip()} is {what} the row before; times must increase", line=line, column="time")
@@ -140,7 +140,8 @@ def _pools(header: list[str], faults: Faults) -> list[str]:
     return pools
 
 
-def _moment(cell: str, line: int, faults: Faults) -> datetime | None:
+def read_moment(cell: str, line: int, faults: Faults) -> datetime | None:
+    """An ISO 8601 time with offset; None, and a fault noted, when the cell holds none."""
     try:
         moment = datetime.fromisoformat(cell.strip())
     except ValueError:

@@ -10,19 +10,31 @@ from datetime import datetime, timedelta
 from fractions import Fraction
 
 from orchestrator.policy.capacity.view import Counts, LossReading, Pool, Terms
+from orchestrator.sim.course import Course
 from orchestrator.sim.prices import NANO
 from orchestrator.spec.errors import ExitCode, UserError
 
 US_PER_S = 1_000_000
 US_PER_HOUR = 3600 * US_PER_S
 COST_UNITS_PER_USD = NANO * US_PER_HOUR  # a bill is counted in nano-dollars per hour times microseconds
+CARBON_UNITS_PER_KG = 1000 * NANO * US_PER_HOUR  # and carbon in nano-grams per hour times microseconds
+KG_PER_TONNE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Carbon:
+    """Nano-grams of CO2 per device-hour over the run, and what a policy is to count a tonne at, in dollars."""
+
+    course: Course
+    usd_per_tonne: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     """One scenario made exact. `counts` (ticks of the run, pools) starts at the run's first tick.
 
-    `price_nano_by_tick` has the same shape when prices move by the hour, and is None when they stand still.
+    `price_course`: nano-dollars per device-hour when prices move by the hour; None when they stand still, as listed.
+    `holes`, `rate_holes`: rows missing in the series, and in those of prices and carbon; carried forward.
     """
 
     name: str
@@ -41,16 +53,19 @@ class World:
     deadline_us: int
     stall_us: int
     loss_us: int
-    price_nano_by_tick: tuple[tuple[int, ...], ...] | None = None
+    rate_holes: int = 0
+    price_course: Course | None = None
+    carbon: Carbon | None = None
 
     @property
     def num_ticks(self) -> int:
         """Ticks in the run."""
         return int(self.counts.shape[0])
 
-    def price_nano_at(self, tick: int) -> tuple[int, ...]:
-        """Spot prices in nano-dollars per device-hour at a tick of the run."""
-        return self.price_nano_by_tick[tick] if self.price_nano_by_tick else self.spot_nano
+    @property
+    def prices(self) -> Course:
+        """Nano-dollars per device-hour over the run, on-demand's last (0 where there is none to be had)."""
+        return self.price_course or Course.steady((*self.spot_nano, self.on_demand_nano or 0))
 
     def terms(self) -> Terms:
         """What a policy may know: the same facts in seconds and dollars, without the series."""
@@ -82,6 +97,11 @@ class OnDemandRun:
     def device_us(self) -> int:
         """Device-time it pays for."""
         return self.workers * self.finished_us
+
+    def amount(self, course: Course) -> int:
+        """What it pays, or emits, along a course."""
+        none = (0,) * (len(course.rates[0]) - 1)
+        return course.amount((*none, self.workers), 0, self.finished_us)
 
 
 def on_demand_run(world: World) -> OnDemandRun:

@@ -11,12 +11,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orchestrator.spec.base import Document, SpecModel, min_above_max
+from orchestrator.spec.base import Document, SpecModel, min_above_max, without_effect
 from orchestrator.spec.fields import (
     Duration,
     FilePath,
     Instant,
+    Money,
     OneOf,
+    Positive,
     PositiveDuration,
     Typed,
     did_you_mean,
@@ -51,6 +53,21 @@ class Capacity(SpecModel):
     """CSV of prices: pool, kind, usd_per_device_hour."""
     loss: Annotated[Literal["drop", "debounced"], OneOf()] = "drop"
     """What a falling count means: devices are gone at once, or only when the next probe is low, too."""
+    price_series: FilePath | None = None
+    """CSV of prices over time: time, then columns of pools and on_demand; what it leaves out stays as listed."""
+    carbon_series: FilePath | None = None
+    """CSV of grams of CO2 per kWh over time: time, then one column per pool, and on_demand where it can be had."""
+    power_w: Positive | None = None
+    """Draw of one device while it is held, in watts; carbon_series needs it."""
+    carbon_price: Money | None = None
+    """US dollars at which policies count a tonne of CO2, beside the bill; none = it is reported only."""
+
+    def cross_check(self) -> Iterator[Finding]:
+        if self.carbon_series is not None and self.power_w is None:
+            want = "capacity.carbon_series is set, and grams per kWh say nothing without watts"
+            yield Finding(("power_w",), Code.MISSING_KEY, "is missing", want, "Name what one device draws")
+        if self.carbon_series is None:
+            yield from without_effect(self, ["power_w", "carbon_price"], "there is no capacity.carbon_series")
 
 
 class OnDemand(SpecModel):

@@ -1,6 +1,7 @@
 """P1: what a deadline costs on recorded spot capacity, under our policy, published ones, and with the future known.
 
-    python -m tests.benchmarks.capacity [--data DIR] [--quick] [--stall S --loss S] [--choosing] [--no-foresight]
+    python -m tests.benchmarks.capacity [--data DIR] [--quick] [--stall S --loss S] [--measured-only]
+        [--choosing] [--no-foresight]
 
 A job of 100 to 200 workers has 96 h; every 12 h of the series begins a window. Twelve settings as published with the
 reference policies, then our measured stall and loss. A deadline missed is charged the on-demand cost of finishing.
@@ -191,6 +192,7 @@ def main() -> None:
     extra = argparse.ArgumentParser(add_help=False)
     extra.add_argument("--stall", type=float, default=6.0, help="our stall of a resize, seconds")
     extra.add_argument("--loss", type=float, default=30.0, help="our loss at a hard kill, seconds of work")
+    extra.add_argument("--measured-only", action="store_true", help="only the rows of our stall and loss")
     extra.add_argument("--choosing", action="store_true", help="the series for choosing parameters instead")
     extra.add_argument("--no-foresight", action="store_true", help="leave out what takes most of the time")
     extra.add_argument("--processes", type=int, default=2)
@@ -201,6 +203,8 @@ def main() -> None:
     if not stretches:
         raise SystemExit(f"{series.source}: {series.num_ticks} ticks of {series.tick_s} s; at least 96 h are needed.")
     chosen = settings(rest.stall, rest.loss)
+    if rest.measured_only:
+        chosen = chosen[-4:]
     if options.quick:
         stretches, chosen = stretches[:2], chosen[-2:]
     cases = [Case(setting, i, counts) for setting in chosen for i, counts in enumerate(stretches)]

@@ -26,8 +26,8 @@ from statistics import median
 from typing import Any
 
 from orchestrator.adapters.ray_cluster import NodeSize
+from orchestrator.adapters.replay import Player, load_node_events, share_of
 from tests.benchmarks import elastic_ray, elastic_state
-from tests.benchmarks.churn import Player, node_events
 from tests.benchmarks.elastic_ours import stall_parts, wrong_samples
 from tests.benchmarks.harness import Options, print_result, read_options, say
 from tests.benchmarks.steplog import changes, goodput, step_time_s, steps_missing
@@ -191,17 +191,17 @@ def _kills_of(system: System, setting: Setting, repeats: int) -> list[dict[str, 
 def _churn(setting: Setting, repeats: int, options: Options) -> dict[str, Any]:
     seconds, speed = (180.0, 8.0) if options.quick else (900.0, 8.0)
     recording = options.data / "preemption-events" / "aws-p3.csv"
-    events = node_events(recording, share=8, seconds=seconds * speed)
+    events = share_of(load_node_events(recording), share=8, seconds=seconds * speed)
     shares: dict[str, float] = {}
     for system in SYSTEMS:
         workload = replace(setting.workload, min_workers=1, max_workers=4)
         sizes = (NodeSize(num_cpus=0),)
         with watched(system, workload, setting.data, sizes) as (watch, cluster, _):
-            player = Player(cluster, NodeSize(num_cpus=1), speed=speed)
-            player.start(events)
+            player = Player(cluster, NodeSize(num_cpus=1), events, speed=speed)
+            player.start()
             watch.wait_steady(len(cluster.nodes) - 1)
             began_s = time.time()
-            player.play(events, seconds)
+            player.play(seconds)
             steps = watch.steps()
             shares[system.name] = goodput(steps, began_s=began_s, ended_s=began_s + seconds)
             say(f"churn {system.name}: goodput {shares[system.name]:.3f}, {len(changes(steps))} changes")

@@ -8,8 +8,10 @@ or the rescue itself, misses no deadline that on-demand can meet (tests/policy/c
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.policy.capacity.usual import Usual
 from orchestrator.policy.capacity.view import Allocation, CapacityView, Terms
 
 SLACK_S = 1e-3  # far above what floats lose in these sums, far below a tick
@@ -93,15 +95,14 @@ class Pace:
     must_run: bool
 
 
-def anchor_usd(view: CapacityView) -> float:
+def anchor_usd(terms: Terms, spot_usd: Sequence[float], on_demand_usd: float | None) -> float:
     """The price progress is measured against: on-demand's, or a multiple of spot where there is none to be had."""
-    terms = view.terms
-    if terms.on_demand_limit > 0 and terms.on_demand_usd_per_device_hour is not None:
-        return terms.on_demand_usd_per_device_hour
-    return FREE_PRICE_FACTOR * max(view.prices, default=1.0)
+    if terms.on_demand_limit > 0 and on_demand_usd is not None:
+        return on_demand_usd
+    return FREE_PRICE_FACTOR * max(spot_usd, default=1.0)
 
 
-def pace(view: CapacityView, efficiency: Efficiency, supply: Supply) -> Pace:
+def pace(view: CapacityView, efficiency: Efficiency, supply: Supply, usual: Usual) -> Pace:
     """Value progress by how many workers the rest of the time needs.
 
     Against the reference pace this says whether on-demand must run: then the floor rises so that it fills what spot
@@ -109,7 +110,7 @@ def pace(view: CapacityView, efficiency: Efficiency, supply: Supply) -> Pace:
     of fixed size cannot. Against the mean supply it says whether on-demand will be needed some day: then
     an hour of spot saves one of on-demand already now, though on-demand itself can wait.
     """
-    terms, anchor = view.terms, anchor_usd(view)
+    terms = view.terms
     reserve_s = RESERVE_STALLS * terms.stall_s + terms.loss_s + RESERVE_TICKS * terms.tick_s
     left_s = max(view.time_left_s - reserve_s, terms.tick_s)
     workers = view.work_left_s / left_s / efficiency.share(terms)
@@ -120,7 +121,8 @@ def pace(view: CapacityView, efficiency: Efficiency, supply: Supply) -> Pace:
     floor = min(terms.max_workers, max(terms.min_workers, math.ceil(workers) if must_run else 0))
     most = 1.0 if terms.on_demand_limit > 0 else PANIC_SHARE
     share = min(most, max(LEAST_SHARE, urgency, scarcity))
-    cheapest = min(anchor, *view.prices)
+    anchor = anchor_usd(terms, usual.spot, usual.on_demand)
+    cheapest = min(anchor, *usual.spot)
     return Pace(workers, cheapest + (anchor - cheapest) * share, floor, must_run)
 
 

@@ -11,8 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from orchestrator.policy.capacity.hazard import hazards, standing
-from orchestrator.policy.capacity.survival import PoolMemory
+from orchestrator.policy.capacity.hazard import hazards
+from orchestrator.policy.capacity.survival import PoolMemory, risk
 from orchestrator.policy.capacity.view import LossReading, Terms
 
 
@@ -46,23 +46,21 @@ class PoolOptions:
 
 def pool_options(terms: Terms, memory: PoolMemory, pace: float, held: int, tick: int) -> PoolOptions:
     """Every level of one pool worth considering, lowest first, with nothing at all before them."""
-    table = hazards(terms.tick_s)
-    back = memory.return_chance
+    back, count = memory.return_chance, memory.offered
     choices = [NOTHING]
-    levels = [level for level, _ in memory.steps if level > 0]
-    if 0 < held <= memory.count and held not in levels:
-        levels.append(held)
+    levels = [(step[0], hazard) for step, hazard in zip(memory.steps, memory.risks, strict=True) if step[0]]
+    if 0 < held <= count and all(level != held for level, _ in levels):
+        age = tick - memory.since(held) + 1
+        levels.append((held, risk(hazards(terms.tick_s), held, count, memory.most, age)))
         levels.sort()
-    held_at = 0
-    for level in levels:
-        column = table[standing(level, memory.count, memory.most)]
-        age = tick - memory.since(level) + 1
-        fall = 1.0 - math.exp(-pace * column[min(age, len(column)) - 1])
+    cost_s, held_at = _fall_cost_s(terms, back), 0
+    for level, hazard in levels:
+        fall = 1.0 - math.exp(-pace * hazard)
         if level == held:
             held_at = len(choices)
-        choices.append(Option(level, fall, fall * _fall_cost_s(terms, back)))
+        choices.append(Option(level, fall, fall * cost_s))
     most = len(choices) - 1
-    if held > memory.count:
+    if held > count:
         held_at = len(choices)
         stay = (1.0 + back * (GAMBLE_TICKS - 1.0)) / GAMBLE_TICKS
         choices.append(Option(held, gamble=1.0 - back, stay=stay))

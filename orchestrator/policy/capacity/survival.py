@@ -8,7 +8,7 @@ very same steps, so a pool's `pace` says how many times faster than the prior it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from orchestrator.policy.capacity.hazard import hazards, standing
 
@@ -21,11 +21,14 @@ DIP_MIN_AGE = 2  # a level seen for one tick only tells nothing about dips of he
 Step = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class PoolMemory:
-    """One pool's staircase and its counts of falls, decayed by age. `dipped`: level that fell at the last probe."""
+class PoolMemory(NamedTuple):
+    """One pool's staircase and its counts of falls, decayed by age. `dipped`: level that fell at the last probe.
+
+    `risks`: the prior's hazard of every step over the tick that begins, in the order of the steps.
+    """
 
     steps: tuple[Step, ...] = ()
+    risks: tuple[float, ...] = ()
     most: int = 1
     falls: float = 0.0
     expected: float = 0.0
@@ -34,7 +37,7 @@ class PoolMemory:
     dipped: int = 0
 
     @property
-    def count(self) -> int:
+    def offered(self) -> int:
         """Devices offered at the last probe."""
         return self.steps[-1][0] if self.steps else 0
 
@@ -50,17 +53,21 @@ class PoolMemory:
 
 def observe(memory: PoolMemory, count: int, tick: int, tick_s: float) -> PoolMemory:
     """Take in one probe of a pool."""
-    falls, expected, dipped = _judge_steps(memory, count, tick, tick_s)
+    falls, expected, dipped = _judge_steps(memory, count, tick)
     decay = 0.5 ** (tick_s / HALF_LIFE_S)
-    steps, since = list(memory.steps), tick
-    while steps and steps[-1][0] >= count:
-        since = steps.pop()[1]
-    steps.append((count, since))
+    steps, since = memory.steps, tick
+    kept = len(steps)
+    while kept and steps[kept - 1][0] >= count:
+        kept -= 1
+        since = steps[kept][1]
+    steps = (*steps[:kept], (count, since))
+    most = max(memory.most, count)
+    table = hazards(tick_s)
     was_dip = memory.dipped > 0
-    return replace(
-        memory,
-        steps=tuple(steps),
-        most=max(memory.most, count),
+    return PoolMemory(
+        steps=steps,
+        risks=tuple([risk(table, level, count, most, tick + 1 - since) for level, since in steps]),
+        most=most,
         falls=memory.falls * decay + falls,
         expected=memory.expected * decay + expected,
         returns=memory.returns + (was_dip and count >= memory.dipped),
@@ -69,21 +76,30 @@ def observe(memory: PoolMemory, count: int, tick: int, tick_s: float) -> PoolMem
     )
 
 
-def _judge_steps(memory: PoolMemory, count: int, tick: int, tick_s: float) -> tuple[float, float, int]:
+def risk(table: Sequence[Sequence[float]], level: int, count: int, most: int, age: int) -> float:
+    """The prior's hazard over one tick of a level that has been offered for `age` ticks; no level has none."""
+    if not level:
+        return 0.0
+    column = table[standing(level, count, most)]
+    return column[min(age, len(column)) - 1]
+
+
+def _judge_steps(memory: PoolMemory, count: int, tick: int) -> tuple[float, float, int]:
     """Average falls and expected falls over the steps, and the level of a dip that begins here (0: none)."""
-    table = hazards(tick_s)
-    levels = [step for step in memory.steps if step[0] > 0]
-    if not levels:
+    steps = memory.steps
+    num_levels = len(steps) - (bool(steps) and not steps[0][0])
+    if not num_levels:
         return 0.0, 0.0, 0
-    falls, expected, dipped = 0, 0.0, 0
-    for level, since in levels:
-        column = table[standing(level, memory.count, memory.most)]
-        expected += column[min(tick - since, len(column)) - 1]
+    expected = sum(memory.risks) / num_levels
+    if count >= steps[-1][0]:
+        return 0.0, expected, 0
+    falls, dipped = 0, 0
+    for level, since in steps:
         if count < level:
             falls += 1
             if tick - since >= DIP_MIN_AGE and not dipped and not memory.dipped:
                 dipped = level
-    return falls / len(levels), expected / len(levels), dipped
+    return falls / num_levels, expected, dipped
 
 
 def paces(memories: Sequence[PoolMemory]) -> list[float]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.policy.capacity.deadline import (
     Efficiency,
@@ -23,8 +23,11 @@ from orchestrator.policy.capacity.deadline import (
     pace,
     rescue,
 )
+from orchestrator.policy.capacity.gang import GangPlan, allocation_at, is_open, is_planned, make_plan, ranked
+from orchestrator.policy.capacity.market import Market, observe_market
 from orchestrator.policy.capacity.options import NOTHING, PoolOptions, pool_options
 from orchestrator.policy.capacity.survival import PoolMemory, observe, paces
+from orchestrator.policy.capacity.usual import Usual, observe_usual
 from orchestrator.policy.capacity.value import Plan, Stakes, best_plans, stall_usd, topped_up, worth_usd
 from orchestrator.policy.capacity.view import Allocation, CapacityView, Decision, Terms
 
@@ -52,6 +55,9 @@ class TidelineState:
     pools: tuple[PoolMemory, ...]
     efficiency: Efficiency
     supply: Supply
+    usual: Usual
+    market: Market | None = None
+    plan: GangPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +68,17 @@ class Tideline:
 
     def start(self, terms: Terms) -> TidelineState:
         """The state before the first tick: no pool is known."""
-        return TidelineState(pools=(PoolMemory(),) * len(terms.pools), efficiency=Efficiency(), supply=Supply())
+        pools = (PoolMemory(),) * len(terms.pools)
+        return TidelineState(pools=pools, efficiency=Efficiency(), supply=Supply(), usual=Usual())
 
     def decide(self, view: CapacityView, state: TidelineState) -> tuple[Decision, TidelineState]:
         """Choose what to hold at this tick."""
+        if is_planned(view.terms):
+            return decide_for_gang(view, state)
         # 1. Learn from the new row and from what the last tick achieved.
         state = learn(view, state)
         # 2. Price progress by what the deadline asks.
-        needed = pace(view, state.efficiency, state.supply)
+        needed = pace(view, state.efficiency, state.supply, state.usual)
         stakes = make_stakes(view, needed)
         # 3. List what could be held, and what it risks.
         speeds = paces(state.pools)
@@ -87,12 +96,34 @@ class Tideline:
         return explain(view, best_effort(view, ranked[0][1]), needed, rescued=True), state
 
 
+def decide_for_gang(view: CapacityView, state: TidelineState) -> tuple[Decision, TidelineState]:
+    """One gang on one pool: the first way of its plan that on-demand can still rescue."""
+    terms, opened = view.terms, is_open(view)
+    market = observe_market(state.market, is_open=opened, tick_s=terms.tick_s)
+    usual, plan = observe_usual(state.usual, view), state.plan
+    if plan is None or not plan.covers(view.time_left_s - terms.tick_s):
+        plan = make_plan(view, market, usual)
+    state = replace(state, market=market, usual=usual, plan=plan)
+    for usd, place in ranked(view, market, plan):
+        allocation = allocation_at(place, terms.min_workers)
+        if is_rescuable(view, allocation):
+            detail = f"{place.name.lower()}; the rest is expected to cost ${usd:.2f}"
+            return Decision(allocation=allocation, reason=reason_for(view, allocation), detail=detail), state
+    detail = "only on-demand still keeps the deadline"
+    return Decision(allocation=rescue(view), reason=CapacityReason.RESCUE, detail=detail), state
+
+
 def learn(view: CapacityView, state: TidelineState) -> TidelineState:
     """Take in the row of now."""
     counts = view.rows[-1].tolist()
     tick_s = view.terms.tick_s
     pools = tuple(observe(m, count, view.tick, tick_s) for m, count in zip(state.pools, counts, strict=True))
-    return TidelineState(pools, observe_efficiency(state.efficiency, view), observe_supply(state.supply, view))
+    return TidelineState(
+        pools,
+        observe_efficiency(state.efficiency, view),
+        observe_supply(state.supply, view),
+        observe_usual(state.usual, view),
+    )
 
 
 def make_stakes(view: CapacityView, needed: Pace) -> Stakes:
@@ -100,7 +131,7 @@ def make_stakes(view: CapacityView, needed: Pace) -> Stakes:
     terms = view.terms
     return Stakes(
         usd_per_worker_hour=needed.usd_per_worker_hour,
-        on_demand_usd=anchor_usd(view),
+        on_demand_usd=anchor_usd(terms, view.prices, view.on_demand_price),
         spot_usd=view.prices,
         tick_h=terms.tick_s / 3600.0,
         stall_h=terms.stall_s / 3600.0,
@@ -146,23 +177,25 @@ def best_effort(view: CapacityView, plan: Plan) -> Allocation:
 
 def explain(view: CapacityView, chosen: Allocation, needed: Pace, *, rescued: bool = False) -> Decision:
     """The decision with its reason, and the sentence `tide why` shows."""
-    held = view.held.total
-    if rescued:
-        reason = CapacityReason.RESCUE
-    elif chosen.total == 0:
-        reason = CapacityReason.PAUSE if held else CapacityReason.WAIT
-    elif chosen == view.held and not any(view.lost):
-        reason = CapacityReason.HOLD
-    elif any(view.lost):
-        reason = CapacityReason.REGROUP
-    elif held == 0:
-        reason = CapacityReason.START
-    elif chosen.total == held:
-        reason = CapacityReason.SWAP
-    else:
-        reason = CapacityReason.GROW if chosen.total > held else CapacityReason.SHRINK
+    reason = CapacityReason.RESCUE if rescued else reason_for(view, chosen)
     detail = (
         f"{sum(chosen.spot)} spot + {chosen.on_demand} on-demand; the deadline needs {needed.workers:.0f} workers, "
         f"a worker-hour is worth ${needed.usd_per_worker_hour:.2f}"
     )
     return Decision(allocation=chosen, reason=reason, detail=detail)
+
+
+def reason_for(view: CapacityView, chosen: Allocation) -> CapacityReason:
+    """What a choice does to what is held, in one word."""
+    held = view.held.total
+    if chosen.total == 0:
+        return CapacityReason.PAUSE if held else CapacityReason.WAIT
+    if any(view.lost):
+        return CapacityReason.REGROUP
+    if chosen == view.held:
+        return CapacityReason.HOLD
+    if held == 0:
+        return CapacityReason.START
+    if chosen.total == held:
+        return CapacityReason.SWAP
+    return CapacityReason.GROW if chosen.total > held else CapacityReason.SHRINK

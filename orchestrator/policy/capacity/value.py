@@ -63,10 +63,6 @@ def worth_usd(plan: Plan, stakes: Stakes) -> float:
     return stakes.tick_h * margin - progress * plan.workers * disruption_s(plan.options, stakes) / 3600.0
 
 
-MAXH = 1000.0
-HQ = 1.0
-
-
 def stall_usd(plan: Plan, stay: Plan, stakes: Stakes) -> float:
     """The cost per tick of the stall with which a plan begins, spread over the ticks until one is due anyway.
 
@@ -94,8 +90,12 @@ def best_plans(pools: Sequence[PoolOptions], stakes: Stakes) -> list[Plan]:
     Falls that coincide cost once, so holding much and holding little can each be right in itself; the caller
     compares. Each plan is topped up to the floor with on-demand and cut to the maximum.
     """
-    starts = [tuple(p.choices[p.most] for p in pools), tuple(p.choices[p.held] for p in pools)]
-    return [_search(pools, stakes, start) for start in starts]
+    offered, held = tuple([p.choices[p.most] for p in pools]), tuple([p.choices[p.held] for p in pools])
+    found = _search(pools, stakes, offered)
+    if held == offered:
+        return [found]
+    other = _search(pools, stakes, held)
+    return [found] if other == found else [found, other]
 
 
 def topped_up(options: tuple[Option, ...], stakes: Stakes) -> Plan:
@@ -124,11 +124,11 @@ def _settle(
 ) -> tuple[Option, ...]:
     """Let every pool answer the others' choices, a few times over."""
     for _ in range(SWEEPS):
-        spot = sum(option.level for option in chosen)
+        spot = sum([option.level for option in chosen])
         workers = min(stakes.max_workers, max(spot, stakes.floor))
         second_usd = stakes.usd_per_worker_hour * workers / 3600.0
-        calm = math.prod(1.0 - option.fall for option in chosen)
-        kept = math.prod(1.0 - option.gamble for option in chosen)
+        calm = math.prod([1.0 - option.fall for option in chosen])
+        kept = math.prod([1.0 - option.gamble for option in chosen])
         gamble_s = stakes.lost_s / stakes.horizon
         answers = []
         for pool, own, price in zip(pools, chosen, stakes.spot_usd, strict=True):
@@ -138,11 +138,15 @@ def _settle(
             fall_usd, gamble_usd = second_usd * others_calm, second_usd * others_kept * gamble_s
             best, best_usd = pool.choices[0], 0.0
             for option in pool.choices[1:]:
-                usd = option.level * option.stay * device_tick - option.cost_s * fall_usd - option.gamble * gamble_usd
+                level, _, cost_s, gamble, stay = option
+                usd = level * stay * device_tick - cost_s * fall_usd - gamble * gamble_usd
                 if usd > best_usd:
                     best, best_usd = option, usd
             answers.append(best)
+        settled = chosen == tuple(answers)
         chosen = tuple(answers)
+        if settled:
+            break
     return chosen
 
 

@@ -77,7 +77,8 @@ class CapacityView:
 
     `rows` (t + 1, P): counts from the start to now. `past` (t, P + 1): what was held at the end of every past
     tick, on-demand last. `held` is what is still held after this tick's losses, `lost` what just vanished.
-    `prices`: dollars per device-hour now; equal to the terms' prices unless prices move by the hour.
+    `prices`, `on_demand_price`: dollars per device-hour now, carbon at its price included; equal to the terms' prices
+    unless prices move by the hour or carbon has one. None: no on-demand is to be had.
     """
 
     terms: Terms
@@ -85,6 +86,7 @@ class CapacityView:
     rows: Counts
     past: Counts
     prices: tuple[float, ...]
+    on_demand_price: float | None
     held: Allocation
     lost: tuple[int, ...]
     done_s: float

@@ -6,11 +6,15 @@ counts max(present, previous).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from orchestrator.policy.capacity.view import LossReading
 from orchestrator.sim.engine import Books, Run
 from orchestrator.sim.world import World
+
+Offer = tuple[int, int, int, bool, int]  # price, tick, devices, on-demand, how long within the tick
 
 
 def bound(world: World) -> Run:
@@ -19,12 +23,14 @@ def bound(world: World) -> Run:
     counts = np.array(world.counts[:whole_ticks], dtype=np.int64)
     if world.loss is LossReading.DEBOUNCED and whole_ticks > 1:
         counts[1:] = np.maximum(counts[1:], world.counts[: whole_ticks - 1])
-    offers: list[tuple[int, int, int, bool]] = []  # price, tick, devices, on-demand
+    offers: list[Offer] = []
     for tick in range(whole_ticks):
-        offers += _cheapest_of_tick(world, tick, counts[tick].tolist())
+        begin_us = tick * world.tick_us
+        for lasts_us, rates in world.prices.pieces(begin_us, begin_us + world.tick_us):
+            offers += _cheapest(world, rates, counts[tick].tolist(), tick, lasts_us)
     books, left, last_tick = Books(), world.work_us, 0
-    for price, tick, devices, on_demand in sorted(offers):
-        taken = min(left, devices * world.tick_us)
+    for price, tick, devices, on_demand, lasts_us in sorted(offers):
+        taken = min(left, devices * lasts_us)
         if not taken:
             break
         left -= taken
@@ -37,16 +43,16 @@ def bound(world: World) -> Run:
     return Run(world, "bound", books, finished_us, ())
 
 
-def _cheapest_of_tick(world: World, tick: int, counts: list[int]) -> list[tuple[int, int, int, bool]]:
-    """The cheapest `max_workers` devices of one tick; more than that a job cannot use at once."""
-    priced = sorted((price, pool, counts[pool]) for pool, price in enumerate(world.price_nano_at(tick)))
+def _cheapest(world: World, rates: Sequence[int], counts: list[int], tick: int, lasts_us: int) -> list[Offer]:
+    """The cheapest `max_workers` devices while prices stand still; more than that a job cannot use at once."""
+    priced = sorted((price, pool, counts[pool]) for pool, price in enumerate(rates[:-1]))
     offers = [(price, n, False) for price, _, n in priced]
     if world.max_on_demand and world.on_demand_nano is not None:
-        offers = sorted([*offers, (world.on_demand_nano, world.max_on_demand, True)], key=lambda o: (o[0], o[2]))
+        offers = sorted([*offers, (rates[-1], world.max_on_demand, True)], key=lambda o: (o[0], o[2]))
     room, chosen = world.max_workers, []
     for price, n, on_demand in offers:
         taken = min(room, n)
         room -= taken
         if taken:
-            chosen.append((price, tick, taken, on_demand))
+            chosen.append((price, tick, taken, on_demand, lasts_us))
     return chosen

@@ -71,7 +71,7 @@ class _Path:
 
 def foresee(world: World) -> Foresight:
     """Bound and plan. Raises: ValueError where prices move or the overheads are not small against a tick."""
-    if world.price_nano_by_tick is not None or world.deadline_us % world.tick_us:
+    if world.price_course is not None or world.deadline_us % world.tick_us:
         raise ValueError("foresight needs prices that stand still and a deadline on a tick")
     if world.tick_us - world.stall_us < world.loss_us * world.max_workers / world.min_workers:
         raise ValueError("foresight needs a stall and a loss that are small against a tick")
