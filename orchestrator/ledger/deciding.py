@@ -41,11 +41,12 @@ class Scribe:
         did: list[Admit | Resize | Evict] = []
         for what in decisions.changes:
             did += _changed(change, what, missing)
+        told = change.mirror.jobs.rows
         for verdict in decisions.verdicts:
             if isinstance(verdict, Admit):
                 did += _admitted(change, verdict)
-            else:
-                _waits(change, verdict.job, verdict.why)
+            elif (job := told.get(verdict.job)) is not None and job.reason != verdict.why.reason:
+                _waits(change, job, verdict.why)
         if any(missing.values()):
             _cut(change, missing)
         _remember(change, decisions)
@@ -147,16 +148,15 @@ def _changed(change: Change, what: Resize | Evict, missing: Missing) -> list[Adm
     return [what]
 
 
-def _waits(change: Change, job_id: str, why: Explanation) -> None:
+def _waits(change: Change, job: JobRow, why: Explanation) -> None:
     """Keep why a job waits. Estimates move with every cycle; they are written when the reason changes."""
-    job: JobRow | None = change.mirror.jobs.rows.get(job_id)
-    reason = why.reason.value
-    if job is None or job.reason == reason or job_id in change.jobs.changes:
+    if job.id in change.jobs.changes:
         return
-    if job.state in _STARTABLE or job.state is JobState.PAUSED:
-        state = JobState.QUEUED if job.state is JobState.SUBMITTED else job.state
-        eta_ms = None if why.eta_s is None else round(why.eta_s * 1000)
-        move(change, job, state, reason=reason, detail=why.detail, eta_ms=eta_ms)
+    reason, eta_ms = why.reason.value, None if why.eta_s is None else round(why.eta_s * 1000)
+    if job.state is JobState.SUBMITTED:
+        move(change, job, JobState.QUEUED, reason=reason, detail=why.detail, eta_ms=eta_ms)
+    elif job.state in WAITING:
+        change.waits(job, reason, why.detail, eta_ms)
 
 
 def _remember(change: Change, decisions: Decisions) -> None:
