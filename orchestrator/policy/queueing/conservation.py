@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.policy.queueing.decisions import Admit, Decisions, Evict, Placement, Resize
 from orchestrator.policy.queueing.places import NodeState
-from orchestrator.policy.queueing.values import LeaseState, Snapshot
+from orchestrator.policy.queueing.values import Job, LeaseState, Snapshot
 
 Spot = tuple[str, str]
 
@@ -32,11 +32,10 @@ def breaches(snapshot: Snapshot, decisions: Decisions) -> list[str]:
 
 def _added(snapshot: Snapshot, decisions: Decisions) -> dict[Spot, int]:
     """Devices newly leased, by node; what a job keeps is not new, and what it gives back is charged while it drains."""
-    per_worker = {job.id: job.devices_per_worker for job in snapshot.waiting}
-    per_worker |= {one.job.id: one.job.devices_per_worker for one in snapshot.running}
+    per_worker = {name: job.devices_per_worker for name, job in _placed(snapshot, decisions).items()}
     held: dict[tuple[str, str, str], int] = {}
     for lease in snapshot.leases:
-        if lease.state is LeaseState.HELD:
+        if lease.state is LeaseState.HELD and lease.holder in per_worker:
             for node, devices in lease.nodes:
                 held[lease.holder, lease.pool, node] = held.get((lease.holder, lease.pool, node), 0) + devices
     added: dict[Spot, int] = {}
@@ -48,6 +47,13 @@ def _added(snapshot: Snapshot, decisions: Decisions) -> dict[Spot, int]:
     return added
 
 
+def _placed(snapshot: Snapshot, decisions: Decisions) -> dict[str, Job]:
+    """The jobs that are given seats, by id."""
+    names = {job for job, _ in _placements(decisions)}
+    found = {job.id: job for job in snapshot.waiting if job.id in names}
+    return found | {one.job.id: one.job for one in snapshot.running if one.job.id in names}
+
+
 def _placements(decisions: Decisions) -> list[tuple[str, Placement]]:
     starts = [(one.job, one.placement) for one in decisions.verdicts if isinstance(one, Admit)]
     return starts + [(one.job, one.placement) for one in decisions.changes if isinstance(one, Resize)]
@@ -55,18 +61,18 @@ def _placements(decisions: Decisions) -> list[tuple[str, Placement]]:
 
 def _verdict_breaches(snapshot: Snapshot, decisions: Decisions) -> list[str]:
     found = []
-    answered = sorted(one.job for one in decisions.verdicts)
-    if answered != sorted(job.id for job in snapshot.waiting):
+    answered, waiting = {one.job for one in decisions.verdicts}, {job.id for job in snapshot.waiting}
+    if answered != waiting or len(decisions.verdicts) != len(snapshot.waiting):
         found.append("not every waiting job has exactly one verdict")
     changed = [one.job for one in decisions.changes]
     if len(set(changed)) != len(changed):
         found.append("a running job is changed twice")
-    sizes = {job.id: job.sizes for job in snapshot.waiting} | {one.job.id: one.job.sizes for one in snapshot.running}
+    placed = _placed(snapshot, decisions)
     for job, placement in _placements(decisions):
         workers = sum(seats.workers for seats in placement)
-        if workers not in sizes[job]:
-            found.append(f"{job}: {workers} workers are no useful size of {sizes[job]}")
+        if workers not in placed[job].sizes:
+            found.append(f"{job}: {workers} workers are no useful size of {placed[job].sizes}")
     stopped = {one.job for one in decisions.changes if isinstance(one, Evict)}
-    if stopped & {job.id for job in snapshot.waiting}:
+    if stopped & waiting:
         found.append("a waiting job is stopped")
     return found

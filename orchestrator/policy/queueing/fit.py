@@ -189,12 +189,19 @@ class Fitter:
     def _spread(self, job: Job, pools: tuple[str, ...]) -> Fit | None:
         """The minimum over several pools of one kind of device, cheapest first."""
         for group in self._groups(job, pools):
+            if self._most_together(job, group) < job.sizes[0]:
+                continue
             seats, missing, end_s = self._gather(job, group)
             if missing == 0:
                 reserve = self._reserve(job, self.board.grounds[group[-1]])
                 if isinstance(reserve, Purse):
                     return Fit(seats=seats, workers=job.sizes[0], reserve=reserve, end_s=end_s)
         return None
+
+    def _most_together(self, job: Job, group: tuple[str, ...]) -> int:
+        """A bound that costs little: workers for which the pools of a group have devices and quota."""
+        rooms = (min(self.board.grounds[pool].total_free, self._quota(job, pool)) for pool in group)
+        return sum(max(0, room) // job.devices_per_worker for room in rooms)
 
     def _unspread(self, job: Job, pools: tuple[str, ...], furthest: Refusal) -> Explanation:
         """A job that no pool could ever take whole is only too large if several pools could not, either."""
