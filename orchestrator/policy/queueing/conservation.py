@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from orchestrator.policy.queueing.decisions import Admit, Decisions, Evict, Placement, Resize
+from orchestrator.policy.queueing.decisions import Admit, Decisions, Evict, Placement, Resize, workers_in
 from orchestrator.policy.queueing.places import NodeState
 from orchestrator.policy.queueing.values import Job, LeaseState, Snapshot
 
 Spot = tuple[str, str]
+Placements = list[tuple[str, Placement]]
 
 
 def breaches(snapshot: Snapshot, decisions: Decisions) -> list[str]:
@@ -21,40 +22,46 @@ def breaches(snapshot: Snapshot, decisions: Decisions) -> list[str]:
     for lease in snapshot.leases:
         for node, devices in lease.nodes:
             charged[lease.pool, node] = charged.get((lease.pool, node), 0) + devices
-    added = _added(snapshot, decisions)
+    placements = _placements(decisions)
+    placed = _placed(snapshot, placements)
+    added = _added(snapshot, placements, placed)
     found = [
         f"{spot}: {charged.get(spot, 0)} + {devices} devices leased of {observed[spot].devices}"
         for spot, devices in sorted(added.items())
         if charged.get(spot, 0) + devices > observed[spot].devices or observed[spot].state is not NodeState.OK
     ]
+    found += [
+        f"{job}: {workers} workers are no useful size of {placed[job].sizes}"
+        for job, placement in placements
+        if (workers := workers_in(placement)) not in placed[job].sizes
+    ]
     return found + _verdict_breaches(snapshot, decisions)
 
 
-def _added(snapshot: Snapshot, decisions: Decisions) -> dict[Spot, int]:
+def _added(snapshot: Snapshot, placements: Placements, placed: dict[str, Job]) -> dict[Spot, int]:
     """Devices newly leased, by node; what a job keeps is not new, and what it gives back is charged while it drains."""
-    per_worker = {name: job.devices_per_worker for name, job in _placed(snapshot, decisions).items()}
     held: dict[tuple[str, str, str], int] = {}
     for lease in snapshot.leases:
-        if lease.state is LeaseState.HELD and lease.holder in per_worker:
+        if lease.state is LeaseState.HELD and lease.holder in placed:
             for node, devices in lease.nodes:
                 held[lease.holder, lease.pool, node] = held.get((lease.holder, lease.pool, node), 0) + devices
     added: dict[Spot, int] = {}
-    for job, placement in _placements(decisions):
+    for job, placement in placements:
         for seats in placement:
-            new = seats.workers * per_worker[job] - held.get((job, seats.pool, seats.node), 0)
+            new = seats.workers * placed[job].devices_per_worker - held.get((job, seats.pool, seats.node), 0)
             if new > 0:
                 added[seats.pool, seats.node] = added.get((seats.pool, seats.node), 0) + new
     return added
 
 
-def _placed(snapshot: Snapshot, decisions: Decisions) -> dict[str, Job]:
+def _placed(snapshot: Snapshot, placements: Placements) -> dict[str, Job]:
     """The jobs that are given seats, by id."""
-    names = {job for job, _ in _placements(decisions)}
+    names = {job for job, _ in placements}
     found = {job.id: job for job in snapshot.waiting if job.id in names}
     return found | {one.job.id: one.job for one in snapshot.running if one.job.id in names}
 
 
-def _placements(decisions: Decisions) -> list[tuple[str, Placement]]:
+def _placements(decisions: Decisions) -> Placements:
     starts = [(one.job, one.placement) for one in decisions.verdicts if isinstance(one, Admit)]
     return starts + [(one.job, one.placement) for one in decisions.changes if isinstance(one, Resize)]
 
@@ -67,11 +74,6 @@ def _verdict_breaches(snapshot: Snapshot, decisions: Decisions) -> list[str]:
     changed = [one.job for one in decisions.changes]
     if len(set(changed)) != len(changed):
         found.append("a running job is changed twice")
-    placed = _placed(snapshot, decisions)
-    for job, placement in _placements(decisions):
-        workers = sum(seats.workers for seats in placement)
-        if workers not in placed[job].sizes:
-            found.append(f"{job}: {workers} workers are no useful size of {placed[job].sizes}")
     stopped = {one.job for one in decisions.changes if isinstance(one, Evict)}
     if stopped & waiting:
         found.append("a waiting job is stopped")

@@ -136,10 +136,11 @@ def _start_detail(start: Start) -> str:
     return f"{start.sitting.workers} workers of {job.sizes[0]}..{job.sizes[-1]} in {pools}"
 
 
-def _waits(outcome: _Outcome) -> Iterable[Verdict]:
-    for waits in (outcome.gated, outcome.desk.waits):
-        for job_id, why in waits.items():
-            yield Reject(job_id, why) if why.reason in NEVER else Wait(job_id, why)
+def _waits(outcome: _Outcome) -> list[Verdict]:
+    """In the order of the snapshot, which is nearly that of ids where jobs come one after the other."""
+    waits = outcome.gated | outcome.desk.waits
+    answers = [(job.id, waits[job.id]) for job in outcome.board.snapshot.waiting if job.id in waits]
+    return [Reject(job, why) if why.reason in NEVER else Wait(job, why) for job, why in answers]
 
 
 def _changes(outcome: _Outcome) -> Iterable[Change]:

@@ -39,12 +39,18 @@ class Refusal:
     why: Explanation
 
 
+_NO_FURTHER = Refusal(0, Explanation(WaitReason.PENDING_EVALUATION, "another pool came nearer"))
+# The furthest that counting devices gets.
+_MOST_OF_DEVICES = 5
+
+
 @dataclass(slots=True)
 class Fitter:
     """Fits jobs onto a board under the promises made so far, by pool."""
 
     board: Board
     promises: dict[str, list[Promise]] = field(default_factory=dict)
+    _near: dict[tuple[Coupling, tuple[str, ...]], list[tuple[str, ...]]] = field(default_factory=dict)
 
     def fit(self, job: Job, most_workers: int, pools: tuple[str, ...] | None = None) -> Fit | Explanation:
         """The largest useful size up to `most_workers` (never below the minimum) that fits now, in the cheapest pool
@@ -54,7 +60,7 @@ class Fitter:
             return Explanation(WaitReason.NO_MATCHING_POOL, f"no pool of queue {job.queue!r} has {job.resource} for it")
         furthest: Refusal | None = None
         for pool in pools:
-            found = self._in_pool(job, pool, most_workers)
+            found = self._in_pool(job, pool, most_workers, 0 if furthest is None else furthest.stage)
             if isinstance(found, Fit):
                 return found
             if furthest is None or found.stage > furthest.stage:
@@ -64,8 +70,8 @@ class Fitter:
             return furthest.why
         return self._spread(job, pools) or self._unspread(job, pools, furthest)
 
-    def _in_pool(self, job: Job, pool: str, most_workers: int) -> Fit | Refusal:
-        refusal = self._bounds(job, pool)
+    def _in_pool(self, job: Job, pool: str, most_workers: int, reached: int) -> Fit | Refusal:
+        refusal = self._bounds(job, pool, reached)
         if refusal is not None:
             return refusal
         ground, board = self.board.grounds[pool], self.board
@@ -108,20 +114,26 @@ class Fitter:
         owned = self.board.now.shares.owned.get((job.tenant, pool))
         return max(self.board.account(job.queue, pool).most_ever, owned.contributed if owned else 0)
 
-    def _bounds(self, job: Job, pool: str) -> Refusal | None:
-        """What can be said by counting alone."""
+    def _bounds(self, job: Job, pool: str, reached: int) -> Refusal | None:
+        """What can be said by counting alone; nothing is said of a pool that comes no further than another one did."""
         need, ground = job.min_devices, self.board.grounds[pool]
         if not ground.pool.in_sight:
             return Refusal(2, Explanation(WaitReason.PENDING_EVALUATION, f"pool {pool!r} is out of sight", pool=pool))
         most_ever = self._most_ever(job, pool)
         if need > most_ever:
+            if reached >= 1:
+                return _NO_FURTHER
             detail = f"needs {need} devices; queue {job.queue!r} can have {most_ever} of pool {pool!r} at most"
             return Refusal(1, _short(WaitReason.EXCEEDS_MAX_QUOTA, detail, pool, need - most_ever, of_quota=True))
         quota = self._quota(job, pool)
         if need > quota:
+            if reached >= 3:
+                return _NO_FURTHER
             detail = f"needs {need} devices of pool {pool!r}; {quota} are left in the quota of queue {job.queue!r}"
             return Refusal(3, _short(WaitReason.WAITING_FOR_QUOTA, detail, pool, need - quota, of_quota=True))
-        return self._devices(need, ground) if need > ground.total_free else None
+        if need <= ground.total_free:
+            return None
+        return _NO_FURTHER if reached >= _MOST_OF_DEVICES else self._devices(need, ground)
 
     def _devices(self, need: int, ground: Ground) -> Refusal:
         free, pool = ground.total_free, ground.pool
@@ -218,6 +230,12 @@ class Fitter:
 
     def _groups(self, job: Job, pools: tuple[str, ...]) -> list[tuple[str, ...]]:
         """Pools over which the coupling lets a job spread: same device, and near enough to each other."""
+        key = (job.coupling, pools)
+        if key not in self._near:
+            self._near[key] = self._find_groups(job, pools)
+        return self._near[key]
+
+    def _find_groups(self, job: Job, pools: tuple[str, ...]) -> list[tuple[str, ...]]:
         groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
         shared = self.board.depths[job.coupling]
         for name in pools:
