@@ -213,6 +213,18 @@ def test_asking_changes_nothing():
     assert decide_queues(snap) == before
 
 
+def test_devices_called_back_for_endpoints_are_named_where_a_job_waits_for_them():
+    snap = snapshot(
+        pools=(flat_pool("pool", 4, headroom=2),), running=((job("r", 2, devices_per_worker=2), 2),), waiting=(job("j"),)
+    )
+    answer = why(snap, "j")
+    assert (answer.why.reason, answer.unblock) == (
+        WaitReason.WAITING_FOR_PREEMPTED,
+        (change.GiveBack((("r", "pool", "pool", 4),)),),
+    )
+    assert isinstance(verdict_of(what_if(snap, answer.unblock), "j"), Admit)
+
+
 @settings(max_examples=25, deadline=None)
 @given(clusters())
 def test_whatever_keeps_a_job_something_true_is_said(snap):
