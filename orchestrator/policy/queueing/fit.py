@@ -217,16 +217,41 @@ class Fitter:
 
     def _unspread(self, job: Job, pools: tuple[str, ...], furthest: Refusal) -> Explanation:
         """A job that no pool could ever take whole is only too large if several pools could not, either."""
-        groups = self._groups(job, pools)
-        most = [sum(self._most_ever(job, pool) for pool in group) for group in groups]
-        if furthest.stage > 1 or max(most, default=0) < job.min_devices:
+        if furthest.stage > 1:
             return furthest.why
-        quota = max(sum(self._quota(job, pool) for pool in group) for group in groups)
-        if quota < job.min_devices:
-            detail = f"needs {job.min_devices} devices over several pools; {quota} are left in its queue's quotas"
-            return _short(WaitReason.WAITING_FOR_QUOTA, detail, pools[0], job.min_devices - quota, of_quota=True)
+        groups = self._groups(job, pools)
+        if all(self._lacking(job, {pool: self._most_ever(job, pool) for pool in group}) for group in groups):
+            return furthest.why
+        quotas = [{pool: self._quota(job, pool) for pool in group} for group in groups]
+        nearest = min(quotas, key=lambda rooms: self._lacking(job, rooms))
+        if lacking := self._lacking(job, nearest):
+            detail = f"needs {job.min_devices} devices over several pools; its queue's quotas in them leave too few"
+            pool = max(nearest, key=lambda name: nearest[name])
+            return _short(
+                WaitReason.WAITING_FOR_QUOTA, detail, pool, lacking * job.devices_per_worker, of_quota=True
+            )
         detail = f"needs {job.min_devices} devices over several pools; not as many can be had together now"
-        return _short(WaitReason.GANG_INCOMPLETE, detail, pools[0], job.min_devices)
+        beyond = {name: min(quota, job.min_devices) - self._slots(job, name) for name, quota in nearest.items()}
+        pool = max(beyond, key=lambda name: beyond[name])
+        return _short(WaitReason.GANG_INCOMPLETE, detail, pool, max(1, beyond[pool]))
+
+    def _lacking(self, job: Job, rooms: dict[str, int]) -> int:
+        """Workers for which so many devices in every pool of a group are too few, by the rule of `_gather`."""
+        missing = job.sizes[0]
+        for room in rooms.values():
+            most = min(room // job.devices_per_worker, missing)
+            missing -= most if most >= self._least(job, missing) else 0
+        return missing
+
+    def _least(self, job: Job, missing: int) -> int:
+        """Fewest workers in one of several pools, with so many still without a seat."""
+        island = self.board.snapshot.rules.island_min_workers if job.coupling is Coupling.MODULAR else 1
+        return max(1, min(island, missing))
+
+    def _slots(self, job: Job, pool: str) -> int:
+        """Devices of a pool that whole workers can use now."""
+        ground, per_worker = self.board.grounds[pool], job.devices_per_worker
+        return min(ground.total_free, int((ground.free // per_worker).sum()) * per_worker)
 
     def _groups(self, job: Job, pools: tuple[str, ...]) -> list[tuple[str, ...]]:
         """Pools over which the coupling lets a job spread: same device, and near enough to each other."""
@@ -247,7 +272,6 @@ class Fitter:
     def _gather(self, job: Job, group: tuple[str, ...]) -> tuple[tuple[tuple[str, Taken], ...], int, float]:
         board, missing = self.board, job.sizes[0]
         end_s = expected_end_s(job, missing, self._now_s, board.snapshot.rules.unknown_run_s)
-        least = board.snapshot.rules.island_min_workers if job.coupling is Coupling.MODULAR else 1
         seats: list[tuple[str, Taken]] = []
         for pool in group:
             ground = board.grounds[pool]
@@ -256,7 +280,7 @@ class Fitter:
             free_N = ground.free if allowed.limit is None else np.minimum(ground.free, allowed.limit)
             slots = int((free_N // job.devices_per_worker).sum())
             most = min(room // job.devices_per_worker, missing, slots)
-            for workers in range(most, max(1, min(least, missing)) - 1, -1):
+            for workers in range(most, self._least(job, missing) - 1, -1):
                 taken = seat(board, job, ground, free_N, workers)
                 if taken is not None:
                     seats.append((pool, taken))

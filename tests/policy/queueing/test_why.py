@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from orchestrator.policy.queueing import edits as change
 from orchestrator.policy.queueing.decide import decide_queues
 from orchestrator.policy.queueing.decisions import Admit, Reject, Wait, WaitReason
-from orchestrator.policy.queueing.parties import Purse, Tenant
+from orchestrator.policy.queueing.parties import Purse, Queue, Quota, Tenant
 from orchestrator.policy.queueing.places import NodeState, OpenHours, flat_pool
 from orchestrator.policy.queueing.values import Coupling, LeaseState, Spending
 from orchestrator.policy.queueing.why import edited, verdict_of, what_if, why
@@ -222,6 +222,20 @@ def test_devices_called_back_for_endpoints_are_named_where_a_job_waits_for_them(
         WaitReason.WAITING_FOR_PREEMPTED,
         (change.GiveBack((("r", "pool", "pool", 4),)),),
     )
+    assert isinstance(verdict_of(what_if(snap, answer.unblock), "j"), Admit)
+
+
+@pytest.mark.parametrize(
+    ("quotas", "per_worker", "reason"),
+    [((1, 10), 1, "GangIncomplete"), ((2, 3), 1, "GangIncomplete"), ((1, 9), 2, "ExceedsMaxQuota")],
+)
+def test_a_job_over_several_pools_is_told_of_the_pool_that_keeps_it(quotas, per_worker, reason):
+    pools = tuple(gpu_pool(name, nodes(1, 1, ("a", "r1"), name)) for name in ("p", "q"))
+    both = Queue(name="main", quotas=tuple(Quota(pool=name, nominal=most) for name, most in zip("pq", quotas)))
+    wide = job("j", 5, coupling=Coupling.MODULAR, devices_per_worker=per_worker)
+    snap = snapshot(pools=pools, queues=(both,), levels=LEVELS, rules=NEAR, waiting=(wide,))
+    answer = why(snap, "j")
+    assert answer.why.reason == WaitReason(reason)
     assert isinstance(verdict_of(what_if(snap, answer.unblock), "j"), Admit)
 
 
