@@ -14,7 +14,7 @@ from orchestrator.policy.queueing.decisions import Admit, Reject, Wait, WaitReas
 from orchestrator.policy.queueing.parties import Purse, Queue, Quota, Tenant
 from orchestrator.policy.queueing.places import NodeState, OpenHours, flat_pool
 from orchestrator.policy.queueing.values import Coupling, LeaseState, Spending
-from orchestrator.policy.queueing.why import edited, verdict_of, what_if, why
+from orchestrator.policy.queueing.why import edited, verdict_of, what_if, why, why_if
 from orchestrator.policy.windows import Window
 from tests.policy.queueing.build import RULES, gpu_pool, hold, job, nodes, queue, snapshot
 from tests.policy.queueing.worlds import LEVELS, NEAR, clusters, contended
@@ -204,6 +204,21 @@ def test_draining_devices_tell_when_they_are_back():
     drained = replace(snap.leases[0], state=LeaseState.DRAINING, until_s=1042.0)
     answer = why(replace(snap, running=(), leases=(drained,)), "j")
     assert (answer.why.reason, answer.why.eta_s) == (WaitReason.WAITING_FOR_PREEMPTED, 1042.0)
+
+
+def test_a_changed_job_is_told_what_submitting_it_would_bring():
+    snap, _, _ = SCENARIOS["too few devices"]
+    smaller = replace(snap.waiting[0], sizes=(2, 4))
+    assert isinstance(why_if(snap, smaller).verdict, Admit)
+    assert why_if(snap, snap.waiting[0]) == why(snap, "j")
+    new = why_if(snap, replace(smaller, id="k", sizes=(3,)))
+    assert (new.why.reason, new.unblock) == (WaitReason.GANG_INCOMPLETE, (change.AddDevices("pool", 1),))
+
+
+def test_nobody_asks_what_a_running_job_waits_for():
+    snap, _, _ = SCENARIOS["too few devices"]
+    with pytest.raises(ValueError, match="r runs"):
+        why_if(snap, snap.running[0].job)
 
 
 def test_asking_changes_nothing():
