@@ -1,5 +1,5 @@
-"""What runs thousands of times a second: statements compiled once for each dialect and handed to the driver as text, and
-copies of rows.
+"""What runs thousands of times a second: statements compiled once for each dialect and handed to the driver as text,
+and copies of rows.
 
 Sound because our columns are integers, floats and text only, which every driver takes as they are.
 """

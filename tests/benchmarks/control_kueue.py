@@ -1,8 +1,8 @@
-"""Kueue's three published loads in real time, through the real ledger and the real cycle; jobs are timers, as in its own test.
+"""Kueue's three published loads in real time, through the real ledger and cycle; jobs are timers, as in its own test.
 
 Queues have a quota of 20 units and borrow up to 100 in their cohort; idle quota is reclaimed from whoever borrows, and
 lower classes of a queue are preempted. In the topology case a unit is a CPU, workers take half, 1.25 or 2.5 of them on
-nodes of 96, and two thirds must sit within one rack of 64 (Kueue's third kind, balanced over its nodes, is packed here).
+nodes of 96, and two thirds must sit within one rack of 64 (Kueue's third kind, balanced over nodes, is packed here).
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ def fifo_gang(snap: Snapshot) -> Decisions:
 
 
 def strict_priority(snap: Snapshot) -> Decisions:
-    """Higher classes first, then arrival; the first that does not fit stops the newest of lower classes, if that does."""
+    """Higher classes first, then arrival; the first that does not fit stops the newest of lower classes."""
     decisions = _in_order(snap, sorted(snap.waiting, key=lambda job: (-job.priority, job.submitted_s, job.id)))
     blocked = [one.job for one in decisions.verdicts if isinstance(one, Wait)]
     if not blocked or any(lease.state is LeaseState.DRAINING for lease in snap.leases):

@@ -34,7 +34,6 @@ from orchestrator.policy.queueing.headroom import call_back
 from orchestrator.policy.queueing.values import Job, Snapshot
 from orchestrator.policy.resize import ResizeState
 
-
 _JOB = attrgetter("job")
 
 

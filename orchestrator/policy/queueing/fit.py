@@ -227,9 +227,7 @@ class Fitter:
         if lacking := self._lacking(job, nearest):
             detail = f"needs {job.min_devices} devices over several pools; its queue's quotas in them leave too few"
             pool = max(nearest, key=lambda name: nearest[name])
-            return _short(
-                WaitReason.WAITING_FOR_QUOTA, detail, pool, lacking * job.devices_per_worker, of_quota=True
-            )
+            return _short(WaitReason.WAITING_FOR_QUOTA, detail, pool, lacking * job.devices_per_worker, of_quota=True)
         detail = f"needs {job.min_devices} devices over several pools; not as many can be had together now"
         beyond = {name: min(quota, job.min_devices) - self._slots(job, name) for name, quota in nearest.items()}
         pool = max(beyond, key=lambda name: beyond[name])

@@ -14,7 +14,6 @@ from orchestrator.policy.queueing.money import bill, spent_up, within
 from orchestrator.policy.queueing.values import UNLIMITED, Job
 from orchestrator.policy.windows import current, time_left_s, upcoming
 
-
 _UNKNOWN = object()
 
 
@@ -37,9 +36,9 @@ class Gatekeeper:
         queues = self._queues
         for job in jobs:
             plain = job.active and not job.unmet and job.data_staged and job.window is None
-            if plain and job.spending is UNLIMITED and queues.get((job.queue, job.tenant), _UNKNOWN) is None:
-                passed.append(job)
-            elif (why := self.stops(job)) is None:
+            plain = plain and job.spending is UNLIMITED and queues.get((job.queue, job.tenant), _UNKNOWN) is None
+            why = None if plain else self.stops(job)
+            if why is None:
                 passed.append(job)
             else:
                 gated[job.id] = why

@@ -58,8 +58,8 @@ _PRIME = 2**255 - 19
 
 @dataclasses.dataclass(slots=True)
 class Parts:
-    """What there are many of in the last snapshot, by identity, with its number; the parts themselves, so that they stay
-    what they are while they are known; and the sum of all numbers."""
+    """What there are many of in the last snapshot, by identity: the parts themselves, so that they stay what they are
+    while they are known, their numbers, and the sum of those."""
 
     parts: dict[int, Any] = dataclasses.field(default_factory=dict)
     numbers: dict[int, int] = dataclasses.field(default_factory=dict)
@@ -86,9 +86,7 @@ def fingerprint(snapshot: Snapshot, known: dict[str, Parts] | None = None) -> st
     each other only what is new is read; `known` remembers the last one.
     """
     known = {} if known is None else known
-    sums = {
-        name: format(known.setdefault(name, Parts()).take(getattr(snapshot, name)) % _PRIME, "x") for name in _MANY
-    }
+    sums = {name: format(known.setdefault(name, Parts()).take(getattr(snapshot, name)) % _PRIME, "x") for name in _MANY}
     few = {one.name: getattr(snapshot, one.name) for one in dataclasses.fields(snapshot) if one.name not in _MANY}
     text = _json({name: _encoded(value) for name, value in few.items()} | sums)
     return hashlib.sha256(text.encode()).hexdigest()

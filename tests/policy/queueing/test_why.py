@@ -230,7 +230,9 @@ def test_asking_changes_nothing():
 
 def test_devices_called_back_for_endpoints_are_named_where_a_job_waits_for_them():
     snap = snapshot(
-        pools=(flat_pool("pool", 4, headroom=2),), running=((job("r", 2, devices_per_worker=2), 2),), waiting=(job("j"),)
+        pools=(flat_pool("pool", 4, headroom=2),),
+        running=((job("r", 2, devices_per_worker=2), 2),),
+        waiting=(job("j"),),
     )
     answer = why(snap, "j")
     assert (answer.why.reason, answer.unblock) == (
@@ -246,7 +248,9 @@ def test_devices_called_back_for_endpoints_are_named_where_a_job_waits_for_them(
 )
 def test_a_job_over_several_pools_is_told_of_the_pool_that_keeps_it(quotas, per_worker, reason):
     pools = tuple(gpu_pool(name, nodes(1, 1, ("a", "r1"), name)) for name in ("p", "q"))
-    both = Queue(name="main", quotas=tuple(Quota(pool=name, nominal=most) for name, most in zip("pq", quotas)))
+    both = Queue(
+        name="main", quotas=tuple(Quota(pool=name, nominal=most) for name, most in zip("pq", quotas, strict=True))
+    )
     wide = job("j", 5, coupling=Coupling.MODULAR, devices_per_worker=per_worker)
     snap = snapshot(pools=pools, queues=(both,), levels=LEVELS, rules=NEAR, waiting=(wide,))
     answer = why(snap, "j")
