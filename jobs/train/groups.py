@@ -17,9 +17,12 @@ from deepspeed.utils import groups as deepspeed_groups
 from jobs.train.config import StartRequest
 from jobs.train.host_names import names_from_hosts_file
 from jobs.train.late import LateSum
+from jobs.train.tree import MIN_RANKS_BESIDE, Tree, barrier, broadcast, enroll, forget_all, tree_of
+from jobs.train.tree_backend import install
 
-# How often a rank looks whether rank 0 is there.
+# How often a rank looks whether rank 0 is there: all of them together, at most two thousand times a second.
 LISTEN_LOOK_S = 0.01
+LISTEN_LOOK_S_PER_RANK = 0.0005
 # Pairs of ranks are connected when they first speak. At once, N ranks open N^2 / 2 connections, most of them for
 # nothing: a ring knows two neighbours. 200 ranks on two cores: 6.3 s at once, 2.5 s in all when needed.
 GLOO_LAZY_INIT = {"TORCH_GLOO_LAZY_INIT": "1"}
@@ -45,7 +48,8 @@ def join_group(request: StartRequest, device: torch.device) -> Groups:
     os.environ.update({name: str(value) for name, value in places.items()} | GLOO_LAZY_INIT)
     backend = "nccl" if device.type == "cuda" else "gloo"
     if request.rank != 0:
-        wait_until_listening(request.master_addr, request.master_port, job.collective_timeout_s)
+        every_s = max(LISTEN_LOOK_S, LISTEN_LOOK_S_PER_RANK * request.world_size)
+        wait_until_listening(request.master_addr, request.master_port, job.collective_timeout_s, every_s)
     with names_from_hosts_file():
         # Rank 0 does not wait for the others here: the first collective does.
         store = dist.TCPStore(
@@ -65,17 +69,25 @@ def join_group(request: StartRequest, device: torch.device) -> Groups:
             device_id=_bind(device),
         )
         if backend == "gloo":
-            _meet()
+            install()
+            tree = enroll(dist.group.WORLD)
+            # What the store's peers take to connect shall not be charged to the model.
+            barrier(dist.group.WORLD)
+            if tree is not None:
+                tree.look_around()
     # DeepSpeed would clone the world: another full mesh of connections, and without this timeout. Its reason, that
     # `get_global_rank` fails on the world itself, went with torch 2.0.
     deepspeed_groups._WORLD_GROUP = dist.group.WORLD
     # Gloo tags its operations, so the small sums need no group of their own beside it (a full mesh of connections
     # each); NCCL cannot carry CPU tensors.
-    small = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
+    small = dist.group.WORLD
+    if backend != "gloo":
+        small = dist.new_group(backend="gloo", timeout=timeout)
+        enroll(small, MIN_RANKS_BESIDE)
     return Groups(store=store, small=small)
 
 
-def wait_until_listening(host: str, port: int, timeout_s: float) -> None:
+def wait_until_listening(host: str, port: int, timeout_s: float, every_s: float = LISTEN_LOOK_S) -> None:
     """Return when rank 0's store takes connections, or after `timeout_s`: then the store itself says what is wrong.
 
     Its own second try comes half a second and more after the first, and ranks seldom start in order.
@@ -86,14 +98,9 @@ def wait_until_listening(host: str, port: int, timeout_s: float) -> None:
             socket.create_connection((host, port), timeout=timeout_s).close()
             return
         except ConnectionRefusedError:
-            time.sleep(LISTEN_LOOK_S)
+            time.sleep(every_s)
         except OSError:
             return
-
-
-def _meet() -> None:
-    """Wait for every rank: what the store's peers take to connect shall not be charged to the model."""
-    dist.all_reduce(torch.zeros(1))
 
 
 def _bind(device: torch.device) -> torch.device | None:
@@ -101,15 +108,19 @@ def _bind(device: torch.device) -> torch.device | None:
 
 
 class PendingSum:
-    """A sum over ranks in flight."""
+    """A sum over ranks in flight. Among many ranks it is made where it is waited for: their tree is quick."""
 
     def __init__(self, vector: Sequence[SupportsFloat], group: Any) -> None:
         self._tensor = torch.tensor([float(value) for value in vector], dtype=torch.float64)
-        self._work = dist.all_reduce(self._tensor, group=group, async_op=True)
+        self._tree: Tree | None = tree_of(group)
+        self._work = None if self._tree else dist.all_reduce(self._tensor, group=group, async_op=True)
 
     def wait(self) -> list[float]:
         """The sum. Raises: RuntimeError if a rank is gone or silent."""
-        self._work.wait()
+        if self._tree is not None:
+            self._tree.all_reduce(self._tensor)
+        else:
+            self._work.wait()
         return [float(value) for value in self._tensor]
 
 
@@ -140,19 +151,15 @@ def share_text(text: str, rank: int, group: Any) -> str:
     """What rank 0 passed, on every rank; collective."""
     data = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) if rank == 0 else torch.empty(0)
     size = torch.tensor([data.numel()], dtype=torch.int64)
-    dist.broadcast(size, src=0, group=group)
+    broadcast(size, group)
     if rank != 0:
         data = torch.empty(int(size), dtype=torch.uint8)
-    dist.broadcast(data, src=0, group=group)
+    broadcast(data, group)
     return bytes(data.numpy()).decode()
-
-
-def barrier(group: Any) -> None:
-    """Wait until every rank is here."""
-    PendingSum((0.0,), group).wait()
 
 
 def leave_group(groups: Groups) -> None:
     """Close connections in an orderly way, so that no peer takes a finished rank for a lost one."""
     barrier(groups.small)
+    forget_all()
     dist.destroy_process_group()

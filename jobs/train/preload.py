@@ -60,8 +60,11 @@ def warm_up(extra_modules: tuple[str, ...] = ()) -> None:
             if not (error.name or "").startswith(("torch.", "deepspeed.")):
                 raise
     from jobs.train import config, messages, wire
+    from jobs.train.keeper import restore, values
 
-    wire.prepare(config.StartRequest, *messages.KINDS)
+    wire.prepare(
+        config.StartRequest, *messages.KINDS, restore.RestorePlan, values.SnapshotKey, values.PartKey, values.PartMeta
+    )
     gc.collect()
     gc.freeze()
 

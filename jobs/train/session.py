@@ -17,7 +17,7 @@ from jobs.train.agree import Rhythm
 from jobs.train.channel import Channel
 from jobs.train.config import StartRequest
 from jobs.train.engine import Engine, ShardedEngine, device_name, open_device
-from jobs.train.groups import StepSum, barrier, join_group, leave_group
+from jobs.train.groups import StepSum, join_group, leave_group
 from jobs.train.loop import Loop, Outcome, Saving
 from jobs.train.messages import Finished, Part, Phase, Stopped
 from jobs.train.not_finite import NotFiniteHandler
@@ -33,6 +33,7 @@ from jobs.train.saving import RunFacts, Saver
 from jobs.train.schedule import learning_rate
 from jobs.train.state.deepspeed_shards import view_of
 from jobs.train.strict import StrictEngine
+from jobs.train.tree import barrier
 from jobs.train.wishlist import Wishlist
 from orchestrator.policy.batch_plan import BatchPlan
 

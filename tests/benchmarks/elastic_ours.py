@@ -1,29 +1,31 @@
 """Our side of `elastic`: one job through the product's own path, on a cluster that somebody else grows and shrinks.
 
-Run as a process: `python -m tests.benchmarks.elastic_ours JOB.yaml HOME ADDRESS RANKS_PER_WORKER`.
+Run as a process: `python -m tests.benchmarks.elastic_ours JOB.yaml HOME ADDRESS RANKS_PER_WORKER WARM_S`.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jobs.train.samples import SampleStream, join_halves
 
 
-def main(job_file: Path, home: Path, address: str, ranks_per_worker: int) -> None:
+def main(job_file: Path, home: Path, address: str, ranks_per_worker: int, warm_s: float) -> None:
     """Run the job to its end on the Ray cluster at `address`."""
     import ray
 
-    from orchestrator.adapters.ray_train.run import RunOptions, run_train_job
+    from orchestrator.adapters.ray_train.run import HABITS, RunOptions, run_train_job
     from orchestrator.adapters.ray_train.signals import StopSignals
     from orchestrator.spec import TrainJob, load_one
 
     ray.init(address=address, namespace="tideline", log_to_driver=False)
     with StopSignals() as signals:
-        options = RunOptions(ranks_per_worker=ranks_per_worker, wants_stop=signals)
+        habits = replace(HABITS, warm_s=warm_s)
+        options = RunOptions(ranks_per_worker=ranks_per_worker, habits=habits, wants_stop=signals)
         result = run_train_job(load_one(job_file, TrainJob), home, options=options)
     if result.detail:
         raise SystemExit(result.detail)
@@ -70,4 +72,4 @@ def wrong_samples(home: Path, run: str, *, num_samples: int, manifest_hash: str,
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), float(sys.argv[5]))

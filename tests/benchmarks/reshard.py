@@ -5,9 +5,10 @@
 
 Real DeepSpeed engines (CPU, gloo, fp32), forked ranks. Times are from a barrier before to a barrier after, engines
 built beforehand; `universal` is conversion (as many workers as cores) plus `load_checkpoint`; `read` is what the M
-ranks need to read the parts' bytes into fresh memory, an equal share each, and to do nothing with them. Cold means that
-the kernel was told to drop the files first. What the two ways loaded is compared bit for bit, by hash. The last line of
-stdout is one JSON object.
+ranks need to read the parts' bytes into fresh memory, an equal share each, and to do nothing with them. With ZeRO 1 and
+2 every rank also gets all weights: `read_needed` is what reading those as well takes, a third of the state a rank.
+Cold means that the kernel was told to drop the files first. What the two ways loaded is compared bit for bit, by hash.
+The last line of stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -128,12 +129,15 @@ def load_universal(folder: Path, stage: int, layers: int, name: str, rank: int, 
     _write(folder, name, rank, {"seconds": seconds, "hash": _hash(engine)})
 
 
-def read_only(folder: Path, name: str, rank: int, world_size: int) -> None:
-    """Every rank reads an equal share of all bytes, with nothing but read()."""
+def read_only(folder: Path, weights_too: bool, name: str, rank: int, world_size: int) -> None:
+    """Every rank reads an equal share of all bytes, with nothing but read(); with `weights_too` also as many bytes as
+    all fp32 weights have, which are a third of each file."""
     shares = []
     for path in sorted((folder / "ours").rglob("*.safetensors")):
         size = path.stat().st_size
         shares.append((path, rank * size // world_size, (rank + 1) * size // world_size))
+        if weights_too:
+            shares.append((path, 0, size // (1 + len(MOMENTS))))
 
     def read() -> None:
         for path, start, stop in shares:
@@ -203,7 +207,13 @@ def measure(folder: Path, stage: int, layers: int, n: int, m: int, *, universal:
     hashes = {}
     for temperature in ("cold", "warm"):
         reshard = {}
-        for name, work, arguments in (("read", read_only, ()), ("ours", load_ours, (stage, layers))):
+        works: list[tuple[str, Any, tuple[Any, ...]]] = [
+            ("read", read_only, (False,)),
+            ("ours", load_ours, (stage, layers)),
+        ]
+        if stage < 3:
+            works.append(("read_needed", read_only, (True,)))
+        for name, work, arguments in works:
             if temperature == "cold":
                 _drop_cache(folder / "ours")
             run_ranks(m, work, folder, *arguments, name)
@@ -230,6 +240,7 @@ def measure(folder: Path, stage: int, layers: int, n: int, m: int, *, universal:
         "gb_per_s_per_rank": max(one["needed_bytes"] for one in ours) / warm["ours"] / 1e9,
         "times_faster_than_universal": warm["universal"] / warm["ours"] if universal else None,
         "times_the_reading": warm["ours"] / warm["read"],
+        "times_reading_what_is_needed": warm["ours"] / warm.get("read_needed", warm["read"]),
         "save_gb_per_s": state_bytes / max(one["save_s"] for one in saved) / 1e9,
         "copy_gb_per_s_per_rank": saved[0]["nbytes"] / max(one["copy_s"] for one in saved) / 1e9,
         "hash_gb_per_s_per_rank": saved[0]["nbytes"] / max(one["hash_s"] for one in saved) / 1e9,

@@ -57,8 +57,9 @@ class Ours:
 
     name = "ours"
 
-    def __init__(self, *, ranks_per_worker: int = 1) -> None:
+    def __init__(self, *, ranks_per_worker: int = 1, warm_s: float = 120.0) -> None:
         self._ranks_per_worker = ranks_per_worker
+        self._warm_s = warm_s
 
     def start(self, workload: Workload, workdir: Path, address: str, data: Path) -> subprocess.Popen[bytes]:
         workdir.mkdir(parents=True)
@@ -67,7 +68,7 @@ class Ours:
         home = workdir / "home"
         home.mkdir()
         (home / "datasets").symlink_to(data.parents[1], target_is_directory=True)
-        arguments = [str(job), str(home), address, str(self._ranks_per_worker)]
+        arguments = [str(job), str(home), address, str(self._ranks_per_worker), str(self._warm_s)]
         return _spawn("tests.benchmarks.elastic_ours", arguments, workdir, {})
 
     def steps(self, workdir: Path) -> Steps:

@@ -79,6 +79,7 @@ class World:
     warmed: bool | None = None
     secured: list[int] = field(default_factory=list)
     told: list[frozenset[str]] = field(default_factory=list)
+    begun: list[tuple[str, ...]] = field(default_factory=list)
     left: list[frozenset[str]] = field(default_factory=list)
     refusals: list[set[str]] = field(default_factory=list)
     sizing: Any = None
@@ -141,9 +142,13 @@ class World:
     def restore_point(self) -> RestoreFrom | None:
         return self.restore
 
-    def begin(self, attempt: int | tuple[str, ...], world_size: int, leaving: object = ()) -> None:
+    def begin(
+        self, attempt: int | tuple[str, ...], world_size: int, leaving: object = (), members: Collection[str] = ()
+    ) -> None:
         if isinstance(attempt, tuple):
             self.warm_requests.append(attempt)
+        else:
+            self.begun.append(tuple(members))
 
     def tell(self, leaving: Collection[str]) -> None:
         self.told.append(frozenset(leaving))
@@ -201,6 +206,13 @@ class World:
 
 def step(number: int) -> Step:
     return Step(step=number, loss=1.0, lr=0.1, grad_norm=1.0, tokens=8, step_s=0.5, hash_hi=0, hash_lo=0, mfu=0.0)
+
+
+def test_only_the_keepers_beside_its_own_ranks_are_waited_for() -> None:
+    world = World(alive=frozenset({"n", "far"}))
+    world.idle()
+    world.start()
+    assert world.begun == [("n", "n")]
 
 
 def test_the_first_attempt_starts_when_the_controller_asks() -> None:

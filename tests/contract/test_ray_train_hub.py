@@ -8,7 +8,8 @@ from typing import Any
 
 from jobs.train.messages import Stop, encode
 from orchestrator.adapters.ray_train.hub import Hub
-from orchestrator.adapters.ray_train.protocol import Abort, GroupIdle, Joined, Leaving, Left, RunOver, Tell
+from orchestrator.adapters.ray_train.mail import Inbox, Outbox, Sent
+from orchestrator.adapters.ray_train.protocol import Abort, GroupIdle, Joined, Leaving, Left, RunOver, Said, Tell
 from tests.contract.ray_train_fakes import plan
 
 SOON_S = 5.0
@@ -125,3 +126,80 @@ def test_the_end_of_the_run_is_an_offer_like_any_other() -> None:
         assert await hub.take(None, 0) == RunOver(error="no")
 
     run(story())
+
+
+def said(number: int) -> Said:
+    return Said(attempt=1, rank=0, at_s=float(number), line=b"")
+
+
+def test_what_comes_early_waits_for_what_was_sent_before_it() -> None:
+    async def story() -> None:
+        hub = await started()
+        await hub.post(Sent("a", 1), [said(1)])
+        await hub.post(Sent("b", 0), [said(7)])
+        assert await hub.items(0) == [said(7)]
+        await hub.post(Sent("a", 2), [said(2)])
+        assert await hub.items(0) == []
+        await hub.post(Sent("a", 0), [said(0)])
+        assert await hub.items(0) == [said(0), said(1), said(2)]
+
+    run(story())
+
+
+def test_nobody_leaves_before_his_last_word_has_come() -> None:
+    async def story() -> None:
+        hub = await started(workers=1)
+        leaving = asyncio.create_task(hub.leave(left(0, Leaving.STOPPED), Sent("a", 1)))
+        assert await hub.items(0.05) == []
+        await hub.post(Sent("a", 0), [said(0)])
+        await leaving
+        assert await hub.items(0) == [said(0), left(0, Leaving.STOPPED)]
+
+    run(story())
+
+
+def test_the_controller_is_idle_after_all_that_it_told_before() -> None:
+    async def story() -> None:
+        hub = Hub()
+        taking = asyncio.create_task(hub.take(GroupIdle(at_s=1.0), SOON_S, Sent("c", 1)))
+        assert await hub.items(0.05) == []
+        await hub.post(Sent("c", 0), [said(0)])
+        assert await hub.items(SOON_S) == [said(0), GroupIdle(at_s=1.0)]
+        await hub.offer(plan(1))
+        assert await taking == plan(1)
+
+    run(story())
+
+
+def test_a_word_that_never_comes_keeps_nobody_for_ever(monkeypatch) -> None:
+    async def story() -> None:
+        hub = await started(workers=1)
+        await hub.post(Sent("a", 1), [said(1)])
+        await hub.leave(left(0, Leaving.STOPPED), Sent("a", 2))
+        assert await hub.items(0) == [said(1), left(0, Leaving.STOPPED)]
+
+    monkeypatch.setattr("orchestrator.adapters.ray_train.hub.ARRIVE_S", 0.01)
+    run(story())
+
+
+def test_messages_in_any_order_are_read_as_they_were_sent() -> None:
+    calls: list[tuple[Sent, list[Any]]] = []
+
+    class Hub:
+        class post:  # noqa: N801 - as an actor's method is called
+            @staticmethod
+            def remote(sent: Sent, items: list[Any]) -> None:
+                calls.append((sent, items))
+
+    boxes = [Outbox(Hub), Outbox(Hub)]
+    for number in range(20):
+        boxes[number % 2].send([said(number)])
+    inbox = Inbox()
+    read = [
+        item
+        for sent, items in sorted(calls, key=lambda call: call[1][0].at_s * 7 % 20)
+        for item in inbox.put(sent, items)
+    ]
+    for odd in (0, 1):
+        assert [item for item in read if item.at_s % 2 == odd] == [said(number) for number in range(odd, 20, 2)]
+    assert all(inbox.has(box.sent) for box in boxes)

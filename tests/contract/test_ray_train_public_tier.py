@@ -11,6 +11,7 @@ from ray.train import WorkerGroupError
 
 from orchestrator.adapters.ray_train import public_tier
 from orchestrator.adapters.ray_train.exits import PlannedRestart, RankFailed
+from orchestrator.adapters.ray_train.mail import Sent
 from orchestrator.adapters.ray_train.protocol import (
     AttemptPlan,
     GroupIdle,
@@ -44,10 +45,10 @@ class Hub:
     notes: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.note = Call(self.notes.append)
+        self.post = Call(lambda sent, items: self.notes.extend(items))
         self.take = Call(self._take)
 
-    def _take(self, idle: GroupIdle | None, wait_s: float) -> AttemptPlan | RunOver | None:
+    def _take(self, idle: GroupIdle | None, wait_s: float, after: Sent) -> AttemptPlan | RunOver | None:
         self.idles.append(idle)
         return self.offers.pop(0)
 

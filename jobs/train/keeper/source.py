@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Protocol
 
 import structlog
 
@@ -26,17 +26,27 @@ Locate = Callable[[PartKey], str | None]
 _Holder = tuple[str, str, Callable[[int, int], memoryview]]
 
 
+class Stored(Protocol):
+    """What is known of a part file: its size, and the hash of each block."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+    @property
+    def blocks(self) -> Sequence[str]: ...
+
+
 class KeeperSource:
     """Reads the parts of one snapshot.
 
-    `entries`: each file's manifest entry (size, block hashes); `locate`: the path of a part that this node holds;
+    `entries`: what the manifest says of each file; `locate`: the path of a part that this node holds;
     `storage`: where the files may be, too (it may have the same step), or None.
     """
 
     def __init__(
         self,
         places: Mapping[str, Place],
-        entries: Mapping[str, Mapping[str, Any]],
+        entries: Mapping[str, Stored],
         *,
         node: str,
         locate: Locate,
@@ -60,7 +70,7 @@ class KeeperSource:
 
         Raises: PartsLostError if no holder has them undamaged; ValueError for a range outside the part.
         """
-        total = int(self._entry(file)["nbytes"])
+        total = self._entry(file).nbytes
         if not 0 <= offset <= offset + nbytes <= total:
             raise ValueError(f"bytes {offset}..{offset + nbytes} of {file}, which has {total}")
         first, last = offset // self._block_bytes, -(-(offset + nbytes) // self._block_bytes)
@@ -73,14 +83,14 @@ class KeeperSource:
     def _block(self, file: str, index: int) -> memoryview:
         entry = self._entry(file)
         start = index * self._block_bytes
-        nbytes = min(self._block_bytes, int(entry["nbytes"]) - start)
+        nbytes = min(self._block_bytes, entry.nbytes - start)
         for kind, where, fetch in self._holders(file):
             try:
                 data = fetch(start, nbytes)
             except (PeerGoneError, PeerRefusedError, OSError, ValueError) as error:
                 self._pass_over(file, index, where, str(error))
                 continue
-            if len(data) == nbytes and block_hash(data) == entry["blocks"][index]:
+            if len(data) == nbytes and block_hash(data) == entry.blocks[index]:
                 self.read_bytes_by_kind[kind] += nbytes
                 return data
             self._pass_over(file, index, where, "does not have its hash")
@@ -111,7 +121,7 @@ class KeeperSource:
         fields = {"key": wire.dump(key).decode(), "offset": offset, "nbytes": nbytes}
         return self._transport.call(peer, "read", fields).payload
 
-    def _entry(self, file: str) -> Mapping[str, Any]:
+    def _entry(self, file: str) -> Stored:
         if file not in self._entries or file not in self._places:
             raise ValueError(f"{file} is not part of this snapshot")
         return self._entries[file]

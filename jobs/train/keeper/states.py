@@ -6,7 +6,6 @@ fails on any rank is given up by all, and the next older state is tried.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -109,7 +108,7 @@ class KeeperStates:
         except (StateError, OSError) as error:
             return str(error), 0
         try:
-            source = keeper_source(plan, peers["node"], self._client, transport, self._storage)
+            source = keeper_source(plan, manifest, peers["node"], self._client, transport, self._storage)
             return "", fill(view.wanted, manifest, source).read_bytes
         except StateError as error:
             return str(error), 0
@@ -122,13 +121,17 @@ def _expected(view: ShardView, job: RankJob, dataset_hash: str) -> Expected:
 
 
 def keeper_source(
-    plan: RestorePlan, node: str, client: KeeperClient, transport: SocketTransport, storage: Storage | None
+    plan: RestorePlan,
+    manifest: Manifest,
+    node: str,
+    client: KeeperClient,
+    transport: SocketTransport,
+    storage: Storage | None,
 ) -> KeeperSource:
-    """The source that reads what `plan` names."""
-    entries: dict[str, Any] = {part["file"]: part for part in json.loads(plan.manifest)["parts"]}
+    """The source that reads what `plan` names; `manifest` is the plan's."""
     return KeeperSource(
         plan.places,
-        entries,
+        {part.file: part for part in manifest.parts},
         node=node,
         locate=client.locate,
         transport=transport,

@@ -24,6 +24,8 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from jobs.train.tree import all_reduce, barrier, broadcast
+
 # At most; two halves, used in turn. Smaller ones cost meetings, larger ones fresh pages: 32 to 128 MiB are alike.
 WINDOW_BYTES = 32 * 2**20
 _TOKEN_BYTES = 16
@@ -56,7 +58,7 @@ def spread(groups: Sequence[Shares], process_group: Any) -> bool:
         for group in groups:
             group.cuts[rank].copy_(group.master)
         whole = [[_bytes(group.cuts[r]) for r in range(world_size)] for group in groups]
-        exchange(whole, rank, window, lambda: dist.barrier(group=process_group))
+        exchange(whole, rank, window, lambda: barrier(process_group))
     return True
 
 
@@ -97,11 +99,11 @@ def _window(process_group: Any, rank: int, nbytes: int) -> Iterator[Bytes | None
             if descriptor is not None:
                 stack.callback(os.close, descriptor)
                 facts = torch.tensor([os.getpid(), descriptor, *token])
-        dist.broadcast(facts, group=process_group, group_src=0)
+        broadcast(facts, process_group)
         pid, number, *letters = facts.tolist()
         mapped = open_window(pid, number, bytes(letters), nbytes) if pid else None
         here = torch.tensor(1 if mapped is not None else 0)
-        dist.all_reduce(here, op=dist.ReduceOp.MIN, group=process_group)
+        all_reduce(here, process_group, dist.ReduceOp.MIN)
         yield np.frombuffer(mapped, dtype=np.uint8) if mapped is not None and int(here) else None
 
 

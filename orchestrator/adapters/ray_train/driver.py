@@ -280,7 +280,7 @@ class Driver:
         number, self._next_attempt = self._next_attempt, self._next_attempt + 1
         sizing = self._around.sizing
         self._keeping = self._around.agents.ready()
-        self._around.state.begin(number, size.world_size, sizing.look() - sizing.staying())
+        self._around.state.begin(number, size.world_size, sizing.look() - sizing.staying(), size.nodes)
         plan = AttemptPlan(
             attempt=number,
             world_size=size.world_size,

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import ray
 import structlog
 
-from jobs.train.keeper.judge import Choice, Source
+from jobs.train.keeper.judge import Choice, Source, choose_source
 from jobs.train.keeper.keeper import RunStatus
 from jobs.train.keeper.topology import choose_mirrors
 from jobs.train.keeper.values import AttemptPlan as KeeperPlan
+from jobs.train.keeper.values import Inventory
 from jobs.train.state.errors import StorageError
 from orchestrator.adapters.ray_train.keeper_host import KeeperFacts
 from orchestrator.adapters.ray_train.node_agent import AgentConfig, AgentFacts, start_agent
@@ -23,6 +24,8 @@ log = structlog.get_logger(__name__)
 
 # Agents answer in milliseconds; a node that is dying does not, and must not hold up the others' restart.
 ANSWER_S = 3.0
+# A node that the run has left may be gone at any moment: its answer is taken if it comes at once.
+LEFT_S = 0.2
 CLOSE_S = 10.0
 # A node whose agent failed (a stem that cannot warm up, say) is left alone for this long.
 BLAME_S = 60.0
@@ -40,6 +43,8 @@ class Fleet:
         self._facts: dict[str, AgentFacts] = {}
         self._blamed_until_s: dict[str, float] = {}
         self._drained: set[str] = set()
+        self._told: list[Any] = []
+        self._tellings = 0
         self._lead = ""
         self.trouble = ""
 
@@ -57,6 +62,7 @@ class Fleet:
                 agent = start_agent(replace(self._config, fork=self._config.fork and is_host), node)
                 self._agents[node] = agent
                 self._warming[agent.facts.remote()] = node
+        self._hear_refusals()
         if self._warming:
             done, _ = ray.wait(list(self._warming), num_returns=len(self._warming), timeout=0)
             for ref in done:
@@ -126,20 +132,29 @@ class Fleet:
         return None
 
     def newest(self, storage_step: int | None) -> Choice | None:
-        """The newest whole state that keepers or storage have; None without keepers."""
-        addresses = self._addresses()
-        for node in sorted(addresses):
-            with contextlib.suppress(ray.exceptions.RayError):
-                call = self._call(node, "newest", self._run, addresses, storage_step)
-                choice: Choice = ray.get(call, timeout=ANSWER_S)
-                return choice
-        return None
+        """The newest whole state that keepers or storage have; None without keepers.
+
+        All keepers are asked side by side: one that hangs costs its own answer and no other's.
+        """
+        calls = {node: self._call(node, "inventory", self._run) for node in self._addresses()}
+        found = list(self._inventories(calls))
+        return choose_source(self._run, found, storage_step) if found else None
+
+    def _inventories(self, calls: Mapping[str, Any]) -> Iterator[Inventory]:
+        staying = [ref for node, ref in calls.items() if node not in self._drained]
+        left = [ref for node, ref in calls.items() if node in self._drained]
+        for refs, patience_s in ((staying, ANSWER_S), (left, LEFT_S)):
+            done, _ = ray.wait(refs, num_returns=len(refs), timeout=patience_s) if refs else ([], [])
+            for ref in done:
+                with contextlib.suppress(ray.exceptions.RayError):
+                    yield ray.get(ref)
 
     def begin_attempt(
         self,
         attempt: int,
         world_size: int,
         *,
+        members: Collection[str] = (),
         leaving: Iterable[str] = (),
         choice: Choice | None,
         storage_url: str,
@@ -149,7 +164,8 @@ class Fleet:
         keep_checkpoints: int,
         domains: Mapping[str, str],
     ) -> None:
-        """Tell every keeper what begins; one that does not answer is left out."""
+        """Tell every keeper what begins. Blocks until those of `members`, whose ranks are about to speak to them, have
+        heard it; one that does not answer is left out."""
         addresses = self._addresses()
         if not addresses:
             return
@@ -172,9 +188,18 @@ class Fleet:
             committed_step=-1 if committed_step is None else committed_step,
             keep_checkpoints=keep_checkpoints,
         )
-        calls = [self._call(node, "begin_attempt", plan, addresses) for node in plan.nodes]
-        ready, _ = ray.wait(calls, num_returns=len(calls), timeout=ANSWER_S)
-        for ref in ready:
+        self._tellings += 1
+        calls = {node: self._call(node, "begin_attempt", plan, addresses, self._tellings) for node in plan.nodes}
+        self._told += calls.values()
+        awaited = [ref for node, ref in calls.items() if node in members]
+        if awaited:
+            ray.wait(awaited, num_returns=len(awaited), timeout=ANSWER_S)
+        self._hear_refusals()
+
+    def _hear_refusals(self) -> None:
+        """Raises: what a keeper found wrong with what it was told; those that are gone say nothing. Never blocks."""
+        done, self._told = ray.wait(self._told, num_returns=len(self._told), timeout=0) if self._told else ([], [])
+        for ref in done:
             with contextlib.suppress(ray.exceptions.RayActorError):
                 ray.get(ref)
 

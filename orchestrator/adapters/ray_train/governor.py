@@ -47,12 +47,14 @@ class Bounds:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Habits:
     """How restless the run may be. `stay_s`: how long offered capacity is expected to last while nobody forecasts it;
-    `stall_s` and `stop_s`: assumed until the run has measured its own."""
+    `stall_s` and `stop_s`: assumed until the run has measured its own; `warm_s`: how long the workers of a larger group
+    may take to come up, while the present group trains on."""
 
     rules: ResizeRules
     stay_s: float
     stall_s: float
     stop_s: float
+    warm_s: float = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from orchestrator.adapters.ray_train.mail import NOTHING, Inbox, Sent
 from orchestrator.adapters.ray_train.protocol import (
     Abort,
     AttemptPlan,
@@ -22,11 +23,12 @@ from orchestrator.adapters.ray_train.protocol import (
     Order,
     Place,
     RunOver,
-    Said,
 )
 
 # Long polls of 200 supervisors, two or three each, must not queue behind one another.
 MAX_CONCURRENCY = 10_000
+# How long a word that was sent earlier is waited for. It has left its sender, so only Ray or the machine holds it up.
+ARRIVE_S = 60.0
 
 
 class Hub:
@@ -34,7 +36,10 @@ class Hub:
 
     def __init__(self) -> None:
         # One condition for each kind of waiter: with a single one, every message of 200 workers would wake 200 others.
-        self._mail, self._offered, self._ordered, self._met, self._leaving = (asyncio.Condition() for _ in range(5))
+        self._mail, self._offered, self._ordered, self._met, self._leaving, self._arrived = (
+            asyncio.Condition() for _ in range(6)
+        )
+        self._inbox = Inbox()
         self._items: list[Item] = []
         self._offer: AttemptPlan | RunOver | None = None
         self._plan: AttemptPlan | None = None
@@ -68,9 +73,11 @@ class Hub:
         self._items.append(item)
         await _notify(self._mail)
 
-    async def take(self, idle: GroupIdle | None, wait_s: float) -> AttemptPlan | RunOver | None:
-        """The driver's offer, once; None when there is none yet. `idle` is passed on when the controller became so."""
+    async def take(self, idle: GroupIdle | None, wait_s: float, after: Sent = NOTHING) -> AttemptPlan | RunOver | None:
+        """The driver's offer, once; None when there is none yet. `idle` is passed on when the controller became so, and
+        after what it had posted before."""
         if idle is not None:
+            await _until(self._arrived, lambda: self._inbox.has(after), ARRIVE_S)
             self._items.append(idle)
             await _notify(self._mail)
         await _until(self._offered, lambda: self._offer is not None, wait_s)
@@ -102,10 +109,11 @@ class Hub:
             raise RuntimeError(f"attempt {plan.attempt} was given up before its first worker came")
         return Place(plan=plan, master_addr=self._master[0], master_port=self._master[1])
 
-    async def say(self, said: list[Said]) -> None:
-        """Pass rank messages on to the driver."""
-        self._items.extend(said)
+    async def post(self, sent: Sent, items: list[Item]) -> None:
+        """Pass on to the driver what a supervisor or the controller has to say, in the order of each sender."""
+        self._items.extend(self._inbox.put(sent, items))
         await _notify(self._mail)
+        await _notify(self._arrived)
 
     async def orders(self, attempt: int, known: int, wait_s: float) -> list[Order]:
         """Orders of the attempt beyond the first `known`; an `Abort` when the attempt is not the current one."""
@@ -114,11 +122,14 @@ class Hub:
             return [Abort(attempt=attempt, reason="another attempt has begun")]
         return self._orders[known:]
 
-    async def leave(self, left: Left) -> None:
-        """Say that this worker's ranks are gone. Returns when all workers of the attempt have left, or one failed.
+    async def leave(self, left: Left, after: Sent = NOTHING) -> None:
+        """Say that this worker's ranks are gone, after all that it has posted. Returns when all workers of the attempt
+        have left, or one failed.
 
         So no worker of an orderly stop exits while another is still saving. The first failure aborts all others.
         """
+        await _until(self._arrived, lambda: self._inbox.has(after), ARRIVE_S)
+        self._items.extend(self._inbox.forget(after))
         if self._is_past(left.attempt):
             return
         self._items.append(left)

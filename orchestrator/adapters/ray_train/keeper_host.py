@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,14 +14,12 @@ from pathlib import Path
 
 from jobs.train.keeper.flushing import CheckpointStorage
 from jobs.train.keeper.folder import default_folder
-from jobs.train.keeper.judge import Choice
 from jobs.train.keeper.keeper import Keeper, KeeperConfig, RunStatus
 from jobs.train.keeper.memory import Space, space
 from jobs.train.keeper.mirror import Retry
-from jobs.train.keeper.restore import newest_complete
 from jobs.train.keeper.socket_transport import PeerServer, SocketTransport
 from jobs.train.keeper.state_storage import StateStorage
-from jobs.train.keeper.values import AttemptPlan
+from jobs.train.keeper.values import AttemptPlan, Inventory
 from jobs.train.state.errors import StorageError
 from jobs.train.state.open_storage import open_storage, require_marker
 
@@ -57,6 +56,8 @@ class KeeperHost:
         self._node = node
         self._token = token
         self._stack = contextlib.ExitStack()
+        self._listening = threading.Lock()
+        self._heard = 0
         self._transport = SocketTransport(token, {}, timeout_s=PEER_TIMEOUT_S)
         self._stack.callback(self._transport.close)
         self._space = space(folder.parent)
@@ -87,16 +88,22 @@ class KeeperHost:
             space=self._space,
         )
 
-    def begin_attempt(self, plan: AttemptPlan, addresses: Mapping[str, str]) -> None:
-        """Learn who the peers are and what the next attempt is; also for a change of peers in its middle."""
-        self._transport.set_addresses(addresses)
-        self._keeper.let_ranks_read_peers(dict(addresses), self._token)
-        self._keeper.begin_attempt(plan)
+    def begin_attempt(self, plan: AttemptPlan, addresses: Mapping[str, str], telling: int) -> None:
+        """Learn who the peers are and what the next attempt is; also for a change of peers in its middle.
 
-    def newest(self, run: str, addresses: Mapping[str, str], storage_step: int | None) -> Choice:
-        """The newest state that keepers at these addresses, or storage, have whole."""
-        self._transport.set_addresses(addresses)
-        return newest_complete(self._transport, sorted(addresses), run, storage_step)
+        `telling` counts up: an older one that comes late, by another thread of the agent, says nothing any more.
+        """
+        with self._listening:
+            if telling <= self._heard:
+                return
+            self._heard = telling
+            self._transport.set_addresses(addresses)
+            self._keeper.let_ranks_read_peers(dict(addresses), self._token)
+            self._keeper.begin_attempt(plan)
+
+    def inventory(self, run: str) -> Inventory:
+        """What this node holds of a run."""
+        return self._keeper.inventory(run)
 
     def note_step(self, run: str, step: int) -> None:
         """Training has completed this many steps."""

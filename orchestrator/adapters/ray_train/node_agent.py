@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.train.forkserver import ForkServer, ForkServerStarter
 from jobs.train.plain_starter import PlainStarter
+from jobs.train.readahead import read_ahead
 from jobs.train.starters import RankStarter
 from orchestrator.adapters.ray_cluster.drain import drain_node
 from orchestrator.adapters.ray_cluster.processes import SHARED_MEMORY_NOTE
@@ -64,6 +66,7 @@ class AgentConfig:
     keeper_token: bytes
     keeper_limit_bytes: int | None
     preload: tuple[str, ...]
+    dataset_dir: str
     environment: dict[str, str]
     notices: NoticePlan
 
@@ -79,6 +82,8 @@ class NodeAgent:
         self._keeper = self._start_keeper() if config.keep else None
         self._fork_server: ForkServer | None = None
         self._notices = self._start_notices()
+        # The kernel may hold up whoever asks it to read; the stem's imports take longer.
+        threading.Thread(target=read_ahead, args=(Path(config.dataset_dir),), name="read-ahead", daemon=True).start()
         self._fork_socket = self._start_fork_server() if config.fork else ""
 
     def _make_folder(self) -> Path:

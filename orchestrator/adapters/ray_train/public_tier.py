@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.adapters.ray_train import capacity
 from orchestrator.adapters.ray_train.exits import WorkerExit
+from orchestrator.adapters.ray_train.mail import Outbox
 from orchestrator.adapters.ray_train.protocol import AttemptPlan, GroupIdle, GroupPlaced, GroupStarting, Held, RunOver
 
 log = structlog.get_logger(__name__)
@@ -65,6 +66,7 @@ class PublicController:
 
     def __init__(self, hub: Any, config: PublicConfig) -> None:
         self._hub = hub
+        self._outbox = Outbox(hub)
         self._config = config
         self._held: dict[str, int] = {}
 
@@ -72,7 +74,7 @@ class PublicController:
         """Raises: whatever is no failure of training itself."""
         idle: GroupIdle | None = GroupIdle(at_s=time.time())
         while True:
-            offer: AttemptPlan | RunOver | None = ray.get(self._hub.take.remote(idle, ASK_S))
+            offer: AttemptPlan | RunOver | None = ray.get(self._hub.take.remote(idle, ASK_S, self._outbox.sent))
             idle = None
             match offer:
                 case RunOver():
@@ -94,11 +96,11 @@ class PublicController:
     def _attempt(self, plan: AttemptPlan) -> GroupIdle | None:
         """One trainer from start to end; None when the job is finished."""
         resources = self._config.resources(plan.ranks_per_worker)
-        self._hub.note.remote(GroupStarting(at_s=time.time(), attempt=plan.attempt))
+        self._outbox.send([GroupStarting(at_s=time.time(), attempt=plan.attempt)])
         free = _free()
         if not _can_reserve(list(plan.nodes), resources, ROOM_S):
             return GroupIdle(at_s=time.time(), error="NoRoom", detail="the room was taken before the workers came")
-        self._hub.note.remote(GroupPlaced(at_s=time.time(), attempt=plan.attempt))
+        self._outbox.send([GroupPlaced(at_s=time.time(), attempt=plan.attempt)])
         self._hold(Counter(plan.nodes))
         try:
             self._trainer(plan, resources).fit()
@@ -127,7 +129,7 @@ class PublicController:
 
     def _hold(self, held: Mapping[str, int]) -> None:
         self._held = dict(held)
-        self._hub.note.remote(Held(at_s=time.time(), workers=self._held))
+        self._outbox.send([Held(at_s=time.time(), workers=self._held)])
 
     def _idle(self, error: TrainingFailedError, plan: AttemptPlan) -> GroupIdle:
         failures = getattr(error, "worker_failures", {})

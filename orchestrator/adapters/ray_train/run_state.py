@@ -84,8 +84,8 @@ class RunState:
             log.warning("storage cannot be asked for checkpoints", error=str(error))
             return None, error
 
-    def begin(self, attempt: int, world_size: int, leaving: Collection[str]) -> None:
-        """Tell the keepers what begins; call after `restore_point`.
+    def begin(self, attempt: int, world_size: int, leaving: Collection[str], members: Collection[str] = ()) -> None:
+        """Tell the keepers what begins, and wait for those of `members`; call after `restore_point`.
 
         Raises: before this session's first attempt, UserError if it would not fit into the keepers' memory, and
         StorageError if storage cannot be written or is not the same on every node. Later attempts go on: a snapshot
@@ -96,7 +96,7 @@ class RunState:
             self._require_room(world_size, self._fleet.keepers())
             self._begun = True
         self._attempt, self._world_size = attempt, world_size
-        self.tell(leaving)
+        self._tell(leaving, members)
 
     def _require_shared_storage(self) -> None:
         storage = open_storage(self._storage_url)
@@ -110,11 +110,15 @@ class RunState:
             raise trouble
 
     def tell(self, leaving: Collection[str]) -> None:
-        """Tell the keepers again, when nodes come or are about to go in the middle of an attempt."""
+        """Tell the keepers again, when nodes come or are about to go in the middle of an attempt. Never blocks."""
+        self._tell(leaving, ())
+
+    def _tell(self, leaving: Collection[str], members: Collection[str]) -> None:
         since_s = time.monotonic() - self._committed_at_s
         self._fleet.begin_attempt(
             self._attempt,
             self._world_size,
+            members=members,
             leaving=leaving,
             choice=self._choice,
             storage_url=self._storage_url,

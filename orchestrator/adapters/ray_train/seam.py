@@ -40,6 +40,7 @@ from ray.train.v2.api.result import Result
 from orchestrator.adapters.ray_train import capacity
 from orchestrator.adapters.ray_train.bench import Bench, NoRoom
 from orchestrator.adapters.ray_train.exits import WorkerExit
+from orchestrator.adapters.ray_train.mail import Outbox
 from orchestrator.adapters.ray_train.protocol import AttemptPlan, GroupIdle, GroupPlaced, GroupStarting, Held, RunOver
 from orchestrator.adapters.ray_train.standing import StandingWorkerGroup
 
@@ -107,6 +108,7 @@ class OfferedController(TrainController):  # type: ignore[misc]
 
     def __init__(self, *, hub: Any, **kwargs: Any) -> None:
         self._hub = hub
+        self._outbox = Outbox(hub)
         self._reported: TrainControllerState | None = None
         self._plan: AttemptPlan | None = None
         super().__init__(**kwargs)
@@ -143,7 +145,7 @@ class OfferedController(TrainController):  # type: ignore[misc]
         if self._reported is not state:
             self._reported = state
             idle = await self._end_group(getattr(state, "training_failed_error", None))
-        offer: AttemptPlan | RunOver | None = await self._hub.take.remote(idle, ASK_S)
+        offer: AttemptPlan | RunOver | None = await self._hub.take.remote(idle, ASK_S, self._outbox.sent)
         match offer:
             case None:
                 self._bench.clear()  # waiting for long: whoever else needs the room may have it
@@ -187,9 +189,9 @@ class OfferedController(TrainController):  # type: ignore[misc]
         plan = self._plan
         assert plan is not None
         resources = self._resources(plan.ranks_per_worker)
-        self._hub.note.remote(GroupStarting(at_s=time.time(), attempt=plan.attempt))
+        self._outbox.send([GroupStarting(at_s=time.time(), attempt=plan.attempt)])
         workers = await self._bench.seat(plan.nodes, resources, PLACEMENT_S)
-        self._hub.note.remote(GroupPlaced(at_s=time.time(), attempt=plan.attempt))
+        self._outbox.send([GroupPlaced(at_s=time.time(), attempt=plan.attempt)])
         context = WorkerGroupContext(
             run_attempt_id=self._get_run_attempt_id(),
             train_fn_ref=self._train_fn_ref,
@@ -205,7 +207,7 @@ class OfferedController(TrainController):  # type: ignore[misc]
         return {name: amount * ranks_per_worker for name, amount in per_rank.items()}
 
     def _tell_held(self, held: dict[str, int]) -> None:
-        self._hub.note.remote(Held(at_s=time.time(), workers=held))
+        self._outbox.send([Held(at_s=time.time(), workers=held)])
 
     async def _poll_workers(self) -> WorkerGroupPollStatus:
         """Wait until the attempt is over or the next health check is due, then look at every worker once."""

@@ -41,8 +41,6 @@ from orchestrator.spec import TrainJob
 log = structlog.get_logger(__name__)
 
 TICK_S = 0.25
-# Workers for a larger group come up in seconds; nobody waits for them but the growth itself.
-WARM_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,13 +78,14 @@ class HubHandle:
 class ControllerWarming:
     """The driver's `Warming`: the controller starts workers beside the running group."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float) -> None:
         self.controller: Any = None
+        self._patience_s = patience_s
         self._ref: Any = None
 
     def begin(self, nodes: tuple[str, ...], ranks_per_worker: int) -> None:
         """Start what is missing for these workers."""
-        self._ref = self.controller.warm.remote(nodes, ranks_per_worker, WARM_S)
+        self._ref = self.controller.warm.remote(nodes, ranks_per_worker, self._patience_s)
 
     def outcome(self) -> bool | None:
         """Whether they came up; None while that is open. Never blocks."""
@@ -126,7 +125,7 @@ class Session:
         checkpoint = self._job.spec.checkpoint
         self._fleet = Fleet(self._agent_config(), run=self._prepared.job.run_id, mirrors=checkpoint.mirrors)
         self._stack.callback(self._fleet.close)
-        self._warming = ControllerWarming()
+        self._warming = ControllerWarming(self._config.habits.warm_s)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -238,6 +237,7 @@ class Session:
             keeper_token=secrets.token_bytes(32),
             keeper_limit_bytes=self._job.spec.checkpoint.keeper_memory,
             preload=self._prepared.preload,
+            dataset_dir=str(self._prepared.dataset_dir),
             environment=self._prepared.environment,
             notices=self._config.notices,
         )

@@ -14,6 +14,7 @@ import ray
 import ray.train
 
 from orchestrator.adapters.ray_train.exits import AttemptAborted, PlannedRestart, RankFailed
+from orchestrator.adapters.ray_train.mail import Outbox, Sent
 from orchestrator.adapters.ray_train.names import NAMESPACE, agent_name, hub_name
 from orchestrator.adapters.ray_train.node_agent import AgentFacts
 from orchestrator.adapters.ray_train.protocol import Abort, Leaving, Left, Order, Place, Said
@@ -47,7 +48,7 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     place: Place = ray.get(hub.join.remote(worker, node_id, host, free_port(host)))
     with HubLink(hub, place.plan.attempt) as link:
         left = Supervisor(place, worker, _node(worker_config, node_id, facts), facts.starter(), link).run()
-    ray.get(hub.leave.remote(left))
+    ray.get(hub.leave.remote(left, link.sent))
     return _leave(left)
 
 
@@ -92,6 +93,7 @@ class HubLink:
 
     def __init__(self, hub: Any, attempt: int) -> None:
         self._hub = hub
+        self._outbox = Outbox(hub)
         self._attempt = attempt
         self._orders: list[Order] = []
         self._lock = threading.Lock()
@@ -119,7 +121,12 @@ class HubLink:
         return orders
 
     def say(self, said: list[Said]) -> None:
-        self._hub.say.remote(said)
+        self._outbox.send(said)
+
+    @property
+    def sent(self) -> Sent:
+        """All that has been said."""
+        return self._outbox.sent
 
     def _listen(self) -> None:
         known = 0

@@ -168,7 +168,7 @@ def restore(cluster: Cluster, rank: int, world_size: int) -> tuple[int, torch.Te
     manifest = Manifest.from_bytes(plan.manifest.encode(), "keepers")
     peers = client.peers()
     transport = SocketTransport(Path(peers["token_path"]).read_bytes(), peers["addresses"], timeout_s=TIMEOUT_S)
-    source = keeper_source(plan, peers["node"], client, transport, None)
+    source = keeper_source(plan, manifest, peers["node"], client, transport, None)
     view = view_of(torch.zeros(NUMBERS), rank, world_size)
     fill(view.wanted, manifest, source)
     transport.close()

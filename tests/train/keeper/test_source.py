@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,7 +29,8 @@ def part(world, rank: int) -> PartKey:
 
 def source_at(world, node: str, storage=None) -> KeeperSource:
     plan = plan_restore(world.network, sorted(world.keepers), RUN)
-    entries = {entry["file"]: entry for entry in json.loads(plan.manifest)["parts"]}
+    parts = json.loads(plan.manifest)["parts"]
+    entries = {entry["file"]: SimpleNamespace(nbytes=entry["nbytes"], blocks=entry["blocks"]) for entry in parts}
 
     def locate(key: PartKey) -> str | None:
         found = world.keepers[node].store.get(key) if node in world.keepers else None
