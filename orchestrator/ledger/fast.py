@@ -39,8 +39,9 @@ def _compile(connection: Connection, statement: Any, row: Mapping[str, Any]) -> 
 
 def changed(row: R, **fields: Any) -> R:
     """`dataclasses.replace` for rows with slots and no `__post_init__`, in a third of its time."""
-    copied: R = object.__new__(type(row))
-    values, puts = _slots(type(row))
+    of: Any = type(row)
+    copied: R = object.__new__(of)
+    values, puts = _slots(of)
     for put, value in zip(puts.values(), values(row), strict=True):
         put(copied, value)
     for name, value in fields.items():
