@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 from orchestrator.ledger.states import Cause, JobState, Outcome, Then, Unit
@@ -33,6 +34,7 @@ class JobShape:
     max_failures: int = 3
     max_preemptions: int | None = None
 
+    @lru_cache(maxsize=4096)  # noqa: B019 - shapes are values, few and small, and written again with every row
     def to_text(self) -> str:
         """Canonical JSON."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
