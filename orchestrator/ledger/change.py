@@ -10,7 +10,7 @@ from sqlalchemy import Connection, bindparam, insert, literal_column, update
 
 from orchestrator.ledger import faults, tables
 from orchestrator.ledger.errors import FencedError
-from orchestrator.ledger.fast import run
+from orchestrator.ledger.fast import changed, run
 from orchestrator.ledger.mirror import Mirror
 from orchestrator.ledger.rows import (
     AccountRow,
@@ -34,6 +34,11 @@ SYSTEM = "system"
 _ENTRIES, _EVENTS, _DOCUMENTS = insert(tables.entries), insert(tables.events), insert(tables.documents)
 _OF_WORK = ("jobs", "attempts", "leases", "meters", "orders")
 _OF_PARTIES = ("recents", "claims", "promises", "tempos", "schedules")
+_REASONS = (
+    update(tables.jobs)
+    .values(reason=bindparam("new_reason"), detail=bindparam("new_detail"), eta_ms=bindparam("new_eta_ms"))
+    .where(tables.jobs.c.id == bindparam("was_id"), tables.jobs.c.version == bindparam("was_version"))
+)
 _FENCE = (
     update(tables.leader)
     .values(clock_ms=bindparam("now_ms"))
@@ -60,6 +65,7 @@ class Change:
     promises: Draft[PromiseRow] = field(init=False)
     tempos: Draft[TempoRow] = field(init=False)
     schedules: Draft[ScheduleRow] = field(init=False)
+    reasons: list[JobRow] = field(default_factory=list)
     balances: dict[tuple[str, Unit], int] = field(default_factory=lambda: defaultdict(int))
     entries: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -84,6 +90,11 @@ class Change:
                 "data": dumps(data) if data else "{}",
             }
         )
+
+    def waits(self, job: JobRow, reason: str, detail: str, eta_ms: int | None) -> None:
+        """Say why a job waits, in a change that does nothing else to it. Its state is what it was, and its version."""
+        assert job.id not in self.jobs.changes, f"{job.id} is changed and waits for something in one change"
+        self.reasons.append(changed(job, reason=reason, detail=detail, eta_ms=eta_ms))
 
     def transfer(
         self, amount: int, unit: Unit, source: str, target: str, *, job: str | None = None, attempt: int | None = None
@@ -131,6 +142,7 @@ class Change:
             or self.entries
             or self.documents
             or self.others
+            or self.reasons
             or any(draft.changes for draft in self._drafts())
         )
 
@@ -140,6 +152,8 @@ class Change:
         for draft in self._drafts():
             draft.write(connection)
         self._accounts().write(connection)
+        if self.reasons:
+            self._write_reasons(connection)
         if self.entries:
             run(connection, _ENTRIES, self.entries)
         if self.events:
@@ -149,6 +163,21 @@ class Change:
         for statement, values in self.others:
             connection.execute(statement, values)
         faults.point(f"{self.kind}:before-commit")
+
+    def _write_reasons(self, connection: Connection) -> None:
+        values = [
+            {
+                "new_reason": row.reason,
+                "new_detail": row.detail,
+                "new_eta_ms": row.eta_ms,
+                "was_id": row.id,
+                "was_version": row.version,
+            }
+            for row in self.reasons
+        ]
+        found = run(connection, _REASONS, values).rowcount
+        if found != len(values):
+            raise FencedError(f"{len(values) - found} waiting jobs were changed by another")
 
     def settle(self) -> None:
         """It is committed: what is in memory follows."""
@@ -163,6 +192,7 @@ class Change:
         for key, attempt in self.attempts.changes.items():
             if attempt is not None and attempt.ended_ms is not None:
                 mirror.attempts.rows.pop(key, None)
+        mirror.note_reasons(self.reasons)
         mirror.note_jobs([row for row in self.jobs.changes.values() if row is not None])
 
     def _drafts(self) -> tuple[Draft[Any], ...]:

@@ -102,7 +102,10 @@ class Mirror:
 
     def _note(self, row: JobRow) -> None:
         if row.state in WAITING:
-            self.waiting[row.id] = job_value(row, self._unmet(row))
+            fresh = job_value(row, self._unmet(row))
+            # What says the same stays the same object: nobody need look at it again.
+            if self.waiting.get(row.id) != fresh:
+                self.waiting[row.id] = fresh
         else:
             self.waiting.pop(row.id, None)
         if row.state in HOLDING:
@@ -112,6 +115,10 @@ class Mirror:
             self.reports.pop(row.id, None)
         if row.state in ENDED:
             self.jobs.rows.pop(row.id, None)
+
+    def note_reasons(self, rows: Iterable[JobRow]) -> None:
+        """Keep why jobs wait; to the queues they are what they were."""
+        self.jobs.rows.update((row.id, row) for row in rows)
 
     def note_report(self, report: Report) -> None:
         """Keep the last that was said of a running attempt; the same again is the same object as before."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 from orchestrator.ledger.states import Cause, JobState, Outcome, Then, Unit
@@ -34,6 +35,7 @@ class JobShape:
     max_failures: int = 3
     max_preemptions: int | None = None
 
+    @lru_cache(maxsize=4096)  # noqa: B019 - shapes are values, few and small, and written again with every row
     def to_text(self) -> str:
         """Canonical JSON."""
         return _shape_text(self)

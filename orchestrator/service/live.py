@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from orchestrator.adapters.capacity.joined import JoinedCapacity
 from orchestrator.adapters.capacity.ray_nodes import RayCapacitySource, read_nodes
@@ -95,6 +96,15 @@ class Surroundings:
             case address:
                 return RayAddress(host_port=str(address), token_file=token_file or _own_token_file())
 
+    def notices(self) -> dict[str, Any] | None:
+        """Where nodes look for the end that is announced to them; None: by what machine each of them is."""
+        self._follow()
+        if self._cluster is None or "notices" not in self._cluster.spec.model_fields_set:
+            return None
+        said = self._cluster.spec.notices
+        file = "" if said.file is None else str(said.file)
+        return {"sources": list(said.sources), "file": file, "poll_s": said.poll, "deadline_s": said.deadline}
+
     def _local(self, cluster: Cluster) -> RayAddress:
         folder = self._state / "ray"
         try:
@@ -161,7 +171,12 @@ def live_ports(
         state / "jobs",
         command=(sys.executable, "-m", "orchestrator.adapters.jobs.process"),
         document=ledger.read.document,
-        surroundings=lambda: {"ray": around.ray().host_port, "home": str(state), "logs": str(logs)},
+        surroundings=lambda: {
+            "ray": around.ray().host_port,
+            "home": str(state),
+            "logs": str(logs),
+            "notices": around.notices(),
+        },
         environment=lambda: around.ray().environment(),
         is_reachable=lambda: _answers(around.ray),
         now_s=clock,

@@ -64,7 +64,7 @@ spec:
   deepspeed: {{zero_stage: 1, precision: fp32}}
   checkpoint: {{every: 600s, snapshot_every_steps: 50}}
 """
-LONG, SHORT = 500, 40
+LONG, SHORT = 350, 40
 
 
 class Plane:

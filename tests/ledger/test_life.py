@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from orchestrator.ledger import deciding
 from orchestrator.ledger.errors import ConflictError, LedgerError, UnknownJobError
 from orchestrator.ledger.states import Outcome, Unit
 from orchestrator.policy.queueing.orders import Phase
@@ -240,6 +241,24 @@ def test_a_spent_budget_ends_the_job(world: World) -> None:
     world.run(15)
     assert (world.state("a"), world.broken()) == ("failed", [])
     assert world.ledger.read.job("a").detail == "its budget is spent; its state is saved"
+
+
+def test_where_many_reasons_change_at_once_everybody_is_told_in_turn(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deciding, "_MOST_REASONS", 2)
+    names = [f"j{at}" for at in range(5)]
+    world.ledger.submit(new("holder", 8, work_s=None), *(new(name, 8) for name in names))
+    world.cycle()
+    assert {world.reason(name) for name in names} == {"GangIncomplete"}
+    versions = [world.ledger.read.job(name).version for name in names]
+    world.ledger.hold_queue("main", True)
+    for told in (2, 4, 5):
+        world.cycle()
+        assert [world.reason(name) for name in names].count("OnHold") == told
+    # A reason is no change of the job.
+    assert [world.ledger.read.job(name).version for name in names] == versions
+    assert world.broken() == []
 
 
 def test_a_queue_on_hold_starts_nothing_and_says_so(world: World) -> None:

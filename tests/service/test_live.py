@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from orchestrator.adapters.jobs.process import notice_plan
 from orchestrator.adapters.ray_cluster.host import RayAddress
+from orchestrator.adapters.ray_train.notice_desk import NoticePlan
 from orchestrator.cycle import run_cycle
 from orchestrator.ledger.repository import Ledger
 from orchestrator.ledger.schema import upgrade
@@ -123,3 +126,21 @@ def test_a_token_goes_by_its_file_and_never_by_value(tmp_path: Path) -> None:
     assert "secret" not in str(address.environment())
     assert address.environment()["RAY_AUTH_TOKEN_PATH"] == str(path)
     assert RayAddress(host_port="h:1").environment() == {}
+
+
+def test_jobs_listen_for_notices_where_the_cluster_says(ledger: Ledger, tmp_path: Path) -> None:
+    path = write(tmp_path, RAY)
+    text = path.read_text()
+    around = live.Surroundings(ledger, tmp_path, tmp_path, lambda: 1000.0)
+    assert notice_plan(around.notices()) == NoticePlan()
+    for said, plan in (
+        ("", NoticePlan(sources=None)),
+        ("  notices: {sources: []}\n", NoticePlan(sources=())),
+        (
+            "  notices: {sources: [aws, file], poll: 2s, file: gone, deadline: 90s}\n",
+            NoticePlan(sources=("aws", "file"), file="gone", poll_s=2.0, deadline_s=90.0),
+        ),
+    ):
+        path.write_text(text + said)
+        ControlLoop(live_ports(ledger, cluster=path, state=tmp_path, clock=lambda: 1000.0))._round()
+        assert notice_plan(json.loads(json.dumps(around.notices()))) == plan

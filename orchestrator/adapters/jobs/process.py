@@ -30,6 +30,7 @@ from orchestrator.spec.errors import UserError
 if TYPE_CHECKING:
     from orchestrator.adapters.ray_train.events import Event
     from orchestrator.adapters.ray_train.lease import Lease
+    from orchestrator.adapters.ray_train.notice_desk import NoticePlan
     from orchestrator.adapters.ray_train.run import RunResult
 
 TICK_S = 0.2
@@ -203,7 +204,7 @@ def _run(job: TrainJob, desk: Desk, around: dict[str, Any]) -> tuple[Phase, str,
 
     try:
         with _connected(for_ray_init(around["ray"])):
-            return _outcome(job, _train(job, desk, Path(around["home"])), Path(around["home"]))
+            return _outcome(job, _train(job, desk, around), Path(around["home"]))
     except UserError as error:
         return Phase.FAILED, str(error), True
     except (ray.exceptions.RayError, ConnectionError) as error:
@@ -229,13 +230,24 @@ def _connected(address: str) -> Any:
             ray.shutdown()
 
 
-def _train(job: TrainJob, desk: Desk, home: Path) -> RunResult:
+def _train(job: TrainJob, desk: Desk, around: dict[str, Any]) -> RunResult:
     from orchestrator.adapters.ray_train.run import RunOptions, run_train_job
     from orchestrator.adapters.ray_train.signals import StopSignals
 
     with StopSignals() as signals:
-        options = RunOptions(wants_stop=lambda: max(signals(), desk.wants_stop()), read_lease=desk.lease)
-        return run_train_job(job, home, on_event=desk.observe, options=options)
+        options = RunOptions(
+            wants_stop=lambda: max(signals(), desk.wants_stop()),
+            read_lease=desk.lease,
+            notices=notice_plan(around.get("notices")),
+        )
+        return run_train_job(job, Path(around["home"]), on_event=desk.observe, options=options)
+
+
+def notice_plan(said: dict[str, Any] | None) -> NoticePlan:
+    """What the Cluster says of notices, as nodes take it; None: each node listens to what its machine has."""
+    from orchestrator.adapters.ray_train.notice_desk import NoticePlan
+
+    return NoticePlan() if said is None else NoticePlan(**{**said, "sources": tuple(said["sources"])})
 
 
 def _outcome(job: TrainJob, result: RunResult, home: Path) -> tuple[Phase, str, bool]:
