@@ -54,7 +54,7 @@ def _result(found: dict[str, Any]) -> dict[str, Any]:
     submitted, at, baseline = found.get("submits", {}), found.get("cycles", {}), found.get("baseline", {})
     return {
         "benchmark": "control_plane",
-        "submits_per_s": submitted.get("single_threads_16"),
+        "submits_per_s": submitted.get("http_single_connections_32"),
         "submits": submitted,
         "kueue_baseline_s": baseline.get("wall_s"),
         "kueue_fluid_bound_s": baseline.get("fluid_bound_s"),
