@@ -46,7 +46,8 @@ class ForkServer:
     """One stem and its socket, in a folder that only this user may enter.
 
     `preload` names further modules to import before the fork, such as the task's. `env` is added to the environment;
-    `log_fd` takes the stem's own output (None: this process's stderr).
+    `log_fd` takes the stem's own output (None: this process's stderr). `stem_module` is run instead of the stem whose
+    children are ranks of a job.
     """
 
     def __init__(
@@ -57,7 +58,9 @@ class ForkServer:
         env: Mapping[str, str] | None = None,
         log_fd: int | None = None,
         python: str = sys.executable,
+        stem_module: str = "jobs.train.forkserver_stem",
     ) -> None:
+        self._stem_module = stem_module
         self._folder = folder
         self._preload = preload
         self._env = dict(env or {})
@@ -87,7 +90,7 @@ class ForkServer:
         self._prepare_folder()
         lifeline_r, self._lifeline_w = os.pipe()
         self._ready_r, ready_w = os.pipe()
-        command = [self._python, "-m", "jobs.train.forkserver_stem", "--socket", str(self.socket_path)]
+        command = [self._python, "-m", self._stem_module, "--socket", str(self.socket_path)]
         command += ["--lifeline-fd", str(lifeline_r), "--ready-fd", str(ready_w)]
         command += [word for module in self._preload for word in ("--preload", module)]
         try:

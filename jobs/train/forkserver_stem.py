@@ -166,8 +166,10 @@ class Stem:
                     os.killpg(pid, signal.SIGKILL)
 
 
-def main() -> None:
-    """Entry point of the launcher; says on `--ready-fd` what became of it, one JSON line."""
+def main(become_rank: Callable[[int, int], int] | None = None) -> None:
+    """Entry point of the launcher; says on `--ready-fd` what became of it, one JSON line. `become_rank` replaces a
+    job's rank as what a child runs.
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("--socket", required=True)
     parser.add_argument("--lifeline-fd", type=int, required=True)
@@ -191,9 +193,9 @@ def main() -> None:
         ready.write(json.dumps(answer) + "\n")
     if listener is None:
         sys.exit(1)
-    from jobs.train.rank import main as become_rank
+    from jobs.train.rank import main as become_a_jobs_rank
 
-    Stem(listener, args.lifeline_fd, become_rank).run()
+    Stem(listener, args.lifeline_fd, become_rank or become_a_jobs_rank).run()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 
 from jobs.train.channel import Channel
 from jobs.train.config import StartRequest
@@ -22,8 +23,10 @@ EXIT_FAILED = 1
 NICENESS = 19
 
 
-def main(messages_fd: int, control_fd: int) -> int:
-    """Run one rank; returns its exit code. Every failure is reported before it ends."""
+def main(messages_fd: int, control_fd: int, run: Callable[[StartRequest, Channel], None] | None = None) -> int:
+    """Run one rank; returns its exit code. Every failure is reported before it ends. `run` replaces the training of a
+    job as what the rank does once its process is prepared.
+    """
     born_s = _process_birth_s()
     os.setpriority(os.PRIO_PROCESS, 0, NICENESS)  # first of all: other ranks of this node are still to be forked
     channel = Channel(messages_fd, control_fd)
@@ -35,7 +38,7 @@ def main(messages_fd: int, control_fd: int) -> int:
     channel.send(Phase("process_start", max(0.0, time.time() - born_s)))
     try:
         _take_place(request)
-        _run(request, channel)
+        _run(request, channel, run)
     except BaseException as error:
         channel.send(Failed(classify(error), f"{type(error).__name__}: {error}", traceback.format_exc()))
         traceback.print_exc()
@@ -43,7 +46,7 @@ def main(messages_fd: int, control_fd: int) -> int:
     return 0
 
 
-def _run(request: StartRequest, channel: Channel) -> None:
+def _run(request: StartRequest, channel: Channel, run: Callable[[StartRequest, Channel], None] | None) -> None:
     started_s = time.monotonic()
     from jobs.train.preload import prepare_process
 
@@ -51,7 +54,7 @@ def _run(request: StartRequest, channel: Channel) -> None:
     from jobs.train.session import run_rank
 
     channel.send(Phase("imports", time.monotonic() - started_s))
-    run_rank(request, channel)
+    (run or run_rank)(request, channel)
 
 
 def _take_place(request: StartRequest) -> None:

@@ -32,6 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "cancel": ("orchestrator.cli.control.verbs:cancel_app", "End a job for good."),
     "pause": ("orchestrator.cli.control.verbs:pause_app", "Let a job give its devices back for a while."),
     "resume": ("orchestrator.cli.control.verbs:resume_app", "Let a paused job go on."),
+    "study": ("orchestrator.cli.study.commands", "Search hyperparameters with a budget."),
     "resize": ("orchestrator.cli.resize", "Pin a running job's world size, or let it follow capacity again."),
     "checkpoint": ("orchestrator.cli.checkpoint", "List, verify, export and prune checkpoints."),
     "data": ("orchestrator.cli.data", "Pack, list and verify data sets."),

@@ -1,4 +1,4 @@
-"""`tide plan FILE`: what a training job would do at every world size, before anything runs."""
+"""`tide plan FILE`: what a training job would do at every world size, or what a study would cost, before it runs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from orchestrator.cli.home import home_dir
 from orchestrator.cli.output import Format, Output, emit, make_table
+from orchestrator.cli.study.forecast import describe_study, plan_table
+from orchestrator.cli.study.rates import ClusterFile, PoolName, Price, Watts, kept_rates, rates_of
 from orchestrator.policy.batch_plan import BatchPlan
-from orchestrator.spec import TrainJob, load_one
+from orchestrator.policy.study.values import Rates
+from orchestrator.spec import Study, TrainJob, load_file, load_one
 
 app = typer.Typer()
 
@@ -23,14 +27,26 @@ _LINES_AROUND = 6  # what else is printed, and the prompt
 
 @app.command()
 def plan(
-    file: Annotated[Path, typer.Argument(help="A YAML file with one TrainJob.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="A YAML file with one TrainJob or one Study.", show_default=False)],
     decide: Annotated[bool, typer.Option("--decide", help="Also ask the server what it would decide now.")] = False,
+    cluster: ClusterFile = None,
+    pool: PoolName = None,
+    usd: Price = None,
+    watts: Watts = None,
+    step_s: Annotated[
+        float | None, typer.Option("--step-seconds", min=0.0, help="For a study: device-seconds of one step.")
+    ] = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Show the world sizes that make a job faster, and how busy its workers are at each.
+    """Show the world sizes that make a job faster and how busy its workers are at each, or what a study would cost.
 
-    With --decide, also the decision that 'tide submit' would get now. Exit 3 when the file is not a valid TrainJob.
+    With --decide, also the decision that 'tide submit' would get for a job now. Exit 3 when the file is neither a
+    valid TrainJob nor a valid Study.
     """
+    specs = load_file(file)
+    if len(specs) == 1 and isinstance(specs[0], Study):
+        _plan_study(specs[0], rates_of(cluster, pool, usd, watts), step_s, output)
+        return
     job = load_one(file, TrainJob)
     spec = job.spec
     batch = BatchPlan(spec.batch.global_batch_size, spec.batch.micro_batch_size)
@@ -42,6 +58,24 @@ def plan(
         if output is Format.TABLE:
             sys.stderr.write(decision_line(described["decision"]) + "\n")
     emit("TrainPlan", described, output, table=_table(described))
+
+
+def _plan_study(study: Study, given: Rates, step_s: float | None, output: Format) -> None:
+    """A study that has run knows what its steps cost; another one needs to be told."""
+    from orchestrator.study.journal import FILE, read_journal
+    from orchestrator.study.meter import Meter
+    from orchestrator.study.record import StudyRecord
+
+    folder = home_dir() / "studies" / study.metadata.name
+    before = kept_rates(folder)
+    rates = Rates(
+        usd_per_device_hour=given.usd_per_device_hour or before.usd_per_device_hour,
+        watts_per_device=given.watts_per_device or before.watts_per_device,
+    )
+    if step_s is None and (folder / FILE).exists():
+        step_s = Meter(rates, 1.0).per_step(StudyRecord(read_journal(folder))) or None
+    described = describe_study(study, rates, step_s)
+    emit("StudyPlan", described, output, table=plan_table(described))
 
 
 def describe(name: str, batch: BatchPlan, min_workers: int, max_workers: int) -> dict[str, Any]:

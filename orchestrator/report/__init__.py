@@ -4,6 +4,18 @@ Refuses to know where the values came from: no ledger, no Ray, no files but the 
 """
 
 from orchestrator.report.page import write_report
+from orchestrator.report.study_page import write_study_report
+from orchestrator.report.study_values import KeyShare, StudyReport, TrialLine
 from orchestrator.report.values import LadderRung, RunReport, Span, StepPoint
 
-__all__ = ["LadderRung", "RunReport", "Span", "StepPoint", "write_report"]
+__all__ = [
+    "KeyShare",
+    "LadderRung",
+    "RunReport",
+    "Span",
+    "StepPoint",
+    "StudyReport",
+    "TrialLine",
+    "write_report",
+    "write_study_report",
+]

@@ -16,23 +16,35 @@ h1 { font-size: 1.6rem; margin-bottom: .3rem; } h2 { font-size: 1.1rem; margin-t
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: .8rem 1.5rem; margin: 1rem 0; }
 dt { color: var(--soft); font-size: .85rem; } dd { margin: 0; font-weight: 600; overflow-wrap: anywhere; }
 pre { background: #f5f7fa; border: 1px solid var(--line); padding: .8rem; white-space: pre-wrap; }
-pre b { color: var(--accent); } svg { width: 100%; height: auto; } li { color: var(--soft); }
+pre b { color: var(--accent); } .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; }
+th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
+svg { width: 100%; height: auto; } li { color: var(--soft); }
 """
 
 
 def write_report(report: RunReport, path: Path) -> Path:
     """Write the page for `report` to `path`, whole or not at all; returns `path`."""
+    return write_text(render(report), path)
+
+
+def write_text(text: str, path: Path) -> Path:
+    """Write a page to `path`, whole or not at all; returns `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(path.suffix + f".{os.getpid()}.tmp")
-    draft.write_text(render(report), encoding="utf-8")
+    draft.write_text(text, encoding="utf-8")
     draft.replace(path)
     return path
 
 
 def render(report: RunReport) -> str:
     """The page as text."""
-    title = html.escape(report.title)
-    body = "\n".join(_sections(report))
+    return render_page(report.title, _sections(report))
+
+
+def render_page(heading: str, sections: list[str]) -> str:
+    """A page of these sections, which are HTML already."""
+    title = html.escape(heading)
+    body = "\n".join(sections)
     return (
         f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>{title}</title>"
         f"<meta name='viewport' content='width=device-width'><style>{_STYLE}</style></head>\n"

@@ -1,0 +1,40 @@
+"""A study's page: one HTML file without scripts or outside resources."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+
+from orchestrator.report.page import render_page, write_text
+from orchestrator.report.study_plots import curves_svg, parallel_svg, shares_svg, spending_svg
+from orchestrator.report.study_values import StudyReport
+
+
+def write_study_report(report: StudyReport, path: Path) -> Path:
+    """Write the page for `report` to `path`, whole or not at all; returns `path`."""
+    return write_text(render_page(report.title, _sections(report)), path)
+
+
+def _sections(report: StudyReport) -> list[str]:
+    facts = "".join(f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in report.summary)
+    sections = [f"<dl>{facts}</dl>"]
+    measured = [trial for trial in report.trials if trial.curve]
+    if report.notes:
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in report.notes)
+        sections.append(f"<h2>What can be said</h2><ul>{notes}</ul>")
+    if measured:
+        sections.append(f"<h2>Trials: what was drawn, and what came of it</h2>{parallel_svg(report)}")
+        sections.append(f"<h2>Learning curves</h2>{curves_svg(report)}")
+    if report.shares:
+        sections.append(f"<h2>Which parameter mattered?</h2>{shares_svg(report.shares)}")
+    if len(report.spending) > 1:
+        sections.append(f"<h2>Cost against the best so far</h2>{spending_svg(report)}")
+    if report.rows:
+        sections.append(f"<h2>All trials</h2>{_table(report)}")
+    return sections
+
+
+def _table(report: StudyReport) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in report.header)
+    rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in report.rows)
+    return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"

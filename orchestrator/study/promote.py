@@ -1,0 +1,58 @@
+"""The TrainJob that a study leads to: its template with the best trial's values, and where they came from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from orchestrator.policy.study.space import apply
+from orchestrator.spec import Study, TrainJob
+from orchestrator.spec.base import Metadata
+from orchestrator.spec.errors import ExitCode, UserError
+from orchestrator.study.record import StudyRecord, TrialRecord
+from orchestrator.study.summary import repeats_of
+
+
+def promoted(study: Study, record: StudyRecord, trial: TrialRecord, name: str) -> TrainJob:
+    """Raises: UserError (conflict) for a trial of a population: no single configuration made its result."""
+    if trial.changes:
+        raise UserError(
+            f"{trial.trial} changed its parameters on the way, so no job with one set of them repeats it",
+            code=ExitCode.CONFLICT,
+            where=study.metadata.name,
+            next_step="'tide study export' has the schedule of its changes",
+        )
+    metadata = study.metadata
+    labels = {**metadata.labels, "study": metadata.name, "trial": trial.trial}
+    made = Metadata(name=name, tenant=metadata.tenant, labels=labels, description=_lineage(study, record, trial))
+    return TrainJob(metadata=made, spec=apply(study.spec.template, trial.config))
+
+
+def to_yaml(job: TrainJob) -> str:
+    """The job as a file, only what was set in it."""
+    return yaml.safe_dump(job.to_document(), sort_keys=False, allow_unicode=True)
+
+
+def _lineage(study: Study, record: StudyRecord, trial: TrialRecord) -> str:
+    metric = study.spec.metric
+    results = repeats_of(record, trial, metric)
+    value = trial.value(metric)
+    runs = f", mean {sum(results) / len(results):.5g} over {len(results)} seeds" if len(results) > 1 else ""
+    return (
+        f"From study {study.metadata.name}, trial {trial.trial}: {metric} {value:.5g} after {trial.step} steps{runs}; "
+        f"data {record.dataset_hash[:12]}"
+    )
+
+
+def lineage_values(study: Study, record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
+    """The same as values."""
+    return {
+        "study": study.metadata.name,
+        "trial": trial.trial,
+        "config": trial.config,
+        "seed": trial.seed,
+        "dataset_hash": record.dataset_hash,
+        "value": trial.value(study.spec.metric),
+        "results": repeats_of(record, trial, study.spec.metric),
+    }
