@@ -7,6 +7,8 @@ call, too: they print exactly what the next cycle would do.
 from __future__ import annotations
 
 import contextlib
+import gc
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from orchestrator.policy.queueing.conservation import breaches
@@ -42,10 +44,24 @@ def decide(snapshot: Snapshot) -> Decisions:
 
     The conservation laws are asserted on every decision: a broken one must never reach the ledger.
     """
-    decisions = decide_queues(snapshot)
-    broken = breaches(snapshot, decisions)
+    with _uncollected():
+        decisions = decide_queues(snapshot)
+        broken = breaches(snapshot, decisions)
     assert not broken, f"decisions break the books: {broken}"
     return decisions
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Leave garbage for later: a decision makes tens of thousands of values and no circles, and would be interrupted by
+    searches through everything that lives."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def run_cycle(ports: Ports) -> CycleReport:

@@ -1,4 +1,4 @@
-"""The HTTP API: FastAPI routes over the repository and the control cycle.
+"""The HTTP API of the control plane: routes, keys and roles, problem documents, streams, and its process.
 
-Refuses to decide: it validates, authorises, stores and reads.
+Refuses to decide who gets devices, and to write anywhere but through the ledger, from one thread.
 """

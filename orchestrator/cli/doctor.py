@@ -15,7 +15,7 @@ import typer
 
 from orchestrator.cli.home import home_dir
 from orchestrator.cli.output import Format, Output, emit, make_table
-from orchestrator.spec.errors import ExitCode
+from orchestrator.spec.errors import ExitCode, UnreachableError
 
 app = typer.Typer()
 
@@ -148,6 +148,43 @@ def _ray_train() -> Check:
     )
 
 
+def _server() -> Check:
+    from orchestrator.cli.control.connect import answering
+
+    with answering() as client:
+        if client is None:
+            return Check(name="server", state="ok", found="none runs; 'tide submit' starts one of your own")
+        found = client.readiness()
+        where = f"{client.place}, version {found['version']}"
+    if found["status"] != "ok":
+        return Check(name="server", state="warn", found=f"{where}: {found['reason']}", advice="look into its log")
+    decides = "decides" if found["leading"] else f"reads; {found['leader']} decides"
+    trouble = found["last_error"]
+    if trouble:
+        return Check(name="server", state="warn", found=f"{where}, {decides}: {trouble}", advice="look into its log")
+    return Check(name="server", state="ok", found=f"{where}, {decides}")
+
+
+def _database() -> Check:
+    from orchestrator.cli.db import database_url
+    from orchestrator.ledger.database import open_database
+    from orchestrator.ledger.schema import our_version, version_of
+
+    if not os.environ.get("TIDE_DATABASE") and not (home_dir() / "tide.db").exists():
+        return Check(name="database", state="ok", found="none yet; the first server makes one")
+    database = open_database(database_url())
+    try:
+        with database.reading() as connection:
+            found = version_of(connection)
+    except UnreachableError:
+        return Check(name="database", state="fail", found="does not answer", advice="start it, or mend TIDE_DATABASE")
+    finally:
+        database.close()
+    if found == our_version():
+        return Check(name="database", state="ok", found=f"version {found}")
+    return Check(name="database", state="fail", found=f"version {found}", advice="back it up and run 'tide db upgrade'")
+
+
 def _gib(num_bytes: float) -> str:
     return f"{num_bytes / 2**30:.1f} GiB"
 
@@ -163,4 +200,6 @@ _CHECKS: tuple[Callable[[], Check], ...] = (
     _ray_token,
     _ray_ports,
     _ray_train,
+    _database,
+    _server,
 )

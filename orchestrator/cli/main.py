@@ -15,21 +15,33 @@ from typer.exceptions import Abort, TyperException
 
 from orchestrator.spec.errors import ExitCode, UserError
 
-# Verb -> module with a Typer application named `app`, and the line `tide --help` shows. Modules are imported when
-# their verb is used: importing Ray or torch for `tide validate` would cost seconds.
+# Verb -> module with a Typer application named `app` (or as a colon says), and the line `tide --help` shows. Modules
+# are imported when their verb is used: importing Ray or torch for `tide validate` would cost seconds.
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("orchestrator.cli.demo", "Train, register and serve a small model on this machine."),
     "validate": ("orchestrator.cli.validate", "Check YAML files; every problem at once."),
     "schema": ("orchestrator.cli.schema", "Print the JSON Schema of a kind, for editors."),
     "plan": ("orchestrator.cli.plan", "Show what a job would do at every world size."),
-    "submit": ("orchestrator.cli.submit", "Run a training job."),
+    "submit": ("orchestrator.cli.submit", "Hand a training job to the control plane, or run it here."),
+    "apply": ("orchestrator.cli.control.cluster:apply_app", "Make a Cluster the one that holds."),
+    "ps": ("orchestrator.cli.control.jobs:ps_app", "List jobs, and why those that wait do so."),
+    "describe": ("orchestrator.cli.control.jobs:describe_app", "Show everything about a job."),
+    "why": ("orchestrator.cli.control.jobs:why_app", "Say why a job waits, and what would start it."),
+    "logs": ("orchestrator.cli.control.jobs:logs_app", "Print or follow what a job's workers said."),
+    "events": ("orchestrator.cli.control.jobs:events_app", "Print or follow what happened."),
+    "cancel": ("orchestrator.cli.control.verbs:cancel_app", "End a job for good."),
+    "pause": ("orchestrator.cli.control.verbs:pause_app", "Let a job give its devices back for a while."),
+    "resume": ("orchestrator.cli.control.verbs:resume_app", "Let a paused job go on."),
     "study": ("orchestrator.cli.study.commands", "Search hyperparameters with a budget."),
     "resize": ("orchestrator.cli.resize", "Pin a running job's world size, or let it follow capacity again."),
     "checkpoint": ("orchestrator.cli.checkpoint", "List, verify, export and prune checkpoints."),
     "data": ("orchestrator.cli.data", "Pack, list and verify data sets."),
     "models": ("orchestrator.cli.models", "List and inspect registered models."),
     "serve": ("orchestrator.cli.serve", "Serve a registered model behind OpenAI-compatible routes."),
-    "keys": ("orchestrator.cli.keys", "Create, list and revoke API keys of endpoints."),
+    "keys": ("orchestrator.cli.keys", "Create, list and revoke API keys: of the control plane, or of endpoints."),
+    "usage": ("orchestrator.cli.control.cluster:usage_app", "Show who used what, and what it was good for."),
+    "queue": ("orchestrator.cli.control.cluster:queue_app", "Show queues, pools and leases; hold a queue."),
+    "server": ("orchestrator.cli.control.server", "Run the control plane; stop it, or ask how it is."),
     "simulate": ("orchestrator.cli.simulate", "Replay recorded capacity against a policy."),
     "cluster": ("orchestrator.cli.cluster", "Play recorded nodes on this machine while a job trains."),
     "window": ("orchestrator.cli.window", "List windows, when they open next, and whether a session fits."),
@@ -49,7 +61,8 @@ class LazyGroup(TyperGroup):
         if cmd_name not in VERBS:
             raise UserError(f"there is no verb {cmd_name!r}", code=ExitCode.USAGE, next_step=_advice(cmd_name))
         module, help_line = VERBS[cmd_name]
-        command = typer.main.get_command(importlib.import_module(module).app)
+        room, _, name = module.partition(":")
+        command = typer.main.get_command(getattr(importlib.import_module(room), name or "app"))
         command.name = cmd_name
         command.short_help = help_line
         return command

@@ -28,6 +28,7 @@ _LINES_AROUND = 6  # what else is printed, and the prompt
 @app.command()
 def plan(
     file: Annotated[Path, typer.Argument(help="A YAML file with one TrainJob or one Study.", show_default=False)],
+    decide: Annotated[bool, typer.Option("--decide", help="Also ask the server what it would decide now.")] = False,
     cluster: ClusterFile = None,
     pool: PoolName = None,
     usd: Price = None,
@@ -39,7 +40,8 @@ def plan(
 ) -> None:
     """Show the world sizes that make a job faster and how busy its workers are at each, or what a study would cost.
 
-    Exit 3 when the file is neither a valid TrainJob nor a valid Study.
+    With --decide, also the decision that 'tide submit' would get for a job now. Exit 3 when the file is neither a
+    valid TrainJob nor a valid Study.
     """
     specs = load_file(file)
     if len(specs) == 1 and isinstance(specs[0], Study):
@@ -49,6 +51,12 @@ def plan(
     spec = job.spec
     batch = BatchPlan(spec.batch.global_batch_size, spec.batch.micro_batch_size)
     described = describe(job.metadata.name, batch, spec.workers.min, spec.workers.max)
+    if decide:
+        from orchestrator.cli.control.submitting import decision_line, decision_of
+
+        described["decision"] = decision_of(job)
+        if output is Format.TABLE:
+            sys.stderr.write(decision_line(described["decision"]) + "\n")
     emit("TrainPlan", described, output, table=_table(described))
 
 

@@ -1,9 +1,9 @@
-"""`tide submit`: run a training job, follow it, register what it made."""
+"""`tide submit`: hand a training job to the control plane, or (`--in-process`) run it here and register its model."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
+import datetime as dt
 import os
 import sys
 from dataclasses import replace
@@ -34,30 +34,45 @@ _RUNTIME_NEEDS_SERVER = ("pip", "secrets")
 @app.command()
 def submit(
     file: Annotated[Path, typer.Argument(help="A YAML file with one TrainJob.", show_default=False)],
-    wait: Annotated[bool, typer.Option("--wait", help="Run the job now and follow it to its end.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end, and exit as it ends.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be decided.")] = False,
+    key: Annotated[
+        str | None, typer.Option("--idempotency-key", help="The same key again submits nothing twice.")
+    ] = None,
     in_process: Annotated[bool, typer.Option("--in-process", help="Run it in this process, without a server.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start again; the earlier run is put aside.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="With --in-process: start again; the earlier run is put aside.")
+    ] = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Run a training job on this machine; a run of the same name goes on from its newest checkpoint.
+    """Submit a training job; it runs on without this command. A server of your own is started if none answers.
 
-    Exit codes: 0 done, 100 the job failed or its gate was not reached, 130 stopped by Ctrl-C with its state saved.
+    Exit codes with --wait: 0 done, 100 failed, 103 cancelled, 130 detached by Ctrl-C (the job goes on). With
+    --in-process the job is this command: 100 failed or its gate was not reached, 130 stopped with its state saved.
     """
-    job = load_one(file, TrainJob)
-    _refuse_what_has_no_effect(job, file)
-    if not wait:
-        raise UserError(
-            "a job that runs on without this command needs a server, and there is none in this version",
-            code=ExitCode.USAGE,
-            next_step=f"Follow it here: tide submit {file} --wait --in-process",
-        )
+    job = load_one(file, TrainJob, now=dt.datetime.now(dt.UTC))
+    if in_process:
+        _refuse_what_has_no_effect(job, file)
+        if dry_run or key is not None:
+            raise UserError("--dry-run and --idempotency-key ask a server", code=ExitCode.USAGE, where="--in-process")
+        _run_here(job, file, fresh, output)
+        return
+    if fresh:
+        raise UserError("--fresh goes with --in-process", code=ExitCode.USAGE, next_step="Submit it under a new name")
+    from orchestrator.cli.control.submitting import show_decision, submit_to_server
+
+    if dry_run:
+        show_decision(job, output)
+    else:
+        submit_to_server(job, output, wait=wait, key=key)
+
+
+def _run_here(job: TrainJob, file: Path, fresh: bool, output: Format) -> None:
     from rich.console import Console
 
     console = Console(stderr=True)
     home = home_dir()
     configure_logging(home)
-    if not in_process:
-        console.print("no server answers: the job runs in this process", highlight=False)
     if fresh and (kept := put_aside(home, job.metadata.name)):
         console.print(f"the earlier run is kept as {kept}", highlight=False)
     result = train(job, home, console)
@@ -110,8 +125,9 @@ def finish(job: TrainJob, result: RunResult, home: Path, file: Path) -> Version 
     Raises: UserError: job_failed for a failure or a gate that was not reached, detached after Ctrl-C.
     """
     from orchestrator.adapters.ray_train.events import Status
+    from orchestrator.adapters.ray_train.register import register
 
-    again = f"tide submit {file} --wait"
+    again = f"tide submit {file} --in-process"
     match result.status:
         case Status.SUCCEEDED:
             return register(job, result, home)
@@ -135,49 +151,6 @@ def _kept(result: RunResult) -> str:
     if result.checkpoint_step is None:
         return "no step was saved"
     return f"the state after step {result.checkpoint_step} is kept"
-
-
-def register(job: TrainJob, result: RunResult, home: Path) -> Version | None:
-    """Make the model of a finished run the next version of the model that the job names, if it names one.
-
-    Raises: UserError (job_failed) when its gate is not reached; nothing is registered then.
-    """
-    from orchestrator.registry import Provenance, Registry
-
-    wanted = job.spec.register
-    if wanted is None or result.model_dir is None:
-        return None
-    if wanted.gate is not None:
-        _check_gate(job, result)
-    provenance = Provenance(
-        dataset=job.spec.data.dataset,
-        dataset_hash=result.dataset_hash,
-        code_version=f"tideline {importlib.metadata.version('tideline')}",
-        run=f"{result.run_id}/{result.steps}",
-        metrics=result.metrics,
-    )
-    return Registry(home / "models").register(wanted.model, result.model_dir, provenance)
-
-
-def _check_gate(job: TrainJob, result: RunResult) -> None:
-    assert job.spec.register is not None
-    gate = job.spec.register.gate
-    assert gate is not None
-    where, value = "spec.register.gate", result.metrics.get(gate.metric)
-    if value is None:
-        known = ", ".join(sorted(result.metrics)) or "none"
-        raise UserError(f"the task reports no {gate.metric}; it reports {known}", code=ExitCode.JOB_FAILED, where=where)
-    low, high = gate.min, gate.max
-    if (low is not None and value < low) or (high is not None and value > high):
-        bounds = " and ".join(
-            words for bound, words in ((low, f"at least {low}"), (high, f"at most {high}")) if bound is not None
-        )
-        raise UserError(
-            f"{gate.metric} is {value:.4g}, and the gate is {bounds}: the model is not registered",
-            code=ExitCode.JOB_FAILED,
-            where=where,
-            next_step=f"The model itself is in {result.model_dir}",
-        )
 
 
 def put_aside(home: Path, name: str) -> Path | None:
@@ -205,7 +178,7 @@ def _refuse_what_has_no_effect(job: TrainJob, file: Path) -> None:
         raise UserError(
             f"{', '.join(named)}: a job run by this command alone cannot follow {'it' if len(named) == 1 else 'them'}",
             where=str(file),
-            next_step="Remove the keys; they need a server, which this version does not have",
+            next_step="Remove the keys, or submit it without --in-process",
         )
 
 

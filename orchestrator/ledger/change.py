@@ -10,7 +10,7 @@ from sqlalchemy import Connection, bindparam, insert, literal_column, update
 
 from orchestrator.ledger import faults, tables
 from orchestrator.ledger.errors import FencedError
-from orchestrator.ledger.fast import run
+from orchestrator.ledger.fast import changed, run
 from orchestrator.ledger.mirror import Mirror
 from orchestrator.ledger.rows import (
     AccountRow,
@@ -22,6 +22,7 @@ from orchestrator.ledger.rows import (
     OrderRow,
     PromiseRow,
     RecentRow,
+    ScheduleRow,
     TempoRow,
 )
 from orchestrator.ledger.shelf import Draft, dumps
@@ -31,6 +32,13 @@ SYSTEM = "system"
 """Who acts when no person asked for it."""
 
 _ENTRIES, _EVENTS, _DOCUMENTS = insert(tables.entries), insert(tables.events), insert(tables.documents)
+_OF_WORK = ("jobs", "attempts", "leases", "meters", "orders")
+_OF_PARTIES = ("recents", "claims", "promises", "tempos", "schedules")
+_REASONS = (
+    update(tables.jobs)
+    .values(reason=bindparam("new_reason"), detail=bindparam("new_detail"), eta_ms=bindparam("new_eta_ms"))
+    .where(tables.jobs.c.id == bindparam("was_id"), tables.jobs.c.version == bindparam("was_version"))
+)
 _FENCE = (
     update(tables.leader)
     .values(clock_ms=bindparam("now_ms"))
@@ -56,6 +64,8 @@ class Change:
     claims: Draft[ClaimRow] = field(init=False)
     promises: Draft[PromiseRow] = field(init=False)
     tempos: Draft[TempoRow] = field(init=False)
+    schedules: Draft[ScheduleRow] = field(init=False)
+    reasons: list[JobRow] = field(default_factory=list)
     balances: dict[tuple[str, Unit], int] = field(default_factory=lambda: defaultdict(int))
     entries: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -64,7 +74,7 @@ class Change:
     _lease_ids: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("jobs", "attempts", "leases", "meters", "orders", "recents", "claims", "promises", "tempos"):
+        for name in (*_OF_WORK, *_OF_PARTIES):
             setattr(self, name, getattr(self.mirror, name).draft())
 
     def event(self, kind: str, job: JobRow | None = None, **data: object) -> None:
@@ -77,9 +87,14 @@ class Change:
                 "attempt": None if job is None else job.attempt,
                 "tenant": None if job is None else job.tenant,
                 "actor": self.actor,
-                "data": dumps(data),
+                "data": dumps(data) if data else "{}",
             }
         )
+
+    def waits(self, job: JobRow, reason: str, detail: str, eta_ms: int | None) -> None:
+        """Say why a job waits, in a change that does nothing else to it. Its state is what it was, and its version."""
+        assert job.id not in self.jobs.changes, f"{job.id} is changed and waits for something in one change"
+        self.reasons.append(changed(job, reason=reason, detail=detail, eta_ms=eta_ms))
 
     def transfer(
         self, amount: int, unit: Unit, source: str, target: str, *, job: str | None = None, attempt: int | None = None
@@ -127,6 +142,7 @@ class Change:
             or self.entries
             or self.documents
             or self.others
+            or self.reasons
             or any(draft.changes for draft in self._drafts())
         )
 
@@ -136,6 +152,8 @@ class Change:
         for draft in self._drafts():
             draft.write(connection)
         self._accounts().write(connection)
+        if self.reasons:
+            self._write_reasons(connection)
         if self.entries:
             run(connection, _ENTRIES, self.entries)
         if self.events:
@@ -145,6 +163,21 @@ class Change:
         for statement, values in self.others:
             connection.execute(statement, values)
         faults.point(f"{self.kind}:before-commit")
+
+    def _write_reasons(self, connection: Connection) -> None:
+        values = [
+            {
+                "new_reason": row.reason,
+                "new_detail": row.detail,
+                "new_eta_ms": row.eta_ms,
+                "was_id": row.id,
+                "was_version": row.version,
+            }
+            for row in self.reasons
+        ]
+        found = run(connection, _REASONS, values).rowcount
+        if found != len(values):
+            raise FencedError(f"{len(values) - found} waiting jobs were changed by another")
 
     def settle(self) -> None:
         """It is committed: what is in memory follows."""
@@ -159,10 +192,11 @@ class Change:
         for key, attempt in self.attempts.changes.items():
             if attempt is not None and attempt.ended_ms is not None:
                 mirror.attempts.rows.pop(key, None)
+        mirror.note_reasons(self.reasons)
         mirror.note_jobs([row for row in self.jobs.changes.values() if row is not None])
 
     def _drafts(self) -> tuple[Draft[Any], ...]:
-        parties = (self.recents, self.claims, self.promises, self.tempos)
+        parties = (self.recents, self.claims, self.promises, self.tempos, self.schedules)
         return (self.jobs, self.attempts, self.leases, self.meters, self.orders, *parties)
 
     def _accounts(self) -> Draft[AccountRow]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
@@ -29,9 +30,15 @@ def load_cluster(connection: Connection) -> tuple[int, Cluster] | None:
     ).first()
     if row is None:
         return None
-    (cluster,) = load_text(row.document, f"cluster generation {row.generation}")
+    return row.generation, _parsed(row.document, row.generation)
+
+
+@lru_cache(maxsize=8)
+def _parsed(document: str, generation: int) -> Cluster:
+    """Frozen, and read again whenever somebody begins to lead."""
+    (cluster,) = load_text(document, f"cluster generation {generation}")
     assert isinstance(cluster, Cluster), "only Clusters are applied"
-    return row.generation, cluster
+    return cluster
 
 
 def load_facts(connection: Connection, rules: Rules) -> ClusterFacts:

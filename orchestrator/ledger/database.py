@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -98,7 +99,10 @@ def _sqlite(url: URL, *, writes: bool) -> Engine:
     def create(*_: Any) -> None:
         # Hashes of keys and what people wrote in their jobs are nobody else's business.
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        # Never opened where it is there: closing it again would give up every lock that this process's other
+        # connections hold on it (POSIX), and another process could take the log away from under them.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
     event.listen(engine, "do_connect", create)
     event.listen(engine, "connect", _prepare_writer if writes else _prepare_reader)

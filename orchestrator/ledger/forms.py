@@ -16,6 +16,7 @@ from orchestrator.ledger.rows import (
     OrderRow,
     PromiseRow,
     RecentRow,
+    ScheduleRow,
     TempoRow,
 )
 from orchestrator.ledger.shelf import Form, dumps
@@ -50,3 +51,10 @@ RECENTS = Form(tables.recents, RecentRow, ("tenant", "resource"))
 CLAIMS = Form(tables.claims, ClaimRow, ("job",))
 PROMISES = Form(tables.promises, PromiseRow, ("job",))
 TEMPOS = Form(tables.tempos, TempoRow, ("job",))
+SCHEDULES = Form(
+    tables.schedules,
+    ScheduleRow,
+    ("name",),
+    write={"instances": dumps},
+    read={"instances": lambda text: tuple(json.loads(text))},
+)

@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.ledger.books import close_lease, open_lease, refund, reserve
 from orchestrator.ledger.change import Change
+from orchestrator.ledger.fast import changed
 from orchestrator.ledger.rows import AttemptRow, JobRow, LeaseRow, OrderRow
 from orchestrator.ledger.shelf import dumps
 from orchestrator.ledger.states import ALLOWED, ENDED, Cause, JobState, Then, Unit
@@ -37,7 +38,7 @@ OWN_WISH = frozenset({ChangeCause.CANCELLED, ChangeCause.PAUSED, ChangeCause.WIN
 def move(change: Change, job: JobRow, state: JobState, **fields: Any) -> JobRow:
     """Give a job a new state. The caller's row must be the newest of this change."""
     assert state is job.state or state in ALLOWED[job.state], f"{job.id} cannot go from {job.state} to {state}"
-    moved = replace(job, state=state, changed_ms=change.now_ms, version=job.version + 1, **fields)
+    moved = changed(job, state=state, changed_ms=change.now_ms, version=job.version + 1, **fields)
     change.jobs.put(moved)
     return moved
 

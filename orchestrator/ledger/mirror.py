@@ -23,6 +23,7 @@ from orchestrator.ledger.rows import (
     OrderRow,
     PromiseRow,
     RecentRow,
+    ScheduleRow,
     TempoRow,
 )
 from orchestrator.ledger.shelf import Draft, Shelf
@@ -55,6 +56,7 @@ class Mirror:
     claims: Shelf[ClaimRow] = field(default_factory=lambda: Shelf(forms.CLAIMS))
     promises: Shelf[PromiseRow] = field(default_factory=lambda: Shelf(forms.PROMISES))
     tempos: Shelf[TempoRow] = field(default_factory=lambda: Shelf(forms.TEMPOS))
+    schedules: Shelf[ScheduleRow] = field(default_factory=lambda: Shelf(forms.SCHEDULES))
     waiting: dict[str, Job] = field(default_factory=dict)
     holding: set[str] = field(default_factory=set)
     by_holder: dict[str, set[int]] = field(default_factory=dict)
@@ -70,7 +72,7 @@ class Mirror:
         self.attempts.fill(forms.ATTEMPTS.load(connection, tables.attempts.c.ended_ms.is_(None)))
         self.orders.fill(forms.ORDERS.load(connection, order=tables.outbox.c.seq))
         books: list[Shelf[Any]] = [self.leases, self.meters, self.accounts, self.recents]
-        for shelf in [*books, self.claims, self.promises, self.tempos]:
+        for shelf in [*books, self.claims, self.promises, self.tempos, self.schedules]:
             shelf.fill(shelf.form.load(connection))
         self.clock_ms = connection.execute(select(tables.leader.c.clock_ms)).scalar_one()
         self.next_lease = 1 + (connection.execute(select(func.max(tables.leases.c.id))).scalar() or 0)
@@ -100,7 +102,10 @@ class Mirror:
 
     def _note(self, row: JobRow) -> None:
         if row.state in WAITING:
-            self.waiting[row.id] = job_value(row, self._unmet(row))
+            fresh = job_value(row, self._unmet(row))
+            # What says the same stays the same object: nobody need look at it again.
+            if self.waiting.get(row.id) != fresh:
+                self.waiting[row.id] = fresh
         else:
             self.waiting.pop(row.id, None)
         if row.state in HOLDING:
@@ -110,6 +115,10 @@ class Mirror:
             self.reports.pop(row.id, None)
         if row.state in ENDED:
             self.jobs.rows.pop(row.id, None)
+
+    def note_reasons(self, rows: Iterable[JobRow]) -> None:
+        """Keep why jobs wait; to the queues they are what they were."""
+        self.jobs.rows.update((row.id, row) for row in rows)
 
     def note_report(self, report: Report) -> None:
         """Keep the last that was said of a running attempt; the same again is the same object as before."""

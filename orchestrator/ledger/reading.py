@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Select, func, select
 
 from orchestrator.ledger import forms, tables
-from orchestrator.ledger.clusters import load_cluster
+from orchestrator.ledger.clusters import load_cluster, load_holds
 from orchestrator.ledger.database import Database
 from orchestrator.ledger.errors import UnknownJobError
 from orchestrator.ledger.keys import KeyRow, Role, matches, split
 from orchestrator.ledger.leader import Leader, read_leader
-from orchestrator.ledger.rows import AttemptRow, JobRow, LeaseRow, MeterRow
+from orchestrator.ledger.rows import AttemptRow, JobRow, LeaseRow, MeterRow, ScheduleRow
 from orchestrator.ledger.shelf import Form
-from orchestrator.ledger.states import JobState, Unit
+from orchestrator.ledger.states import ENDED, WAITING, JobState, Unit
+from orchestrator.policy.queueing.decisions import WaitReason
 from orchestrator.spec import Cluster
 
 _KEYS = Form(tables.api_keys, KeyRow, ("id",), read={"role": Role})
@@ -62,6 +63,16 @@ class JobFilter:
     limit: int = 100
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantUsage:
+    """What a tenant's jobs were booked for."""
+
+    tenant: str
+    jobs: int
+    micro_usd: int
+    device_ms: int
+
+
 _EVENTS = Form(tables.events, Event, ("seq",), read={"data": json.loads})
 _DECISIONS = Form(tables.decisions, DecisionRow, ("seq",))
 
@@ -92,6 +103,25 @@ class Reader:
             raise UnknownJobError(job_id)
         return rows[0]
 
+    def latest(self, name: str) -> JobRow:
+        """The latest run of a name. Raises: UnknownJobError."""
+        table = tables.jobs.c
+        rows: list[JobRow] = self._rows(forms.JOBS, _page(forms.JOBS, [table.name == name], table.run.desc(), 1))
+        if not rows:
+            raise UnknownJobError(name)
+        return rows[0]
+
+    def world_sizes(self, job_ids: Sequence[str]) -> dict[str, int]:
+        """Workers of jobs that have an open attempt: those of the latest."""
+        table = tables.attempts.c
+        found: dict[str, int] = {}
+        with self._database.reading() as connection:
+            for start in range(0, len(job_ids), 500):
+                query = select(table.job, table.world_size).order_by(table.attempt)
+                query = query.where(table.job.in_(job_ids[start : start + 500]), table.ended_ms.is_(None))
+                found |= {row.job: row.world_size for row in connection.execute(query)}
+        return found
+
     def document(self, job_id: str) -> dict[str, Any]:
         """What the job's owner wrote. Raises: UnknownJobError."""
         with self._database.reading() as connection:
@@ -106,6 +136,10 @@ class Reader:
         """A job's attempts, oldest first."""
         table = tables.attempts.c
         return self._rows(forms.ATTEMPTS, _page(forms.ATTEMPTS, [table.job == job_id], table.attempt, 10_000))
+
+    def schedules(self) -> list[ScheduleRow]:
+        """Jobs that start by a clock, by name; some of their instances may have ended."""
+        return self._rows(forms.SCHEDULES, _page(forms.SCHEDULES, [], tables.schedules.c.name, 10_000))
 
     def leases(self, *, pool: str | None = None) -> list[LeaseRow]:
         """Who holds what now."""
@@ -146,6 +180,42 @@ class Reader:
         with self._database.reading() as connection:
             return {(state, reason): number for state, reason, number in connection.execute(query)}
 
+    def queue_counts(self, tenant: str | None = None) -> dict[tuple[str, str, str | None], int]:
+        """Live jobs by queue, state and reason to wait; of one tenant, or all."""
+        table = tables.jobs.c
+        keys = (table.queue, table.state, table.reason)
+        query = select(*keys, func.count()).where(table.state.not_in(sorted(ENDED))).group_by(*keys)
+        query = query if tenant is None else query.where(table.tenant == tenant)
+        with self._database.reading() as connection:
+            return {(queue, state, reason): number for queue, state, reason, number in connection.execute(query)}
+
+    def waiting(self) -> dict[tuple[str, str], int]:
+        """Jobs that wait, by queue and reason."""
+        table = tables.jobs.c
+        where = table.state.in_(sorted(state.value for state in WAITING))
+        query = select(table.queue, table.reason, table.state, func.count()).where(where)
+        found: dict[tuple[str, str], int] = {}
+        with self._database.reading() as connection:
+            for queue, reason, state, number in connection.execute(
+                query.group_by(table.queue, table.reason, table.state)
+            ):
+                word = WaitReason.DEACTIVATED if state == JobState.PAUSED else reason or WaitReason.PENDING_EVALUATION
+                found[queue, str(word)] = found.get((queue, str(word)), 0) + number
+        return found
+
+    def submitted(self, jobs: Sequence[str]) -> dict[str, int]:
+        """When these jobs were submitted (UTC milliseconds)."""
+        table = tables.jobs.c
+        query = select(table.id, table.submitted_ms).where(table.id.in_(jobs))
+        with self._database.reading() as connection:
+            return {row.id: row.submitted_ms for row in connection.execute(query)}
+
+    def ended_attempts(self, jobs: Collection[str]) -> list[AttemptRow]:
+        """Attempts of these jobs that have ended."""
+        table = tables.attempts.c
+        where = [table.job.in_(sorted(jobs)), table.ended_ms.is_not(None)]
+        return self._rows(forms.ATTEMPTS, _page(forms.ATTEMPTS, where, table.attempt, 100_000))
+
     def balances(self, unit: Unit) -> dict[str, int]:
         """All accounts of a unit."""
         table = tables.accounts.c
@@ -165,10 +235,31 @@ class Reader:
             found[kind] = found.get(kind, 0) + int(amount)
         return found
 
+    def generation(self) -> int:
+        """The number of the Cluster that holds; 0 if none was applied yet."""
+        return self._scalar(select(func.max(tables.clusters.c.generation))) or 0
+
     def cluster(self) -> tuple[int, Cluster] | None:
         """The Cluster that holds, with its generation."""
         with self._database.reading() as connection:
             return load_cluster(connection)
+
+    def holds(self) -> set[str]:
+        """Queues that are on hold."""
+        with self._database.reading() as connection:
+            return load_holds(connection)
+
+    def tenant_usage(self) -> list[TenantUsage]:
+        """What each tenant's jobs were booked for so far, ended ones included; what is still open is not in it."""
+        table = tables.jobs.c
+        money, time = func.sum(table.spent_micro_usd), func.sum(table.spent_device_ms)
+        query = select(table.tenant, func.count(), money, time).group_by(table.tenant).order_by(table.tenant)
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        return [
+            TenantUsage(tenant=tenant, jobs=jobs, micro_usd=int(usd), device_ms=int(ms))
+            for tenant, jobs, usd, ms in rows
+        ]
 
     def api_keys(self) -> list[KeyRow]:
         """All keys, without their secrets."""

@@ -66,15 +66,15 @@ def _over(change: Change, job: JobRow, attempt: AttemptRow, report: Report) -> N
     elif job.state is JobState.DRAINING:
         _drained(change, job)
     elif report.phase is Phase.FAILED:
-        _failed(change, job, ended)
+        _failed(change, job, ended, final=report.final)
     else:
         job, then = lost_once_more(job)
         _become(change, job, then, "lost", report.detail)
 
 
-def _failed(change: Change, job: JobRow, attempt: AttemptRow) -> None:
+def _failed(change: Change, job: JobRow, attempt: AttemptRow, *, final: bool) -> None:
     job = replace(job, failures=job.failures + 1)
-    if job.failures > job.shape.max_failures:
+    if final or job.failures > job.shape.max_failures:
         end(change, _put(change, job), JobState.FAILED, f"attempt {attempt.attempt} failed: {attempt.detail}")
     else:
         restart(change, job, attempt)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from orchestrator.ledger import faults, leader, submission
+from orchestrator.ledger import faults, leader, retention, schedules, submission
 from orchestrator.ledger.change import SYSTEM, Change
 from orchestrator.ledger.clusters import apply_cluster, load_facts, load_holds, set_hold
 from orchestrator.ledger.database import Database, open_database
@@ -30,6 +30,7 @@ from orchestrator.ledger.mirror import Mirror
 from orchestrator.ledger.reading import Reader
 from orchestrator.ledger.reports import enter as enter_report
 from orchestrator.ledger.requests import cancel, live, pause, pin, resume
+from orchestrator.ledger.rows import ScheduleRow
 from orchestrator.ledger.schema import check_schema
 from orchestrator.ledger.seeing import Seer
 from orchestrator.ledger.shelf import dumps
@@ -41,6 +42,7 @@ from orchestrator.policy.queueing.parties import Rules
 from orchestrator.policy.queueing.places import Pool
 from orchestrator.policy.queueing.record import from_text
 from orchestrator.policy.queueing.values import Snapshot
+from orchestrator.policy.schedule import Due
 from orchestrator.spec import Cluster
 
 PATIENCE_S = 10.0
@@ -71,7 +73,7 @@ class Ledger:
         self._mirror: Mirror
         self._seer: Seer
         self._forget()
-        self._submit = GroupCommit(self._submit_all)
+        self._submit = GroupCommit(self.submit_all)
 
     # --- Leading -----------------------------------------------------------------------------------------------------
 
@@ -145,10 +147,35 @@ class Ledger:
         """
         return self._submit(Submission(jobs=jobs, actor=actor, scope=scope, key=key))
 
+    def submit_all(self, submissions: Sequence[Submission]) -> list[Accepted | BaseException]:
+        """Carry out submissions in one transaction; each is answered with what was accepted, or with its own error."""
+        answers: list[Accepted | BaseException] = []
+        with self._change("submit", SYSTEM) as change:
+            with self.database.reading() as connection:
+                known = submission.answers(connection, submissions)
+                runs = submission.latest_runs(connection, submissions)
+            for one in submissions:
+                try:
+                    found = submission.replayed(one, known)
+                    accepted = found or submission.enter(change, one, runs)
+                except LedgerError as error:
+                    answers.append(error)
+                    continue
+                answers.append(accepted)
+                if one.key is not None:
+                    known[one.scope, one.key] = (one.body_hash, dumps(accepted.ids))
+            dependent = [row for row in change.jobs.changes.values() if row is not None and row.shape.after]
+            if dependent:
+                with self.database.reading() as connection:
+                    self._mirror.await_names(connection, dependent)
+        return answers
+
     def cancel(self, job_id: str, *, actor: str = SYSTEM) -> None:
-        """End a job for good. Raises: UnknownJobError (also if it has ended)."""
+        """End a job for good; of one that starts by a schedule, start no more. Raises: UnknownJobError (also if it has
+        ended)."""
         with self._change("cancel", actor) as change:
-            cancel(change, live(change, job_id), grace_s=self._facts.rules.drain_grace_s)
+            if not schedules.remove(change, job_id):
+                cancel(change, live(change, job_id), grace_s=self._facts.rules.drain_grace_s)
 
     def pause(self, job_id: str, *, actor: str = SYSTEM) -> None:
         """Let a job save its state and give everything back until it is resumed. Raises: UnknownJobError."""
@@ -183,6 +210,44 @@ class Ledger:
         with self._change("revoke-key", actor) as change:
             known = {key.id for key in self.read.api_keys()}
             revoke_key(change, key_id, known)
+
+    # --- What starts by a clock --------------------------------------------------------------------------------------
+
+    def schedules(self) -> tuple[ScheduleRow, ...]:
+        """All schedules, their instances only as far as they live. Raises: NotLeadingError."""
+        with self._lock:
+            self._lead_or_raise()
+            alive = self._mirror.jobs.rows
+            rows = list(self._mirror.schedules.rows.values())
+            return tuple(replace(row, instances=tuple(one for one in row.instances if one in alive)) for row in rows)
+
+    def start_due(self, schedule: ScheduleRow, due: Due, jobs: Sequence[submission.NewJob], *, now_s: float) -> None:
+        """Do what was decided of a schedule and keep until when that was, in one transaction: a crash does all of it or
+        nothing. A schedule that is gone or was looked at by another since is left alone."""
+        with self._change("schedule", SYSTEM, now_s) as change:
+            before = schedules.unchanged(change, schedule)
+            if before is None:
+                return
+            for job_id in due.replaced:
+                cancel(change, live(change, job_id), grace_s=self._facts.rules.drain_grace_s)
+            started: tuple[str, ...] = ()
+            if jobs:
+                one = Submission(jobs=tuple(jobs), actor=f"schedule:{schedule.name}"[:64])
+                with self.database.reading() as connection:
+                    runs = submission.latest_runs(connection, [one])
+                started = submission.enter(change, one, runs).ids
+            schedules.looked(change, before, due, started, now_s)
+
+    def prune(self, *, before_s: float) -> bool:
+        """Remove events, decisions and idempotency keys that are older, so many at once; whether more are left.
+
+        The newest event stays, so that whoever goes on from a removed one can be told.
+        """
+        with self._change("prune", SYSTEM) as change:
+            with self.database.reading() as connection:
+                statements, more = retention.deletions(connection, round(before_s * 1000))
+            change.others += statements
+            return more
 
     # --- The control cycle (ports.Ledger) ----------------------------------------------------------------------------
 
@@ -252,28 +317,6 @@ class Ledger:
                 self._forget()
                 raise
             change.settle()
-
-    def _submit_all(self, submissions: Sequence[Submission]) -> list[Accepted | BaseException]:
-        answers: list[Accepted | BaseException] = []
-        with self._change("submit", SYSTEM) as change:
-            with self.database.reading() as connection:
-                known = submission.answers(connection, submissions)
-                runs = submission.latest_runs(connection, submissions)
-            for one in submissions:
-                try:
-                    found = submission.replayed(one, known)
-                    accepted = found or submission.enter(change, one, runs)
-                except LedgerError as error:
-                    answers.append(error)
-                    continue
-                answers.append(accepted)
-                if one.key is not None:
-                    known[one.scope, one.key] = (one.body_hash, dumps(accepted.ids))
-            dependent = [row for row in change.jobs.changes.values() if row is not None and row.shape.after]
-            if dependent:
-                with self.database.reading() as connection:
-                    self._mirror.await_names(connection, dependent)
-        return answers
 
     @property
     def _facts(self) -> ClusterFacts:

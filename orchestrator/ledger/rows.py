@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 from orchestrator.ledger.states import Cause, JobState, Outcome, Then, Unit
@@ -33,10 +35,10 @@ class JobShape:
     max_failures: int = 3
     max_preemptions: int | None = None
 
+    @lru_cache(maxsize=4096)  # noqa: B019 - shapes are values, few and small, and written again with every row
     def to_text(self) -> str:
         """Canonical JSON."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
-        return json.dumps(values, sort_keys=True, separators=(",", ":"))
+        return _shape_text(self)
 
     @classmethod
     def from_text(cls, text: str) -> JobShape:
@@ -44,6 +46,13 @@ class JobShape:
         values: dict[str, Any] = json.loads(text)
         values["sizes"], values["after"] = tuple(values["sizes"]), tuple(values["after"])
         return cls(**{**values, "coupling": Coupling(values["coupling"])})
+
+
+@functools.lru_cache(maxsize=1024)
+def _shape_text(shape: JobShape) -> str:
+    # Jobs that come by the thousand mostly have the same shape.
+    values = {one.name: getattr(shape, one.name) for one in fields(shape)}
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +201,20 @@ class PromiseRow:
     job: str
     since_s: float
     at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleRow:
+    """A job that starts by a clock. `document` is what its owner wrote, `looked_ms` the last instant up to which it was
+    decided what starts, `instances` the ids of the jobs it started that had not ended then."""
+
+    name: str
+    tenant: str
+    submitted_by: str
+    created_ms: int
+    looked_ms: int
+    document: str
+    instances: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Connection, Table, bindparam, delete, insert, select, update
@@ -46,7 +47,7 @@ class Form(Generic[R]):
 
     def values(self, row: R) -> Values:
         """A row as the database takes it."""
-        found = {name: getattr(row, name) for name in self.names}
+        found = dict(zip(self.names, self._fields(row), strict=True))
         for name, write in self.write.items():
             if found[name] is not None:
                 found[name] = write(found[name])
@@ -63,6 +64,10 @@ class Form(Generic[R]):
     def names(self) -> tuple[str, ...]:
         """Its columns."""
         return tuple(one.name for one in fields(self.row))  # type: ignore[arg-type]
+
+    @cached_property
+    def _fields(self) -> Callable[[R], tuple[Any, ...]]:
+        return attrgetter(*self.names)
 
     @cached_property
     def insert(self) -> Any:

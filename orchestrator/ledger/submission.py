@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, bindparam, func, insert, select
 
-from orchestrator.ledger import fast, tables
+from orchestrator.ledger import fast, schedules, tables
 from orchestrator.ledger.change import SYSTEM, Change
 from orchestrator.ledger.errors import ConflictError
 from orchestrator.ledger.rows import JobRow, JobShape
@@ -23,7 +23,8 @@ _LATEST = select(func.max(tables.jobs.c.run)).where(tables.jobs.c.name == bindpa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
-    """A job to be accepted. `document` is what its owner wrote, as JSON; `paused` ones wait until they are resumed."""
+    """A job to be accepted. `document` is what its owner wrote, as JSON; `paused` ones wait until they are resumed;
+    `scheduled` ones never run themselves: the clock starts jobs of their kind."""
 
     name: str
     shape: JobShape
@@ -32,6 +33,7 @@ class NewJob:
     priority: int = 50
     document: str = "{}"
     paused: bool = False
+    scheduled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,7 @@ def new_job(job: TrainJob, cluster: Cluster, *, now_s: float, paused: bool = Fal
         shape=shape,
         document=json.dumps(job.to_document(), separators=(",", ":"), default=str),
         paused=paused,
+        scheduled=job.spec.schedule is not None,
     )
 
 
@@ -128,13 +131,8 @@ def replayed(submission: Submission, known: dict[tuple[str, str], tuple[str, str
 def enter(change: Change, submission: Submission, runs: dict[str, int]) -> Accepted:
     """Add the jobs; `runs` is kept up to date. Raises: ConflictError, with nothing added."""
     _check(change, submission.jobs, runs)
-    rows = [_row(change, submission, job, runs) for job in submission.jobs]
     change.actor = submission.actor
-    for row, job in zip(rows, submission.jobs, strict=True):
-        change.jobs.put(row)
-        change.event("submitted", row)
-        change.documents.append({"job": row.id, "document": job.document})
-    accepted = Accepted(ids=tuple(row.id for row in rows))
+    accepted = Accepted(ids=tuple(_accept(change, submission, job, runs) for job in submission.jobs))
     if submission.key is not None:
         answer = {
             "scope": submission.scope,
@@ -147,11 +145,25 @@ def enter(change: Change, submission: Submission, runs: dict[str, int]) -> Accep
     return accepted
 
 
+def _accept(change: Change, submission: Submission, job: NewJob, runs: dict[str, int]) -> str:
+    if job.scheduled:
+        schedules.add(change, job.name, job.tenant, submission.actor, job.document)
+        return job.name
+    row = _row(change, submission, job, runs)
+    change.jobs.put(row)
+    change.event("submitted", row)
+    change.documents.append({"job": row.id, "document": job.document})
+    return row.id
+
+
 def _check(change: Change, jobs: Sequence[NewJob], runs: dict[str, int]) -> None:
     names: set[str] = set()
     for job in jobs:
         alive = change.jobs.get(job_id(job.name, runs.get(job.name, 0)))
         live = alive is not None and alive.state not in ENDED
+        if change.schedules.get(job.name) is not None:
+            problem = f"job {job.name!r} starts by a schedule; a name belongs to one job at a time"
+            raise ConflictError(problem, next_step=f"Choose another name, or run 'tide cancel {job.name}' first")
         if live or job.name in names:
             what = f"is {alive.state}" if alive is not None and live else "stands in the request twice"
             problem = f"job {job.name!r} {what}; a name belongs to one job at a time"

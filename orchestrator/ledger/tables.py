@@ -227,6 +227,18 @@ tempos = Table(
     Column("state", Text, nullable=False),
 )
 
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("tenant", String(128), nullable=False),
+    Column("submitted_by", String(64), nullable=False),
+    Column("created_ms", _MS, nullable=False),
+    Column("looked_ms", _MS, nullable=False),
+    Column("document", Text, nullable=False),
+    Column("instances", Text, nullable=False),
+)
+
 idempotency = Table(
     "idempotency",
     metadata,

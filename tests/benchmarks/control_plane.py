@@ -1,8 +1,9 @@
-"""The control plane by itself: durable submissions, Kueue's published load through the real ledger, cycles at scale.
+"""The control plane by itself: durable submissions, Kueue's published loads through the real ledger, cycles at scale.
 
-`python -m tests.benchmarks.control_plane [--quick] [--folder DIR]`. Kueue's numbers are those of its own scheduler
-performance test, which goes through a Kubernetes API server; there is none in our path, and jobs are timers here as
-there. The books are a SQLite file with fsync in DIR (default: a temporary folder of the system).
+`python -m tests.benchmarks.control_plane [--quick] [--folder DIR] [--cases submits,cycles,baseline,large,topology]`.
+Kueue's numbers are those of its own scheduler performance test, which goes through a Kubernetes API server; there is
+none in our path, and jobs are timers here as there. The books are a SQLite file with fsync in DIR (default: a temporary
+folder of the system).
 """
 
 from __future__ import annotations
@@ -10,45 +11,59 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tests.benchmarks.control_cycles import cycles
-from tests.benchmarks.control_kueue import BASELINE, FLUID_BOUND_S, kueue_baseline
+from tests.benchmarks.control_kueue import CASES, kueue
 from tests.benchmarks.control_submits import submits
 from tests.benchmarks.harness import print_result, read_options, say
 
+_ALL = ("submits", "cycles", *CASES)
+
 
 def main() -> None:
-    """Run everything and print one JSON object."""
+    """Run what was asked for and print one JSON object."""
     extra = argparse.ArgumentParser(add_help=False)
     extra.add_argument("--folder", type=Path, help="where the databases are made")
+    extra.add_argument("--cases", default=",".join(_ALL), help="which of them, with commas between (default: all)")
     options = read_options(__doc__ or "", extra=extra)
+    cases = options.rest.cases.split(",")
+    if unknown := sorted(set(cases) - set(_ALL)):
+        extra.error(f"--cases: there is no {', '.join(unknown)}; must be of {', '.join(_ALL)}")
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir=options.rest.folder) as name:
-        folder = Path(name)
-        say("submissions")
-        submitted = submits(folder, quick=options.quick)
-        say(str(submitted))
-        at_10k = cycles(folder, queued=1_000 if options.quick else 10_000, nodes=100 if options.quick else 1_000)
-        say(str(at_10k))
-        kueue = kueue_baseline(folder, share=0.05 if options.quick else 1.0)
-        say(str(kueue))
-        at_100k = {} if options.quick else cycles(folder, queued=100_000, nodes=1_000, rounds=40)
-        say(str(at_100k))
-    print_result(
-        {
-            "benchmark": "control_plane",
-            "submits_per_s": submitted["single_threads_16"],
-            "submits": submitted,
-            "kueue_baseline_s": kueue["wall_s"],
-            "kueue_fluid_bound_s": FLUID_BOUND_S,
-            "kueue": kueue,
-            "kueue_published": BASELINE,
-            "kueue_note": "Kueue's figures include a Kubernetes API server; there is none in our path",
-            "cycle_p99_ms": {"10000": at_10k["p99_ms"], "100000": at_100k.get("p99_ms")},
-            "cycles": {"10000": at_10k, "100000": at_100k},
-            "rss_mib": {"10000": at_10k["rss_mib"], "100000": at_100k.get("rss_mib")},
-        },
-        quick=options.quick,
-    )
+        for case in cases:
+            say(case)
+            found[case] = _measure(case, Path(name), quick=options.quick)
+            say(str(found[case]))
+    print_result(_result(found), quick=options.quick)
+
+
+def _measure(case: str, folder: Path, *, quick: bool) -> dict[str, Any]:
+    if case == "submits":
+        return submits(folder, quick=quick)
+    if case != "cycles":
+        return kueue(folder, case, share=0.05 if quick else 1.0)
+    at_10k = cycles(folder, queued=1_000 if quick else 10_000, nodes=100 if quick else 1_000)
+    say(str(at_10k))
+    return {"10000": at_10k, "100000": {} if quick else cycles(folder, queued=100_000, nodes=1_000, rounds=40)}
+
+
+def _result(found: dict[str, Any]) -> dict[str, Any]:
+    """The keys that others read; None for what was not measured."""
+    submitted, at, baseline = found.get("submits", {}), found.get("cycles", {}), found.get("baseline", {})
+    return {
+        "benchmark": "control_plane",
+        "submits_per_s": submitted.get("http_single_connections_32"),
+        "submits": submitted,
+        "kueue_baseline_s": baseline.get("wall_s"),
+        "kueue_fluid_bound_s": baseline.get("fluid_bound_s"),
+        "kueue": {name: found[name] for name in CASES if name in found},
+        "kueue_note": "Kueue's figures include a Kubernetes API server; there is none in our path",
+        "cycle_p99_ms": {queued: one.get("p99_ms") for queued, one in at.items()},
+        "cycles": at,
+        "rss_mib": {queued: one.get("rss_mib") for queued, one in at.items()},
+    }
 
 
 if __name__ == "__main__":

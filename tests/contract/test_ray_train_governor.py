@@ -202,3 +202,69 @@ def test_a_lease_file_is_read_when_it_changes_and_survives_rubbish(tmp_path: Pat
     assert lease.read() == Lease(workers=3)
     FileLease(tmp_path).write(Lease())
     assert lease.read() == Lease()
+
+
+# --- Seats that a control plane leased -------------------------------------------------------------------------------
+
+
+def leased(cluster: Cluster, **seats: int) -> Cluster:
+    cluster.lease = Lease(workers=sum(seats.values()), seats=seats)
+    return cluster
+
+
+def test_a_run_starts_on_its_leased_seats_and_nowhere_else() -> None:
+    size = leased(Cluster(node("a", 4), node("b", 4), node("c", 4)), b=2, c=1).start()
+    assert isinstance(size, Size)
+    assert sorted(size.nodes) == ["b", "b", "c"]
+
+
+def test_a_start_waits_a_moment_for_seats_that_are_being_given_back_and_then_does_without() -> None:
+    cluster = leased(Cluster(node("a", 2), node("b", 0, total=2)), a=2, b=2)
+    alive = cluster.governor.look()
+    assert cluster.governor.start_size({}, alive, 0.0) == "there is room for 2 of the 4 workers that are leased"
+    size = cluster.governor.start_size({}, alive, 60.0)
+    assert isinstance(size, Size)
+    assert size.world_size == 2
+
+
+def test_fewer_seats_are_a_shrink_not_a_notice() -> None:
+    cluster = leased(Cluster(node("a", 0, total=2), node("b", 0, total=2)), a=2)
+    change = cluster.change("a", "a", "b", "b")
+    assert change is not None
+    assert change.size is not None
+    assert (change.cause, change.size.nodes) == (Cause.SHRINK, ("a", "a"))
+
+
+def test_a_node_that_leaves_is_a_notice_also_where_seats_are_leased() -> None:
+    cluster = leased(Cluster(node("a", 0, total=2), node("b", 0, total=2, drain=101.0)), a=2, b=2)
+    change = cluster.change("a", "a", "b", "b")
+    assert change is not None
+    assert change.cause is Cause.NOTICE
+
+
+def test_more_seats_are_one_growth_once_all_of_them_are_free() -> None:
+    cluster = leased(Cluster(node("a", 0, total=2), node("b", 1, total=2)), a=2, b=2)
+    assert cluster.change("a", "a") is None
+    cluster.nodes = (node("a", 0, total=2), node("b", 2))
+    change = cluster.change("a", "a")
+    assert change is not None
+    assert change.size is not None
+    assert (change.cause, change.size.world_size) == (Cause.GROW, 4)
+
+
+def test_other_seats_of_the_same_number_are_moved_to() -> None:
+    cluster = leased(Cluster(node("a", 0, total=2), node("b", 2), node("c", 2)), a=2, b=2)
+    cluster.change("a", "a", "b", "b")
+    leased(cluster, a=2, c=2)
+    cluster.nodes = (node("a", 0, total=2), node("b", 0, total=2), node("c", 2))
+    change = cluster.change("a", "a", "b", "b", now_s=200.0)
+    assert change is None or (change.size is not None and "b" not in change.size.nodes)
+    change = cluster.change("a", "a", "b", "b", now_s=300.0)
+    assert change is not None
+    assert change.size is not None
+    assert set(change.size.nodes) <= {"a", "c"}
+
+
+def test_a_run_on_its_seats_is_left_alone() -> None:
+    cluster = leased(Cluster(node("a", 0, total=2), node("b", 2)), a=2)
+    assert cluster.change("a", "a") is None

@@ -59,16 +59,19 @@ def result(status: Status, home: Path, **fields: object) -> RunResult:
     return RunResult(status=status, **(values | fields))  # type: ignore[arg-type]
 
 
-def test_without_wait_nothing_is_pretended(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tide("submit", str(job_file(tmp_path))) == ExitCode.USAGE
-    assert "needs a server" in capsys.readouterr().err
+def test_what_only_a_server_can_do_is_not_pretended(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tide("submit", str(job_file(tmp_path)), "--in-process", "--dry-run") == ExitCode.USAGE
+    assert "ask a server" in capsys.readouterr().err
+    assert tide("submit", str(job_file(tmp_path)), "--fresh") == ExitCode.USAGE
 
 
 @pytest.mark.parametrize("key", ["deadline: 8h", "window: night", "after: [other]", "budget: {usd: '5'}"])
 def test_keys_that_would_be_silence_are_refused(
     home: Path, tmp_path: Path, key: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert tide("submit", str(job_file(tmp_path, f"{JOB}  {key}\n")), "--wait") == ExitCode.INVALID
+    assert tide("submit", str(job_file(tmp_path, f"{JOB}  {key}\n")), "--in-process") == ExitCode.INVALID
     assert f"spec.{key.partition(':')[0]}" in capsys.readouterr().err
 
 
@@ -91,7 +94,7 @@ def test_ctrl_c_exits_130_and_says_how_to_go_on(home: Path) -> None:
         finish(a_job(), result(Status.PAUSED, home, checkpoint_step=2), home, Path("job.yaml"))
     assert error.value.code is ExitCode.DETACHED
     assert "step 2 is kept" in error.value.problem
-    assert "tide submit job.yaml --wait" in error.value.next_step
+    assert "tide submit job.yaml --in-process" in error.value.next_step
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,12 @@ from pathlib import Path
 
 from orchestrator.ledger import faults
 from orchestrator.ledger.errors import LedgerError
+from orchestrator.ledger.submission import new_job
 from orchestrator.policy.queueing.orders import Order, Phase, Report
 from orchestrator.policy.queueing.record import from_text, to_text
+from orchestrator.service.schedules import Schedules
 from orchestrator.sim.outside import SimRunner
+from orchestrator.spec import TrainJob, load_text
 from tests.ledger.world import START_S, World, cluster, new, sqlite
 
 END_S = 66.0
@@ -71,7 +74,32 @@ class Journal:
         self.runner.kill(job, phase)
 
 
+SCHEDULED = """
+apiVersion: tideline/v1
+kind: TrainJob
+metadata: {name: clock, tenant: blue}
+spec:
+  queue: main
+  after: [gone]
+  workers: {min: 1, max: 1, resources: {GPU: 1}}
+  schedule: {cron: "* * * * *", timezone: UTC}
+  task: jobs.models.gpt:task
+  data: {dataset: python-stdlib@latest}
+  batch: {global_batch_size: 8, micro_batch_size: 1}
+  steps: 10
+"""
+INSTANCE = "clock-19700112t1347z"
+"""What is due in the 20th second. It waits for a job that never succeeds, so that it takes nobody's devices."""
+
+
+def _schedule(world: World) -> None:
+    (job,) = load_text(SCHEDULED)
+    assert isinstance(job, TrainJob)
+    world.ledger.submit(new_job(job, world.spec, now_s=START_S), key="clock", scope="s")
+
+
 STORY = {
+    2.0: _schedule,
     0.0: lambda world: world.ledger.submit(new("low", (2, 4, 8), work_s=160.0), key="low", scope="s"),
     5.0: lambda world: world.ledger.submit(
         new("high", 4, work_s=40.0, priority=90), new("blue", 4, tenant="blue", work_s=20.0), key="two", scope="s"
@@ -82,6 +110,8 @@ STORY = {
     28.0: lambda world: world.ledger.pause("low"),
     31.0: lambda world: world.ledger.resume("low"),
     36.0: lambda world: world.ledger.cancel("gone"),
+    50.0: lambda world: world.ledger.cancel(INSTANCE),
+    52.0: lambda world: world.ledger.cancel("clock"),
 }
 """What people ask, and when. Each is safe to repeat: submissions carry a key, the others ask for a state."""
 
@@ -103,6 +133,7 @@ def live(folder: Path) -> None:
             _ask(world, second)
         if second == 20.0 and simulated.jobs.get("low") and simulated.jobs["low"].highest and not _killed(runner.path):
             runner.kill("low", Phase.FAILED)
+        Schedules(world.ledger)(world.clock.at_s)
         world.cycle()
         second += 1.0
         diary.write_text(str(second))

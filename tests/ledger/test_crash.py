@@ -68,10 +68,16 @@ def uncrashed() -> Iterator[tuple[dict[str, object], dict[str, int]]]:
 
 def test_the_story_comes_by_every_kind_of_change(uncrashed) -> None:
     end, points = uncrashed
-    kinds = ("apply", "submit", "pause", "resume", "cancel", "record", "commit", "sent")
+    kinds = ("apply", "submit", "pause", "resume", "cancel", "record", "commit", "sent", "schedule")
     assert set(points) == {f"{kind}:{when}-commit" for kind in kinds for when in ("before", "after")} | {"outbox:asked"}
     states = {job: found[0] for job, found in end["jobs"].items()}
-    assert states == {"low": "succeeded", "high": "succeeded", "blue": "succeeded", "gone": "cancelled"}
+    assert states == {
+        "low": "succeeded",
+        "high": "succeeded",
+        "blue": "succeeded",
+        "gone": "cancelled",
+        crash.INSTANCE: "cancelled",
+    }
     assert end["leases"] == []
 
 

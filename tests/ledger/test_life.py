@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from orchestrator.ledger import deciding
 from orchestrator.ledger.errors import ConflictError, LedgerError, UnknownJobError
 from orchestrator.ledger.states import Outcome, Unit
 from orchestrator.policy.queueing.orders import Phase
@@ -62,6 +63,20 @@ def test_preemptions_have_a_budget_of_their_own(world: World) -> None:
     world.ledger.submit(new("high", 8, priority=90))
     world.run(3)
     assert (world.state("low"), world.broken()) == ("failed", [])
+
+
+def test_a_failure_that_the_runner_has_tried_again_itself_ends_the_job(world: World) -> None:
+    world.ledger.submit(new("a", 4, max_failures=9))
+    world.run(5.0)
+    world.runner.kill("a", Phase.FAILED)
+    (key,) = world.runner.ended
+    world.runner.ended[key] = dataclasses.replace(
+        world.runner.ended[key], final=True, detail="its loss is not a number"
+    )
+    world.run(5.0)
+    row = world.ledger.read.job("a")
+    assert (row.state, row.attempt, row.failures) == ("failed", 1, 1)
+    assert row.detail == "attempt 1 failed: its loss is not a number"
 
 
 def test_failures_are_tried_again_until_their_budget_is_spent(world: World) -> None:
@@ -226,6 +241,24 @@ def test_a_spent_budget_ends_the_job(world: World) -> None:
     world.run(15)
     assert (world.state("a"), world.broken()) == ("failed", [])
     assert world.ledger.read.job("a").detail == "its budget is spent; its state is saved"
+
+
+def test_where_many_reasons_change_at_once_everybody_is_told_in_turn(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deciding, "_MOST_REASONS", 2)
+    names = [f"j{at}" for at in range(5)]
+    world.ledger.submit(new("holder", 8, work_s=None), *(new(name, 8) for name in names))
+    world.cycle()
+    assert {world.reason(name) for name in names} == {"GangIncomplete"}
+    versions = [world.ledger.read.job(name).version for name in names]
+    world.ledger.hold_queue("main", True)
+    for told in (2, 4, 5):
+        world.cycle()
+        assert [world.reason(name) for name in names].count("OnHold") == told
+    # A reason is no change of the job.
+    assert [world.ledger.read.job(name).version for name in names] == versions
+    assert world.broken() == []
 
 
 def test_a_queue_on_hold_starts_nothing_and_says_so(world: World) -> None:

@@ -55,6 +55,17 @@ def test_a_fingerprint_tells_snapshots_apart():
     assert fingerprint(snap) != fingerprint(dataclasses.replace(snap, now_s=1001.0))
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.one_of(clusters(), contended()))
+def test_a_fingerprint_that_remembers_the_last_snapshot_is_that_of_one_that_does_not(snap):
+    known = {}
+    for _ in range(4):
+        assert fingerprint(snap, known) == fingerprint(snap)
+        twice = dataclasses.replace(snap, leases=snap.leases * 2)
+        assert fingerprint(twice, known) == fingerprint(twice)
+        snap = apply(snap, decide(snap), drain=True)
+
+
 @pytest.mark.parametrize("text", ["{", '{"": "os.system"}', '{"": "values.Job"}', '{"no": "tag"}'])
 def test_what_is_no_recording_is_refused(text):
     with pytest.raises(ValueError, match=r"recorded|Expecting"):

@@ -298,6 +298,7 @@ class Driver:
                 world_size=size.world_size,
                 start_step=start_step,
                 source="" if restore is None else ("keepers" if restore.keepers else "storage"),
+                nodes=size.nodes,
             )
         )
         self._say(Status.STARTING, f"starting {size.world_size} workers at step {start_step}")

@@ -66,7 +66,8 @@ class Status(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptOpened:
-    """Workers are being asked for; from here on `world_size` workers are charged."""
+    """Workers are being asked for; from here on `world_size` workers are charged. `nodes`: every worker's, in rank
+    order."""
 
     at_s: float
     attempt: int
@@ -74,6 +75,7 @@ class AttemptOpened:
     world_size: int
     start_step: int
     source: str = ""
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +235,8 @@ def from_json(data: Mapping[str, Any]) -> Event:
     for name, enumeration in (("cause", Cause), ("part", Part), ("outcome", Outcome), ("status", Status)):
         if fields.get(name) is not None:
             fields[name] = enumeration(fields[name])
+    if "nodes" in fields:
+        fields["nodes"] = tuple(fields["nodes"])
     if "ledger" in fields:
         high, low = fields["ledger"]
         fields["ledger"] = (high, low)

@@ -31,6 +31,9 @@ from orchestrator.policy.resize import (
 
 # A node that refused workers for which its numbers said there was room is not offered again for so long.
 REFUSAL_S = 30.0
+# Leased seats are free as soon as who held them before has gone, and Ray's view has followed. What is not there after
+# so long is not waited for: the run goes on with what there is.
+SEATS_S = 15.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +93,8 @@ class Governor:
         self._read_lease = read_lease
         self._read_nodes = read_nodes
         self._state = ResizeState()
+        self._lease = Lease()
+        self._lease_since_s = float("-inf")
         self._refused_until_s: dict[str, float] = {}
         self._noticed: set[str] = set()
         self._announced: dict[str, Announced] = {}
@@ -148,6 +153,9 @@ class Governor:
         """The size to start at, or the sentence that says why the run has to wait."""
         fits = self._fits(held, ready, now_s)
         usable = sum(fits.values())
+        leased = self._leased_workers()
+        if usable < leased and now_s < self._lease_since_s + SEATS_S:
+            return f"there is room for {usable} of the {leased} workers that are leased"
         decision = self._choose(Conditions(
             running_workers=0, usable_workers=usable, outlook=self._outlook(usable, None), broken=True,
             stall_s=self._habits.stall_s, stop_s=self._habits.stop_s,
@@ -165,6 +173,8 @@ class Governor:
             return None
         fits = self._fits(held, {*ready, *ours}, now_s)
         usable = min(sum(fits.values()), self._bounds.max_workers)
+        if plan.world_size <= usable < self._leased_workers() and now_s < self._lease_since_s + SEATS_S:
+            return None  # the seats that are missing were given back a moment ago: one resize, not two
         decision = self._choose(Conditions(
             running_workers=plan.world_size,
             usable_workers=usable,
@@ -175,12 +185,33 @@ class Governor:
         ), now_s)  # fmt: skip
         match decision:
             case Resize():
-                cause = _cause(decision, plan.world_size)
+                cause = _cause(decision, plan.world_size, is_leaving=self._lease.seats is None or self._leaves(ours))
                 return Change(cause=cause, size=self._place(fits, held, decision.workers), detail=decision.detail)
             case Suspend():
                 return Change(cause=Cause.NOTICE, size=None, detail=decision.detail)
             case Hold():
-                return None
+                return self._move(plan, fits, held, usable)
+
+    def _leased_workers(self) -> int:
+        return 0 if self._lease.seats is None else min(sum(self._lease.seats.values()), self._bounds.max_workers)
+
+    def _leaves(self, ours: Collection[str]) -> bool:
+        return not set(ours) <= self.staying()
+
+    def _move(self, plan: AttemptPlan, fits: Mapping[str, int], held: Mapping[str, int], usable: int) -> Change | None:
+        """To other seats at the same size, where the lease names others than the group sits on."""
+        seats, per_worker = self._lease.seats, self._bounds.ranks_per_worker
+        if seats is None or usable < plan.world_size:
+            return None
+        if all(plan.nodes.count(node) * per_worker <= seats.get(node, 0) for node in set(plan.nodes)):
+            return None
+        size = self._place(fits, held, plan.world_size)
+        return Change(cause=Cause.SHRINK, size=size, detail="moves to the seats of its lease")
+
+    def _read(self, now_s: float) -> None:
+        lease = self._read_lease()
+        if lease != self._lease:
+            self._lease, self._lease_since_s = lease, now_s
 
     def _choose(self, conditions: Conditions, now_s: float) -> Resize | Suspend | Hold:
         bounds = self._bounds
@@ -189,18 +220,22 @@ class Governor:
             min_workers=bounds.min_workers,
             max_workers=bounds.max_workers,
             rules=self._habits.rules,
-            pinned_workers=self._read_lease().workers,
+            pinned_workers=self._lease.workers,
         )
         decision, self._state = choose_world_size(plan, conditions, self._state, now_s=now_s)
         return decision
 
     def _fits(self, held: Mapping[str, int], ready: Collection[str], now_s: float) -> dict[str, int]:
+        self._read(now_s)
         per_worker = self._bounds.ranks_per_worker
         own = {node: workers * per_worker for node, workers in held.items()}
         fits = room(self._nodes, self._bounds.per_rank, own, per_worker)
         for node, until_s in self._refused_until_s.items():
             if now_s < until_s and node in fits:
                 fits[node] = min(fits[node], own.get(node, 0))
+        seats = self._lease.seats
+        if seats is not None:
+            fits = {node: min(ranks, seats.get(node, 0) // per_worker * per_worker) for node, ranks in fits.items()}
         return {node: ranks for node, ranks in fits.items() if node in ready and ranks}
 
     def _outlook(self, usable: int, remaining_s: float | None) -> tuple[Outlook, ...]:
@@ -216,8 +251,8 @@ class Governor:
         return size_on(fits, held, workers, self._bounds.ranks_per_worker)
 
 
-def _cause(decision: Resize, running: int) -> Cause:
-    if decision.reason is ResizeReason.WORKERS_LEAVE:
+def _cause(decision: Resize, running: int, *, is_leaving: bool) -> Cause:
+    if decision.reason is ResizeReason.WORKERS_LEAVE and is_leaving:
         return Cause.NOTICE
     return Cause.GROW if decision.workers > running else Cause.SHRINK
 

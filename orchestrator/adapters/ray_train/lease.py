@@ -1,21 +1,27 @@
 """How many workers a run may hold: a small file that `tide resize` writes and the run's driver reads.
 
-The file is the lease's port until a control plane holds leases; a reader sees the old or the new one, never half.
+The file is the lease's port where no control plane holds leases (one that does passes `RunOptions.read_lease`); a
+reader sees the old or the new one, never half.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """`workers` pins the size; None lets it follow the capacity there is, within the job's min..max."""
+    """`workers` pins the size; None lets it follow the capacity there is, within the job's min..max.
+
+    `seats`: how many workers may sit on each node, as a control plane leased them; None = wherever there is room.
+    """
 
     workers: int | None = None
+    seats: Mapping[str, int] | None = None
 
 
 class FileLease:

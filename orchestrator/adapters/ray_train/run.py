@@ -12,6 +12,7 @@ import structlog
 
 from orchestrator.adapters.ray_train.events import Event, Status, StatusChanged
 from orchestrator.adapters.ray_train.governor import Habits
+from orchestrator.adapters.ray_train.lease import Lease
 from orchestrator.adapters.ray_train.metrics import RunMetrics
 from orchestrator.adapters.ray_train.notice_desk import NoticePlan
 from orchestrator.adapters.ray_train.prepare import Prepared, prepare
@@ -40,6 +41,7 @@ class RunOptions:
     `ranks_per_worker`: ranks that one Ray Train worker supervises. `fork` False starts every rank by a new interpreter,
     `keep` False keeps no snapshots in memory. `wants_stop` is asked a few times a second: 1 = stop in order, 2 = at
     once. `metrics_port` 0 takes any free one. `notices`: where nodes look for notices that say nothing themselves.
+    `read_lease` says what the run may hold now; None = the file that `tide resize` writes.
     """
 
     ranks_per_worker: int = 1
@@ -50,6 +52,7 @@ class RunOptions:
     metrics_port: int = 0
     notices: NoticePlan = field(default_factory=NoticePlan)
     tier: Tier = Tier.AUTO
+    read_lease: Callable[[], Lease] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +123,7 @@ def _session_config(options: RunOptions) -> SessionConfig:
         wants_stop=options.wants_stop,
         notices=options.notices,
         tier=options.tier,
+        read_lease=options.read_lease,
     )
 
 

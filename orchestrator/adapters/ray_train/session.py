@@ -25,7 +25,7 @@ from orchestrator.adapters.ray_train.fleet import Fleet
 from orchestrator.adapters.ray_train.governor import Bounds, Governor, Habits
 from orchestrator.adapters.ray_train.hub import MAX_CONCURRENCY, Hub
 from orchestrator.adapters.ray_train.keeper_host import KeeperFacts
-from orchestrator.adapters.ray_train.lease import FileLease
+from orchestrator.adapters.ray_train.lease import FileLease, Lease
 from orchestrator.adapters.ray_train.names import NAMESPACE, hub_name, short_id
 from orchestrator.adapters.ray_train.node_agent import AgentConfig
 from orchestrator.adapters.ray_train.notice_desk import NoticePlan
@@ -54,6 +54,7 @@ class SessionConfig:
     wants_stop: Callable[[], int]
     notices: NoticePlan
     tier: Tier
+    read_lease: Callable[[], Lease] | None = None
 
 
 class HubHandle:
@@ -192,7 +193,9 @@ class Session:
         )
         around = Surroundings(
             hub=self._hub,
-            sizing=Governor(bounds, config.habits, FileLease(self._run_dir).read, capacity.read_nodes),
+            sizing=Governor(
+                bounds, config.habits, config.read_lease or FileLease(self._run_dir).read, capacity.read_nodes
+            ),
             agents=self._fleet,
             state=state,
             warming=self._warming,

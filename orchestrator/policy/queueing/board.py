@@ -51,12 +51,12 @@ class Sitting:
     @property
     def devices(self) -> int:
         """Devices it sits on."""
-        return sum(devices for nodes in self.seats.values() for devices in nodes.values())
+        return sum([sum(nodes.values()) for nodes in self.seats.values()])
 
     @property
     def workers(self) -> int:
         """Workers it has."""
-        return self.devices // self.job.devices_per_worker
+        return self.devices // self.running.job.devices_per_worker
 
     def in_pool(self, pool: str) -> int:
         """Devices it sits on in a pool."""
@@ -119,7 +119,7 @@ class Board:
 
 def workers_before(sitting: Sitting) -> int:
     """Workers it had when the snapshot was taken, vanished ones not counted."""
-    devices = sum(count for nodes in sitting.before.values() for count in nodes.values())
+    devices = sum([sum(nodes.values()) for nodes in sitting.before.values()])
     return devices // sitting.job.devices_per_worker
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 
 from orchestrator.policy.queueing.board import Board, Sitting, set_up, workers_before
 from orchestrator.policy.queueing.claims import Claim
@@ -33,6 +34,8 @@ from orchestrator.policy.queueing.headroom import call_back
 from orchestrator.policy.queueing.values import Job, Snapshot
 from orchestrator.policy.resize import ResizeState
 
+_JOB = attrgetter("job")
+
 
 @dataclass(slots=True)
 class _Outcome:
@@ -50,11 +53,15 @@ def decide_queues(snapshot: Snapshot) -> Decisions:
     Holds: one verdict per waiting job; devices given out never exceed those that are free; draining ones stay charged.
     """
     refused: frozenset[str] = frozenset()
+    kept: dict[str, ResizeState] = {}
     while True:
         outcome = _attempt(snapshot, refused)
         states, futile = _ask_resize(outcome, refused)
         if not futile:
-            return _write_down(outcome, states)
+            return _write_down(outcome, kept | states)
+        # What was offered is remembered, also where it is refused for now: an offer that must settle would else be new
+        # in every cycle.
+        kept |= {job: states[job] for job in futile}
         # What growth does not repay is for those who wait: everything again without it.
         refused |= futile
 
@@ -63,15 +70,7 @@ def _attempt(snapshot: Snapshot, refused: frozenset[str]) -> _Outcome:
     board = set_up(snapshot)
     forced = force(board)
     call_back(board, forced)
-    gates = Gatekeeper(board)
-    gated: dict[str, Explanation] = {}
-    passed: list[Job] = []
-    for job in snapshot.waiting:
-        why = gates.stops(job)
-        if why is None:
-            passed.append(job)
-        else:
-            gated[job.id] = why
+    passed, gated = Gatekeeper(board).part(snapshot.waiting)
     desk = Desk(board)
     fill(desk, passed, _growing(board, forced, refused))
     return _Outcome(board, forced, desk, gated)
@@ -113,10 +112,10 @@ def _write_down(outcome: _Outcome, states: dict[str, ResizeState]) -> Decisions:
     verdicts = [*_starts(outcome), *_waits(outcome)]
     changes = [*outcome.forced.evictions.values(), *_changes(outcome)]
     return Decisions(
-        verdicts=tuple(sorted(verdicts, key=lambda one: one.job)),
-        changes=tuple(sorted(changes, key=lambda one: one.job)),
-        claims=tuple(sorted(outcome.desk.claimed, key=lambda one: one.job)),
-        promises=tuple(sorted(outcome.desk.promised.values(), key=lambda one: one.job)),
+        verdicts=tuple(sorted(verdicts, key=_JOB)),
+        changes=tuple(sorted(changes, key=_JOB)),
+        claims=tuple(sorted(outcome.desk.claimed, key=_JOB)),
+        promises=tuple(sorted(outcome.desk.promised.values(), key=_JOB)),
         resize_states=tuple(sorted(states.items())),
         wake_at_s=_wake_at_s(outcome, changes),
     )
@@ -140,10 +139,11 @@ def _start_detail(start: Start) -> str:
     return f"{start.sitting.workers} workers of {job.sizes[0]}..{job.sizes[-1]} in {pools}"
 
 
-def _waits(outcome: _Outcome) -> Iterable[Verdict]:
-    for waits in (outcome.gated, outcome.desk.waits):
-        for job_id, why in waits.items():
-            yield Reject(job_id, why) if why.reason in NEVER else Wait(job_id, why)
+def _waits(outcome: _Outcome) -> list[Verdict]:
+    """In the order of the snapshot, which is nearly that of ids where jobs come one after the other."""
+    waits = outcome.gated | outcome.desk.waits
+    answers = [(job.id, waits[job.id]) for job in outcome.board.snapshot.waiting if job.id in waits]
+    return [Reject(job, why) if why.reason in NEVER else Wait(job, why) for job, why in answers]
 
 
 def _changes(outcome: _Outcome) -> Iterable[Change]:

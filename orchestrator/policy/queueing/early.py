@@ -40,7 +40,7 @@ def honour_claims(desk: Desk, waiting: Iterable[Job]) -> None:
     newcomers = _newcomers(left, records.values())
     mine = [job for job in left if job.id in records]
     for job in sorted(mine, key=lambda one: (records[one.id].since_s, one.submitted_s, one.id)):
-        if not _overruled(job, records[job.id].since_s, newcomers):
+        if not _overruled(job, records[job.id].since_s, newcomers.get(job.queue, ())):
             _redeem(desk, job, records[job.id])
 
 
@@ -62,7 +62,7 @@ def keep_promises(desk: Desk, waiting: Iterable[Job]) -> None:
     mine = [job for job in left if job.id in records]
     for job in sorted(mine, key=lambda one: (records[one.id].at_s, one.id)):
         record = records[job.id]
-        if _overruled(job, record.since_s, newcomers):
+        if _overruled(job, record.since_s, newcomers.get(job.queue, ())):
             continue
         found = desk.fitter.fit(job, job.sizes[0])
         if isinstance(found, Fit):
@@ -75,13 +75,16 @@ def _left(desk: Desk, waiting: Iterable[Job]) -> list[Job]:
     return [job for job in waiting if job.id not in desk.starts and job.id not in desk.waits]
 
 
-def _newcomers(left: Iterable[Job], records: Iterable[Claimed | Promised]) -> list[Job]:
-    """Jobs that came after the first thing was said: the only ones that can overrule."""
+def _newcomers(left: Iterable[Job], records: Iterable[Claimed | Promised]) -> dict[str, list[Job]]:
+    """Jobs that came after the first thing was said, by queue: the only ones that can overrule."""
     first_s = min((one.since_s for one in records), default=0.0)
-    return [job for job in left if job.submitted_s > first_s]
+    found: dict[str, list[Job]] = {}
+    for job in left:
+        if job.submitted_s > first_s:
+            found.setdefault(job.queue, []).append(job)
+    return found
 
 
 def _overruled(job: Job, since_s: float, others: Iterable[Job]) -> bool:
-    """Whether a higher class came to a job's queue after something was said to the job."""
-    queue, priority = job.queue, job.priority
-    return any(one.submitted_s > since_s and one.priority > priority and one.queue == queue for one in others)
+    """Whether a higher class is among the others of a job's queue that came after something was said to the job."""
+    return any(one.priority > job.priority and one.submitted_s > since_s for one in others)

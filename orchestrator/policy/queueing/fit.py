@@ -39,12 +39,18 @@ class Refusal:
     why: Explanation
 
 
+_NO_FURTHER = Refusal(0, Explanation(WaitReason.PENDING_EVALUATION, "another pool came nearer"))
+# The furthest that counting devices gets.
+_MOST_OF_DEVICES = 5
+
+
 @dataclass(slots=True)
 class Fitter:
     """Fits jobs onto a board under the promises made so far, by pool."""
 
     board: Board
     promises: dict[str, list[Promise]] = field(default_factory=dict)
+    _near: dict[tuple[Coupling, tuple[str, ...]], list[tuple[str, ...]]] = field(default_factory=dict)
 
     def fit(self, job: Job, most_workers: int, pools: tuple[str, ...] | None = None) -> Fit | Explanation:
         """The largest useful size up to `most_workers` (never below the minimum) that fits now, in the cheapest pool
@@ -54,7 +60,7 @@ class Fitter:
             return Explanation(WaitReason.NO_MATCHING_POOL, f"no pool of queue {job.queue!r} has {job.resource} for it")
         furthest: Refusal | None = None
         for pool in pools:
-            found = self._in_pool(job, pool, most_workers)
+            found = self._in_pool(job, pool, most_workers, 0 if furthest is None else furthest.stage)
             if isinstance(found, Fit):
                 return found
             if furthest is None or found.stage > furthest.stage:
@@ -64,8 +70,8 @@ class Fitter:
             return furthest.why
         return self._spread(job, pools) or self._unspread(job, pools, furthest)
 
-    def _in_pool(self, job: Job, pool: str, most_workers: int) -> Fit | Refusal:
-        refusal = self._bounds(job, pool)
+    def _in_pool(self, job: Job, pool: str, most_workers: int, reached: int) -> Fit | Refusal:
+        refusal = self._bounds(job, pool, reached)
         if refusal is not None:
             return refusal
         ground, board = self.board.grounds[pool], self.board
@@ -108,20 +114,26 @@ class Fitter:
         owned = self.board.now.shares.owned.get((job.tenant, pool))
         return max(self.board.account(job.queue, pool).most_ever, owned.contributed if owned else 0)
 
-    def _bounds(self, job: Job, pool: str) -> Refusal | None:
-        """What can be said by counting alone."""
+    def _bounds(self, job: Job, pool: str, reached: int) -> Refusal | None:
+        """What can be said by counting alone; nothing is said of a pool that comes no further than another one did."""
         need, ground = job.min_devices, self.board.grounds[pool]
         if not ground.pool.in_sight:
             return Refusal(2, Explanation(WaitReason.PENDING_EVALUATION, f"pool {pool!r} is out of sight", pool=pool))
         most_ever = self._most_ever(job, pool)
         if need > most_ever:
+            if reached >= 1:
+                return _NO_FURTHER
             detail = f"needs {need} devices; queue {job.queue!r} can have {most_ever} of pool {pool!r} at most"
             return Refusal(1, _short(WaitReason.EXCEEDS_MAX_QUOTA, detail, pool, need - most_ever, of_quota=True))
         quota = self._quota(job, pool)
         if need > quota:
+            if reached >= 3:
+                return _NO_FURTHER
             detail = f"needs {need} devices of pool {pool!r}; {quota} are left in the quota of queue {job.queue!r}"
             return Refusal(3, _short(WaitReason.WAITING_FOR_QUOTA, detail, pool, need - quota, of_quota=True))
-        return self._devices(need, ground) if need > ground.total_free else None
+        if need <= ground.total_free:
+            return None
+        return _NO_FURTHER if reached >= _MOST_OF_DEVICES else self._devices(need, ground)
 
     def _devices(self, need: int, ground: Ground) -> Refusal:
         free, pool = ground.total_free, ground.pool
@@ -189,6 +201,8 @@ class Fitter:
     def _spread(self, job: Job, pools: tuple[str, ...]) -> Fit | None:
         """The minimum over several pools of one kind of device, cheapest first."""
         for group in self._groups(job, pools):
+            if self._most_together(job, group) < job.sizes[0]:
+                continue
             seats, missing, end_s = self._gather(job, group)
             if missing == 0:
                 reserve = self._reserve(job, self.board.grounds[group[-1]])
@@ -196,21 +210,55 @@ class Fitter:
                     return Fit(seats=seats, workers=job.sizes[0], reserve=reserve, end_s=end_s)
         return None
 
+    def _most_together(self, job: Job, group: tuple[str, ...]) -> int:
+        """A bound that costs little: workers for which the pools of a group have devices and quota."""
+        rooms = (min(self.board.grounds[pool].total_free, self._quota(job, pool)) for pool in group)
+        return sum(max(0, room) // job.devices_per_worker for room in rooms)
+
     def _unspread(self, job: Job, pools: tuple[str, ...], furthest: Refusal) -> Explanation:
         """A job that no pool could ever take whole is only too large if several pools could not, either."""
-        groups = self._groups(job, pools)
-        most = [sum(self._most_ever(job, pool) for pool in group) for group in groups]
-        if furthest.stage > 1 or max(most, default=0) < job.min_devices:
+        if furthest.stage > 1:
             return furthest.why
-        quota = max(sum(self._quota(job, pool) for pool in group) for group in groups)
-        if quota < job.min_devices:
-            detail = f"needs {job.min_devices} devices over several pools; {quota} are left in its queue's quotas"
-            return _short(WaitReason.WAITING_FOR_QUOTA, detail, pools[0], job.min_devices - quota, of_quota=True)
+        groups = self._groups(job, pools)
+        if all(self._lacking(job, {pool: self._most_ever(job, pool) for pool in group}) for group in groups):
+            return furthest.why
+        quotas = [{pool: self._quota(job, pool) for pool in group} for group in groups]
+        nearest = min(quotas, key=lambda rooms: self._lacking(job, rooms))
+        if lacking := self._lacking(job, nearest):
+            detail = f"needs {job.min_devices} devices over several pools; its queue's quotas in them leave too few"
+            pool = max(nearest, key=lambda name: nearest[name])
+            return _short(WaitReason.WAITING_FOR_QUOTA, detail, pool, lacking * job.devices_per_worker, of_quota=True)
         detail = f"needs {job.min_devices} devices over several pools; not as many can be had together now"
-        return _short(WaitReason.GANG_INCOMPLETE, detail, pools[0], job.min_devices)
+        beyond = {name: min(quota, job.min_devices) - self._slots(job, name) for name, quota in nearest.items()}
+        pool = max(beyond, key=lambda name: beyond[name])
+        return _short(WaitReason.GANG_INCOMPLETE, detail, pool, max(1, beyond[pool]))
+
+    def _lacking(self, job: Job, rooms: dict[str, int]) -> int:
+        """Workers for which so many devices in every pool of a group are too few, by the rule of `_gather`."""
+        missing = job.sizes[0]
+        for room in rooms.values():
+            most = min(room // job.devices_per_worker, missing)
+            missing -= most if most >= self._least(job, missing) else 0
+        return missing
+
+    def _least(self, job: Job, missing: int) -> int:
+        """Fewest workers in one of several pools, with so many still without a seat."""
+        island = self.board.snapshot.rules.island_min_workers if job.coupling is Coupling.MODULAR else 1
+        return max(1, min(island, missing))
+
+    def _slots(self, job: Job, pool: str) -> int:
+        """Devices of a pool that whole workers can use now."""
+        ground, per_worker = self.board.grounds[pool], job.devices_per_worker
+        return min(ground.total_free, int((ground.free // per_worker).sum()) * per_worker)
 
     def _groups(self, job: Job, pools: tuple[str, ...]) -> list[tuple[str, ...]]:
         """Pools over which the coupling lets a job spread: same device, and near enough to each other."""
+        key = (job.coupling, pools)
+        if key not in self._near:
+            self._near[key] = self._find_groups(job, pools)
+        return self._near[key]
+
+    def _find_groups(self, job: Job, pools: tuple[str, ...]) -> list[tuple[str, ...]]:
         groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
         shared = self.board.depths[job.coupling]
         for name in pools:
@@ -222,7 +270,6 @@ class Fitter:
     def _gather(self, job: Job, group: tuple[str, ...]) -> tuple[tuple[tuple[str, Taken], ...], int, float]:
         board, missing = self.board, job.sizes[0]
         end_s = expected_end_s(job, missing, self._now_s, board.snapshot.rules.unknown_run_s)
-        least = board.snapshot.rules.island_min_workers if job.coupling is Coupling.MODULAR else 1
         seats: list[tuple[str, Taken]] = []
         for pool in group:
             ground = board.grounds[pool]
@@ -231,7 +278,7 @@ class Fitter:
             free_N = ground.free if allowed.limit is None else np.minimum(ground.free, allowed.limit)
             slots = int((free_N // job.devices_per_worker).sum())
             most = min(room // job.devices_per_worker, missing, slots)
-            for workers in range(most, max(1, min(least, missing)) - 1, -1):
+            for workers in range(most, self._least(job, missing) - 1, -1):
                 taken = seat(board, job, ground, free_N, workers)
                 if taken is not None:
                     seats.append((pool, taken))

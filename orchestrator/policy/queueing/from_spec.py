@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -43,7 +44,6 @@ class Progress:
 def job_of(job: TrainJob, cluster: Cluster, progress: Progress) -> Job:
     """A job as the queues see it. Its sizes are those of the batch plan that are faster than every smaller one."""
     spec = job.spec
-    plan = BatchPlan(spec.batch.global_batch_size, spec.batch.micro_batch_size)
     resource, devices = _demand(spec.workers.resources, cluster)
     return Job(
         id=job.metadata.name,
@@ -51,7 +51,7 @@ def job_of(job: TrainJob, cluster: Cluster, progress: Progress) -> Job:
         tenant=job.metadata.tenant,
         priority=spec.priority,
         submitted_s=progress.submitted_s,
-        sizes=plan.useful_sizes(spec.workers.min, spec.workers.max),
+        sizes=_sizes(spec.batch.global_batch_size, spec.batch.micro_batch_size, spec.workers.min, spec.workers.max),
         resource=resource,
         devices_per_worker=devices,
         coupling=Coupling(spec.workers.coupling),
@@ -65,6 +65,12 @@ def job_of(job: TrainJob, cluster: Cluster, progress: Progress) -> Job:
         data_staged=progress.data_staged,
         active=progress.active,
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def _sizes(global_batch_size: int, micro_batch_size: int, low: int, high: int) -> tuple[int, ...]:
+    # Jobs that come by the thousand mostly have the same batch.
+    return BatchPlan(global_batch_size, micro_batch_size).useful_sizes(low, high)
 
 
 def _demand(resources: Resources, cluster: Cluster) -> tuple[str, int]:

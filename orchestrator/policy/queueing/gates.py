@@ -5,6 +5,7 @@ Every gate depends on the job and the cluster alone, never on who else waits.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from orchestrator.policy.queueing.board import Board
@@ -12,6 +13,8 @@ from orchestrator.policy.queueing.decisions import Explanation, WaitReason
 from orchestrator.policy.queueing.money import bill, spent_up, within
 from orchestrator.policy.queueing.values import UNLIMITED, Job
 from orchestrator.policy.windows import current, time_left_s, upcoming
+
+_UNKNOWN = object()
 
 
 @dataclass(slots=True)
@@ -25,6 +28,21 @@ class Gatekeeper:
 
     def __post_init__(self) -> None:
         self._tenants = frozenset(tenant.name for tenant in self.board.snapshot.tenants)
+
+    def part(self, jobs: Iterable[Job]) -> tuple[list[Job], dict[str, Explanation]]:
+        """Jobs that pass, and why the others do not. Most jobs ask for nothing special: they are told at a glance."""
+        passed: list[Job] = []
+        gated: dict[str, Explanation] = {}
+        queues = self._queues
+        for job in jobs:
+            plain = job.active and not job.unmet and job.data_staged and job.window is None
+            plain = plain and job.spending is UNLIMITED and queues.get((job.queue, job.tenant), _UNKNOWN) is None
+            why = None if plain else self.stops(job)
+            if why is None:
+                passed.append(job)
+            else:
+                gated[job.id] = why
+        return passed, gated
 
     def stops(self, job: Job) -> Explanation | None:
         """The first gate that does not let a job through; None if all do."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.policy.queueing.places import NodeState, Pool
+from orchestrator.policy.queueing.places import Node, NodeState, Pool
 
 Devices = NDArray[np.int64]
 Taken = tuple[tuple[int, int], ...]
@@ -42,23 +43,18 @@ class Ground:
     @classmethod
     def of(cls, pool: Pool) -> Ground:
         """The pool with nothing charged yet; nodes that leave take nothing new."""
-        nodes = sorted(pool.nodes, key=lambda node: (*node.place, node.name))
-        paths = tuple((*node.place, node.name) for node in nodes)
-        devices = np.array([node.devices for node in nodes], dtype=np.int64)
-        ok = np.array([node.state is NodeState.OK for node in nodes], dtype=bool)
-        held = np.array([node.state is NodeState.HELD for node in nodes], dtype=bool)
-        names = tuple(node.name for node in nodes)
+        layout = _layout(pool.nodes)
         return cls(
             pool=pool,
-            names=names,
-            index={name: at for at, name in enumerate(names)},
-            paths=paths,
-            starts=_starts(paths),
-            ok=ok,
-            free=np.where(ok, devices, 0),
-            held_back=np.where(held, devices, 0),
-            draining=np.zeros(len(nodes), dtype=np.int64),
-            claimed=np.zeros(len(nodes), dtype=np.int64),
+            names=layout.names,
+            index=layout.index,
+            paths=layout.paths,
+            starts=layout.starts,
+            ok=layout.ok,
+            free=layout.devices.copy(),
+            held_back=layout.held.copy(),
+            draining=np.zeros(len(layout.names), dtype=np.int64),
+            claimed=np.zeros(len(layout.names), dtype=np.int64),
         )
 
     def charge(self, nodes: Iterable[tuple[str, int]]) -> None:
@@ -109,6 +105,40 @@ class Ground:
     def depth(self) -> int:
         """Levels of places here, nodes included."""
         return len(self.starts) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What follows from the nodes of a pool alone; nobody writes to it. `devices` of nodes that take new work, `held`
+    those of held ones."""
+
+    names: tuple[str, ...]
+    index: dict[str, int]
+    paths: tuple[tuple[str, ...], ...]
+    starts: tuple[NDArray[np.int64], ...]
+    ok: NDArray[np.bool_]
+    devices: Devices
+    held: Devices
+
+
+@lru_cache(maxsize=64)
+def _layout(given: tuple[Node, ...]) -> _Layout:
+    """Nodes change seldom and every decision needs them in order."""
+    nodes = sorted(given, key=lambda node: (*node.place, node.name))
+    paths = tuple((*node.place, node.name) for node in nodes)
+    devices = np.array([node.devices for node in nodes], dtype=np.int64)
+    ok = np.array([node.state is NodeState.OK for node in nodes], dtype=bool)
+    held = np.array([node.state is NodeState.HELD for node in nodes], dtype=bool)
+    names = tuple(node.name for node in nodes)
+    return _Layout(
+        names=names,
+        index={name: at for at, name in enumerate(names)},
+        paths=paths,
+        starts=_starts(paths),
+        ok=ok,
+        devices=np.where(ok, devices, 0),
+        held=np.where(held, devices, 0),
+    )
 
 
 def _starts(paths: Sequence[tuple[str, ...]]) -> tuple[NDArray[np.int64], ...]:

@@ -65,23 +65,26 @@ class KnownAnswers:
 
     def pass_over(self, line: Line, waits: dict[str, Explanation], seated: Container[str]) -> None:
         """Answer the next jobs of a line as far as they wait for something known; `seated` jobs get their turn."""
-        jobs, end = line.jobs, len(line.jobs)
+        jobs, resource, delays = line.jobs, line.resource, self._delays
         now, never = self._now.get(jobs[0].queue, {}), self._never.get(jobs[0].queue, {})
         brought, left = self._own(line.tenant)
-        while line.at < end:
-            job = jobs[line.at]
-            if job.id in seated:
-                return
-            shape = _shape(job)
-            need = shape[0] * shape[2]
+        # This loop looks at everybody who waits: `_shape` is written out in it.
+        for at in range(line.at, len(jobs)):
+            job = jobs[at]
+            sizes, per_worker = job.sizes, job.devices_per_worker
+            shape = (sizes[0], sizes[-1], per_worker, job.coupling, job.window, resource)
+            need = sizes[0] * per_worker
             # A tenant's own devices may do where the queue's do not: what others wait for says nothing of it.
             why = now.get(shape) if need > left else None
-            why = never.get(shape) if why is None and need > brought else why
-            why = self._delay(job, shape) if why is None and self._delays else why
-            if why is None:
+            if why is None and never and need > brought:
+                why = never.get(shape)
+            if why is None and delays:
+                why = self._delay(job, shape)
+            if why is None or job.id in seated:
+                line.at = at
                 return
             waits[job.id] = why
-            line.at += 1
+        line.at = len(jobs)
 
     def _delay(self, job: Job, shape: Shape) -> Explanation | None:
         """A job that runs as long as one that would delay a head would delay it, too."""

@@ -52,7 +52,8 @@ class Report:
     end is reported once nobody of that attempt or an earlier one is left.
 
     All in worker-seconds: `stalled_worker_s` by part and `lost_worker_s` of this attempt so far, `work_left_s` still to
-    do, `unsaved_work_s` what stopping now would waste.
+    do, `unsaved_work_s` what stopping now would waste. `final`: a failure that the runner has tried again itself as
+    often as the job allows, or that would only repeat; there is no restart.
     """
 
     job: str
@@ -66,6 +67,7 @@ class Report:
     lost_worker_s: float = 0.0
     detail: str = ""
     measured: Measured | None = None
+    final: bool = False
 
     @property
     def over(self) -> bool:

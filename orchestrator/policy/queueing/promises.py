@@ -39,9 +39,13 @@ class Promise:
 
 @dataclass(frozen=True, slots=True)
 class Returns:
-    """Devices of one pool that are expected back, soonest first: when, on which node, how many, to whose quota."""
+    """Devices of one pool that are expected back, soonest first: when, on which node, how many, to whose quota.
+
+    `ends` are the instants of `at`, each once.
+    """
 
     at: NDArray[np.float64]
+    ends: NDArray[np.float64]
     node: NDArray[np.int64]
     devices: NDArray[np.int64]
     usable: NDArray[np.bool_]
@@ -69,8 +73,10 @@ def returns(board: Board, pool: str) -> Returns:
             rows += [(end_s, job.id, at, devices, job.queue) for at, devices in taken]
     rows.sort(key=lambda row: row[:3])
     nodes = np.array([row[2] for row in rows], dtype=np.int64)
+    at_s = np.array([row[0] for row in rows], dtype=np.float64)
     return Returns(
-        at=np.array([row[0] for row in rows], dtype=np.float64),
+        at=at_s,
+        ends=np.unique(at_s),
         node=nodes,
         devices=np.array([row[3] for row in rows], dtype=np.int64),
         usable=(nodes >= 0) & ground.ok[np.maximum(nodes, 0)]
@@ -100,16 +106,19 @@ def promise(board: Board, job: Job, expected: dict[str, Returns]) -> tuple[str, 
         if board.grounds[pool].pool.in_sight:
             if pool not in expected:
                 expected[pool] = returns(board, pool)
-            found = _promise_in(board, job, pool, expected[pool])
-            if found is not None and (best is None or found.at_s < best[1].at_s):
+            found = _promise_in(board, job, pool, expected[pool], None if best is None else best[1].at_s)
+            if found is not None:
                 best = (pool, found)
     return best
 
 
-def _promise_in(board: Board, job: Job, pool: str, expected: Returns) -> Promise | None:
-    """Bisects over the returns: with every return there is more room, so the first that does is well defined."""
-    ends = np.unique(expected.at)
-    low, high = 0, len(ends) - 1
+def _promise_in(board: Board, job: Job, pool: str, expected: Returns, before_s: float | None) -> Promise | None:
+    """The earliest start, if there is one (earlier than `before_s`).
+
+    Bisects over the returns: with every return there is more room, so the first that does is well defined.
+    """
+    ends = expected.ends
+    low, high = 0, (len(ends) if before_s is None else int(np.searchsorted(ends, before_s))) - 1
     if high < 0 or _at(board, job, pool, expected, float(ends[high])) is None:
         return None
     while low < high:
@@ -127,10 +136,12 @@ def _at(board: Board, job: Job, pool: str, expected: Returns, at_s: float) -> Pr
     num_back = int(np.searchsorted(expected.at, at_s, side="right"))
     free_N = _free_at(ground, expected, num_back)
     spare = int(free_N.sum()) - ground.pool.headroom - job.min_devices
+    if spare < 0:
+        return None
     account = _account_at(board, job, pool, expected.queue[:num_back], expected.devices[:num_back].tolist())
     by_right = board.now.shares.own_available(job.tenant, pool) >= job.min_devices
     own_spare = _ANY if by_right else account.available - job.min_devices
-    if spare < 0 or own_spare < 0:
+    if own_spare < 0:
         return None
     taken = seat(board, job, ground, free_N, job.sizes[0])
     if taken is None:

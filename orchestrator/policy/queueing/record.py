@@ -11,6 +11,7 @@ import datetime as dt
 import enum
 import hashlib
 import json
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -50,28 +51,42 @@ def from_text(text: str) -> Any:
         raise ValueError(f"no recorded snapshot or decision: {error}") from error
 
 
+_PLAIN = (str, int, float, bool, type(None))
 _MANY = ("pools", "waiting", "running", "leases", "claims", "promises")
 _PRIME = 2**255 - 19
 
-Known = dict[int, tuple[object, int]]
-"""Fingerprints of parts by identity, with the part itself, so that it stays what it is while it is known."""
+
+@dataclasses.dataclass(slots=True)
+class Parts:
+    """What there are many of in the last snapshot, by identity: the parts themselves, so that they stay what they are
+    while they are known, their numbers, and the sum of those."""
+
+    parts: dict[int, Any] = dataclasses.field(default_factory=dict)
+    numbers: dict[int, int] = dataclasses.field(default_factory=dict)
+    total: int = 0
+
+    def take(self, parts: tuple[Any, ...]) -> int:
+        """The sum of these parts' numbers; those that were there the last time are not read again."""
+        fresh = dict(zip(map(id, parts), parts, strict=True))
+        for key in self.parts.keys() - fresh.keys():
+            self.total -= self.numbers.pop(key)
+        for key in fresh.keys() - self.parts.keys():
+            number = self.numbers[key] = _number(fresh[key])
+            self.total += number
+        self.parts = fresh
+        # The same object twice counts twice.
+        twice = [] if len(fresh) == len(parts) else list(parts)
+        return sum(self.numbers[id(part)] for part in twice) if twice else self.total
 
 
-def fingerprint(snapshot: Snapshot, *, known: Known | None = None, seen: Known | None = None) -> str:
+def fingerprint(snapshot: Snapshot, known: dict[str, Parts] | None = None) -> str:
     """sha256 of a snapshot, hexadecimal: with it the ledger says on what a decision was taken.
 
-    What there are many of is summed part by part, so that order does not matter and parts in `known` need not be read
-    again; `seen` takes the parts of this snapshot.
+    What there are many of is summed part by part, so that order does not matter, and so that of snapshots that follow
+    each other only what is new is read; `known` remembers the last one.
     """
-    known, seen = known or {}, {} if seen is None else seen
-    sums: dict[str, str] = {}
-    for name in _MANY:
-        total = 0
-        for part in getattr(snapshot, name):
-            found = known.get(id(part)) or (part, _number(part))
-            seen[id(part)] = found
-            total += found[1]
-        sums[name] = format(total % _PRIME, "x")
+    known = {} if known is None else known
+    sums = {name: format(known.setdefault(name, Parts()).take(getattr(snapshot, name)) % _PRIME, "x") for name in _MANY}
     few = {one.name: getattr(snapshot, one.name) for one in dataclasses.fields(snapshot) if one.name not in _MANY}
     text = _json({name: _encoded(value) for name, value in few.items()} | sums)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -86,6 +101,8 @@ def _json(value: object) -> str:
 
 
 def _encoded(value: Any) -> Any:
+    if type(value) in _PLAIN:
+        return value
     match value:
         case enum.Enum():
             return {"": _tag(type(value)), "is": value.value}
@@ -95,11 +112,15 @@ def _encoded(value: Any) -> Any:
             return {"": "set", "of": sorted(_encoded(one) for one in value)}
         case dt.time():
             return {"": "time", "is": value.isoformat()}
-        case None | bool() | int() | float() | str():
-            return value
         case _:
-            names = (one.name for one in dataclasses.fields(value))
-            return {"": _tag(type(value)), **{name: _encoded(getattr(value, name)) for name in names}}
+            kind: Any = type(value)
+            tag, names = _form(kind)
+            return {"": tag, **{name: _encoded(getattr(value, name)) for name in names}}
+
+
+@cache
+def _form(of: type[Any]) -> tuple[str, tuple[str, ...]]:
+    return _tag(of), tuple(one.name for one in dataclasses.fields(of))
 
 
 def _decoded(value: Any) -> Any:

@@ -136,9 +136,10 @@ def _money(snapshot: Snapshot, job: Job, pool: str, times: int) -> Iterator[Edit
 
 
 def _asked_back(snapshot: Snapshot, decisions: Decisions, pool: str) -> Iterator[tuple[str, str, str, int]]:
-    """What drains in the pool already, and what claims ask of others: not only the job's own, which may come second."""
+    """What drains in the pool already, what claims ask of others (not only the job's own, which may come second), and
+    what must be given back anyway, as for endpoints."""
     asked: dict[str, Placement] = {
-        one.job: () if isinstance(one, Evict) else one.placement for one in decisions.changes if one.for_job is not None
+        one.job: () if isinstance(one, Evict) else one.placement for one in decisions.changes
     }
     workers = {one.job.id: one.job.devices_per_worker for one in snapshot.running}
     for lease in snapshot.leases:

@@ -59,8 +59,11 @@ def rank_sittings(board: Board) -> Ranking:
 
 
 def _cover(left: dict[tuple[str, str], int], name: str, parts: Mapping[str, int]) -> bool:
-    if not parts or any(left.get((name, pool), 0) < need for pool, need in parts.items()):
+    if not parts or not left:
         return False
+    for pool, need in parts.items():
+        if left.get((name, pool), 0) < need:
+            return False
     for pool, need in parts.items():
         left[name, pool] -= need
     return True
@@ -69,6 +72,10 @@ def _cover(left: dict[tuple[str, str], int], name: str, parts: Mapping[str, int]
 def minimum_by_pool(sitting: Sitting) -> dict[str, int]:
     """A job's minimum, split over the pools it sits in: what it holds there, largest part first, up to the minimum."""
     left, parts = sitting.job.min_devices, {}
+    if len(sitting.seats) == 1:
+        ((pool, nodes),) = sitting.seats.items()
+        part = min(left, sum(nodes.values()))
+        return {pool: part} if part else {}
     held = {pool: sitting.in_pool(pool) for pool in sitting.seats}
     for pool in sorted(held, key=lambda name: (-held[name], name)):
         part = min(left, held[pool])

@@ -7,7 +7,7 @@ only said if a decision on a copy of the cluster with that change starts the job
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.policy.queueing.decide import decide_queues
 from orchestrator.policy.queueing.decisions import Admit, Decisions, Explanation, Verdict
@@ -60,6 +60,17 @@ def why(snapshot: Snapshot, job_id: str) -> Answer:
         if edits is not None:
             return Answer(verdict=verdict, unblock=_trimmed(snapshot, job_id, edits))
     return Answer(verdict=verdict)
+
+
+def why_if(snapshot: Snapshot, job: Job) -> Answer:
+    """What a job would be told if it were as given: in place of the waiting one of its id, or newly submitted.
+
+    The snapshot stays as it is. Raises: ValueError if the job of that id runs: it waits for nothing.
+    """
+    if any(one.job.id == job.id for one in snapshot.running):
+        raise ValueError(f"{job.id} runs; what it would be told if it waited is asked with another id")
+    others = tuple(one for one in snapshot.waiting if one.id != job.id)
+    return why(replace(snapshot, waiting=(*others, job)), job.id)
 
 
 def what_if(snapshot: Snapshot, edits: Iterable[Edit]) -> Decisions:

@@ -14,7 +14,18 @@ from orchestrator.policy.queueing.places import Node, NodeState, OpenHours, flat
 from orchestrator.policy.queueing.values import Tempo
 from orchestrator.policy.resize import Outlook, ResizeRules, ResizeState, RunPlan
 from orchestrator.policy.windows import Window
-from tests.policy.queueing.build import changes, gpu_pool, hold, job, lease_of, nodes, snapshot, started, verdicts
+from tests.policy.queueing.build import (
+    apply,
+    changes,
+    gpu_pool,
+    hold,
+    job,
+    lease_of,
+    nodes,
+    snapshot,
+    started,
+    verdicts,
+)
 
 TWO = gpu_pool("pool", nodes(2, 4))
 ELASTIC = job("j", range(2, 9))
@@ -114,3 +125,18 @@ def test_growth_that_does_not_pay_leaves_the_devices_to_others():
     snap = replace(growing(stall_s=600.0, lasts_s=60.0), waiting=(job("other", 2, submitted_s=5.0),))
     decisions = decide_queues(snap)
     assert (changes(decisions), started(decisions)) == ({}, {"other": 2})
+
+
+def test_an_offer_that_must_settle_is_remembered_from_one_decision_to_the_next():
+    """Refused for now, it would else be new in every decision, and nobody would ever grow."""
+    snap = growing(stall_s=10.0)
+    (running,) = snap.running
+    rules = replace(running.tempo.plan.rules, settle_s=2.0)
+    tempo = replace(running.tempo, plan=replace(running.tempo.plan, rules=rules), state=ResizeState(offered_workers=4))
+    snap = replace(snap, running=(replace(running, tempo=tempo),))
+    first = decide_queues(snap)
+    assert changes(first) == {}
+    second = replace(apply(snap, first), now_s=snap.now_s + 1.0)
+    assert changes(decide_queues(second)) == {}
+    third = replace(apply(second, decide_queues(second)), now_s=snap.now_s + 2.0)
+    assert changes(decide_queues(third)) == {"j": ("grows", 8)}

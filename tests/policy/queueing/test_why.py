@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from orchestrator.policy.queueing import edits as change
 from orchestrator.policy.queueing.decide import decide_queues
 from orchestrator.policy.queueing.decisions import Admit, Reject, Wait, WaitReason
-from orchestrator.policy.queueing.parties import Purse, Tenant
+from orchestrator.policy.queueing.parties import Purse, Queue, Quota, Tenant
 from orchestrator.policy.queueing.places import NodeState, OpenHours, flat_pool
 from orchestrator.policy.queueing.values import Coupling, LeaseState, Spending
-from orchestrator.policy.queueing.why import edited, verdict_of, what_if, why
+from orchestrator.policy.queueing.why import edited, verdict_of, what_if, why, why_if
 from orchestrator.policy.windows import Window
 from tests.policy.queueing.build import RULES, gpu_pool, hold, job, nodes, queue, snapshot
 from tests.policy.queueing.worlds import LEVELS, NEAR, clusters, contended
@@ -206,11 +206,56 @@ def test_draining_devices_tell_when_they_are_back():
     assert (answer.why.reason, answer.why.eta_s) == (WaitReason.WAITING_FOR_PREEMPTED, 1042.0)
 
 
+def test_a_changed_job_is_told_what_submitting_it_would_bring():
+    snap, _, _ = SCENARIOS["too few devices"]
+    smaller = replace(snap.waiting[0], sizes=(2, 4))
+    assert isinstance(why_if(snap, smaller).verdict, Admit)
+    assert why_if(snap, snap.waiting[0]) == why(snap, "j")
+    new = why_if(snap, replace(smaller, id="k", sizes=(3,)))
+    assert (new.why.reason, new.unblock) == (WaitReason.GANG_INCOMPLETE, (change.AddDevices("pool", 1),))
+
+
+def test_nobody_asks_what_a_running_job_waits_for():
+    snap, _, _ = SCENARIOS["too few devices"]
+    with pytest.raises(ValueError, match="r runs"):
+        why_if(snap, snap.running[0].job)
+
+
 def test_asking_changes_nothing():
     snap, _, _ = SCENARIOS["too few devices"]
     before = decide_queues(snap)
     what_if(snap, [change.AddDevices("pool", 100)])
     assert decide_queues(snap) == before
+
+
+def test_devices_called_back_for_endpoints_are_named_where_a_job_waits_for_them():
+    snap = snapshot(
+        pools=(flat_pool("pool", 4, headroom=2),),
+        running=((job("r", 2, devices_per_worker=2), 2),),
+        waiting=(job("j"),),
+    )
+    answer = why(snap, "j")
+    assert (answer.why.reason, answer.unblock) == (
+        WaitReason.WAITING_FOR_PREEMPTED,
+        (change.GiveBack((("r", "pool", "pool", 4),)),),
+    )
+    assert isinstance(verdict_of(what_if(snap, answer.unblock), "j"), Admit)
+
+
+@pytest.mark.parametrize(
+    ("quotas", "per_worker", "reason"),
+    [((1, 10), 1, "GangIncomplete"), ((2, 3), 1, "GangIncomplete"), ((1, 9), 2, "ExceedsMaxQuota")],
+)
+def test_a_job_over_several_pools_is_told_of_the_pool_that_keeps_it(quotas, per_worker, reason):
+    pools = tuple(gpu_pool(name, nodes(1, 1, ("a", "r1"), name)) for name in ("p", "q"))
+    both = Queue(
+        name="main", quotas=tuple(Quota(pool=name, nominal=most) for name, most in zip("pq", quotas, strict=True))
+    )
+    wide = job("j", 5, coupling=Coupling.MODULAR, devices_per_worker=per_worker)
+    snap = snapshot(pools=pools, queues=(both,), levels=LEVELS, rules=NEAR, waiting=(wide,))
+    answer = why(snap, "j")
+    assert answer.why.reason == WaitReason(reason)
+    assert isinstance(verdict_of(what_if(snap, answer.unblock), "j"), Admit)
 
 
 @settings(max_examples=25, deadline=None)

@@ -1,0 +1,83 @@
+"""What control plane and job processes write to each other, as JSON: the order that holds, and reports of attempts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+from orchestrator.policy.queueing.decisions import Admit, Evict, Resize
+from orchestrator.policy.queueing.orders import Measured, Order, Phase, Report
+from orchestrator.policy.queueing.record import from_text, to_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letter:
+    """The order that holds for a job. `seats`: workers by node, none for a stop. `at_s`: when it was given (UTC
+    seconds); `until_s`: when a stop must be over."""
+
+    id: str
+    attempt: int
+    at_s: float
+    seats: Mapping[str, int] = field(default_factory=dict)
+    stop: bool = False
+    until_s: float | None = None
+
+    @property
+    def workers(self) -> int:
+        """Workers in all."""
+        return sum(self.seats.values())
+
+    def follows(self, before: Letter | None) -> bool:
+        """Whether this is news after `before`: a later attempt, or the stop of the same one."""
+        if before is None:
+            return True
+        return self.attempt > before.attempt or (self.attempt == before.attempt and self.stop and not before.stop)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {**dataclasses.asdict(self), "seats": dict(self.seats)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Letter:
+        """The letter that `to_json` wrote."""
+        return cls(**data)
+
+
+def letter_of(order: Order, *, now_s: float) -> Letter:
+    """An order of the control cycle as a letter."""
+    match order.what:
+        case Admit() | Resize() as what:
+            seats: dict[str, int] = {}
+            for one in what.placement:
+                seats[one.node] = seats.get(one.node, 0) + one.workers
+            return Letter(id=order.id, attempt=order.attempt, at_s=now_s, seats=seats)
+        case Evict() as what:
+            return Letter(id=order.id, attempt=order.attempt, at_s=now_s, stop=True, until_s=what.drain_until_s)
+        case _:
+            assert_never(order.what)
+
+
+def report_to_json(report: Report) -> dict[str, Any]:
+    """A report as JSON values."""
+    known = report.measured
+    measured = None
+    if known is not None:
+        outlook = [to_text(one) for one in known.outlook]
+        measured = {"plan": to_text(known.plan), "outlook": outlook, "stall_s": known.stall_s, "stop_s": known.stop_s}
+    fields = {one.name: getattr(report, one.name) for one in dataclasses.fields(report)}
+    return {**fields, "measured": measured}
+
+
+def report_from_json(data: Mapping[str, Any]) -> Report:
+    """The report that `report_to_json` wrote."""
+    known = data["measured"]
+    measured = None
+    if known is not None:
+        outlook = tuple(from_text(one) for one in known["outlook"])
+        measured = Measured(
+            plan=from_text(known["plan"]), outlook=outlook, stall_s=known["stall_s"], stop_s=known["stop_s"]
+        )
+    parts = tuple((name, seconds) for name, seconds in data["stalled_worker_s"])
+    return Report(**{**data, "phase": Phase(data["phase"]), "stalled_worker_s": parts, "measured": measured})

@@ -1,0 +1,272 @@
+"""The process of one training job: reads orders, runs the job on Ray, reports every attempt, and keeps its log.
+
+It knows the control plane only through its folder, so that it never notices whether one is there. Run by
+`python -m orchestrator.adapters.jobs.process FOLDER`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import logging
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.adapters.jobs.chronicle import Chronicle, plan_of
+from orchestrator.adapters.jobs.folder import JobFolder
+from orchestrator.adapters.jobs.letters import Letter
+from orchestrator.adapters.jobs.log_writer import LogWriter
+from orchestrator.policy.batch_plan import BatchPlan
+from orchestrator.policy.queueing.orders import Phase, Report
+from orchestrator.spec import TrainJob, load_text
+from orchestrator.spec.errors import UserError
+
+if TYPE_CHECKING:
+    from orchestrator.adapters.ray_train.events import Event
+    from orchestrator.adapters.ray_train.lease import Lease
+    from orchestrator.adapters.ray_train.notice_desk import NoticePlan
+    from orchestrator.adapters.ray_train.run import RunResult
+
+TICK_S = 0.2
+REPORT_S = 1.0
+END_PATIENCE_S = 600.0
+
+
+class Desk:
+    """Between the folder and the run: the newest order, and reports as the run goes on. Safe from any thread."""
+
+    def __init__(self, folder: JobFolder, chronicle: Chronicle, log: LogWriter, now_s: Callable[[], float]) -> None:
+        self._folder = folder
+        self._chronicle = chronicle
+        self._log = log
+        self._now_s = now_s
+        self._lock = threading.RLock()
+        self._stamp: object = None
+        self._order: Letter | None = None
+        self._seats: dict[str, int] = {}
+        self._reported_at_s = float("-inf")
+        self._trouble = ""
+
+    def look(self) -> None:
+        """Take an order that has come, and report when it is time."""
+        with self._lock, self._disk():
+            stamp = self._folder.order_stamp()
+            if stamp != self._stamp:
+                self._stamp = stamp
+                self._take(self._folder.read_order())
+            if self._now_s() - self._reported_at_s >= REPORT_S:
+                self._report(self._chronicle.reports(self._now_s()))
+            self._log.follow()
+
+    def _take(self, letter: Letter | None) -> None:
+        if letter is None or not letter.follows(self._order):
+            return
+        self._order = letter
+        if letter.stop:
+            self._log.say("asked to stop")
+        else:
+            self._seats = dict(letter.seats)
+            self._log.say(f"order {letter.id}: {letter.workers} workers")
+        self._chronicle.take(letter)
+        self._report(self._chronicle.reports(self._now_s()))
+
+    def observe(self, event: Event) -> None:
+        """Something has happened in the run."""
+        with self._lock:
+            self._chronicle.observe(event)
+            with self._disk():
+                reports = self._chronicle.reports(self._now_s())
+                if any(report.over for report in reports):
+                    self._report(reports)
+                self._log.event(event)
+
+    def finish(self, phase: Phase, detail: str, *, final: bool = False) -> None:
+        """Nobody is left: say how every attempt ended, and end the log. Raises: OSError where it cannot be said."""
+        with self._lock:
+            with self._disk():
+                self._log.say(f"the end: {phase}" + (f": {detail}" if detail else ""))
+            for report in self._chronicle.finish(phase, detail, self._now_s(), final=final):
+                with self._disk():
+                    self._log.end(report.attempt)
+                self._folder.write_report(report)
+
+    @contextlib.contextmanager
+    def _disk(self) -> Iterator[None]:
+        """A disk that is full for a moment ends no job: the next report says all of it."""
+        try:
+            yield
+        except OSError as error:
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                traceback.print_exc()
+
+    def _report(self, reports: tuple[Report, ...]) -> None:
+        """The log of an attempt is whole before its end is said."""
+        self._reported_at_s = self._now_s()
+        for report in reports:
+            if report.over:
+                self._log.end(report.attempt)
+                self._chronicle.forget(report.attempt)
+            else:
+                self._log.attempt = max(self._log.attempt, report.attempt)
+            self._folder.write_report(report)
+
+    def wants_stop(self) -> int:
+        """0 = go on, 1 = stop in order, 2 = at once, for the deadline has passed."""
+        with self._lock:
+            order = self._order
+        if order is None or not order.stop:
+            return 0
+        return 2 if order.until_s is not None and self._now_s() > order.until_s else 1
+
+    def lease(self) -> Lease:
+        """What the run may hold."""
+        from orchestrator.adapters.ray_train.lease import Lease
+
+        with self._lock:
+            return Lease(workers=sum(self._seats.values()), seats=dict(self._seats))
+
+
+def main(path: Path) -> int:
+    """Be a job's process until the job ends. Returns at once if the job has one already."""
+    folder = JobFolder(path)
+    with contextlib.ExitStack() as stack:
+        if not folder.live(stack):
+            return 0
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+        document, around = folder.read_job()
+        job = _as_run(document, folder.job)
+        desk = _desk(folder, job, around)
+        desk.look()
+        ended = threading.Event()
+        ticker = threading.Thread(target=_tick, args=(desk, ended), name="desk", daemon=True)
+        ticker.start()
+        try:
+            phase, detail, final = _run(job, desk, around)
+        finally:
+            ended.set()
+            ticker.join()
+        _say_the_end(lambda: desk.finish(phase, detail, final=final))
+    return 0
+
+
+def _say_the_end(say: Callable[[], None]) -> None:
+    """Whoever cannot say it has trained for nothing: that is worth waiting for a disk."""
+    deadline_s = time.monotonic() + END_PATIENCE_S
+    while True:
+        try:
+            say()
+            return
+        except OSError:
+            if time.monotonic() > deadline_s:
+                raise
+        time.sleep(1.0)
+
+
+def _as_run(document: dict[str, Any], job_id: str) -> TrainJob:
+    """The job under its own id: a later job of the same name must not go on from this one's state."""
+    (job,) = load_text(json.dumps(document), where=job_id)
+    assert isinstance(job, TrainJob), "only TrainJobs have a process"
+    return job.model_copy(update={"metadata": job.metadata.model_copy(update={"name": job_id})})
+
+
+def _desk(folder: JobFolder, job: TrainJob, around: dict[str, Any]) -> Desk:
+    from orchestrator.adapters.ray_train.run import HABITS
+
+    workers, batch = job.spec.workers, job.spec.batch
+    plan = plan_of(
+        min_workers=workers.min,
+        max_workers=workers.max,
+        batch=BatchPlan(batch.global_batch_size, batch.micro_batch_size),
+        habits=HABITS,
+    )
+    log = LogWriter(Path(around["logs"]), folder.job, Path(around["home"]) / "runs" / folder.job / "logs", _stamp)
+    chronicle = Chronicle(folder.job, plan=plan, steps=job.spec.steps, habits=HABITS)
+    return Desk(folder, chronicle, log, time.time)
+
+
+def _tick(desk: Desk, ended: threading.Event) -> None:
+    while not ended.wait(TICK_S):
+        desk.look()
+
+
+def _run(job: TrainJob, desk: Desk, around: dict[str, Any]) -> tuple[Phase, str, bool]:
+    """Run the job to an end of any kind: how, in which words, and whether trying again would help nothing."""
+    import ray
+
+    from orchestrator.adapters.ray_cluster.loopback import for_ray_init
+
+    try:
+        with _connected(for_ray_init(around["ray"])):
+            return _outcome(job, _train(job, desk, around), Path(around["home"]))
+    except UserError as error:
+        return Phase.FAILED, str(error), True
+    except (ray.exceptions.RayError, ConnectionError) as error:
+        traceback.print_exc()
+        return Phase.LOST, f"Ray was lost: {error}", False
+    except Exception as error:
+        traceback.print_exc()
+        return Phase.FAILED, f"{type(error).__name__}: {error}", False
+
+
+@contextlib.contextmanager
+def _connected(address: str) -> Any:
+    import ray
+
+    from orchestrator.adapters.ray_cluster.environment import loopback_environment
+    from orchestrator.adapters.ray_cluster.messages import messages_to_log
+
+    with loopback_environment(), messages_to_log():
+        ray.init(address=address, namespace="tideline", log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _train(job: TrainJob, desk: Desk, around: dict[str, Any]) -> RunResult:
+    from orchestrator.adapters.ray_train.run import RunOptions, run_train_job
+    from orchestrator.adapters.ray_train.signals import StopSignals
+
+    with StopSignals() as signals:
+        options = RunOptions(
+            wants_stop=lambda: max(signals(), desk.wants_stop()),
+            read_lease=desk.lease,
+            notices=notice_plan(around.get("notices")),
+        )
+        return run_train_job(job, Path(around["home"]), on_event=desk.observe, options=options)
+
+
+def notice_plan(said: dict[str, Any] | None) -> NoticePlan:
+    """What the Cluster says of notices, as nodes take it; None: each node listens to what its machine has."""
+    from orchestrator.adapters.ray_train.notice_desk import NoticePlan
+
+    return NoticePlan() if said is None else NoticePlan(**{**said, "sources": tuple(said["sources"])})
+
+
+def _outcome(job: TrainJob, result: RunResult, home: Path) -> tuple[Phase, str, bool]:
+    from orchestrator.adapters.ray_train.events import Status
+    from orchestrator.adapters.ray_train.register import register
+
+    match result.status:
+        case Status.SUCCEEDED:
+            version = register(job, result, home)
+            return Phase.SUCCEEDED, f"registered as {version.ref}" if version else "", True
+        case Status.PAUSED:
+            return Phase.STOPPED, "stopped with its state saved", False
+        case _:
+            return Phase.FAILED, result.detail, True
+
+
+def _stamp() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

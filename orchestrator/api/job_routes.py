@@ -1,0 +1,201 @@
+"""/api/v1/jobs: submit, look, and the verbs."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
+
+from orchestrator.api import documents, models, render
+from orchestrator.api.callers import Caller
+from orchestrator.api.openapi import document_body, items_body
+from orchestrator.api.paging import after_of, cursor_of
+from orchestrator.api.parts import (
+    Cursor,
+    IdempotencyKey,
+    JobId,
+    Limit,
+    NameFilter,
+    TheCaller,
+    TheService,
+    job_for,
+)
+from orchestrator.api.problems import responses
+from orchestrator.api.service import Applied, Service
+from orchestrator.ledger.errors import ConflictError
+from orchestrator.ledger.keys import Role
+from orchestrator.ledger.reading import JobFilter
+from orchestrator.ledger.rows import JobRow
+from orchestrator.ledger.states import ENDED, JobState
+from orchestrator.ledger.submission import NewJob, Submission, new_job
+from orchestrator.spec import TrainJob
+
+router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"])
+
+
+@router.get("", response_model=models.JobList, responses=responses())
+async def list_jobs(
+    service: TheService,
+    caller: TheCaller,
+    tenant: NameFilter = None,
+    queue: NameFilter = None,
+    name: NameFilter = None,
+    state: Annotated[
+        list[JobState] | None, Query(max_length=len(JobState), description="Repeat it for several.")
+    ] = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> dict[str, Any]:
+    """Jobs in order of id, page by page."""
+    if tenant is not None:
+        caller.need_tenant(tenant)
+    which = JobFilter(
+        tenant=tenant or caller.only_tenant,
+        queue=queue,
+        states=None if state is None else tuple(state),
+        name=name,
+        after=after_of(cursor),
+        limit=limit + 1,
+    )
+    rows, sizes = await service.reading(_page, service, which)
+    shown = rows[:limit]
+    following = cursor_of(shown[-1].id) if len(rows) > limit else None
+    return {"items": [render.job(row, sizes.get(row.id, 0)) for row in shown], "next_cursor": following}
+
+
+def _page(service: Service, which: JobFilter) -> tuple[list[JobRow], dict[str, int]]:
+    rows = service.read.jobs(which)
+    return rows, service.read.world_sizes([row.id for row in rows if row.state not in ENDED])
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=models.Submitted,
+    responses={200: {"model": models.Submitted, "description": "Replayed."}, **responses(404, 409, 413, 415)},
+    openapi_extra=document_body("TrainJob"),
+)
+async def submit(request: Request, service: TheService, caller: TheCaller, key: IdempotencyKey = None) -> JSONResponse:
+    """Accept a job; when this is answered, it is on the disk."""
+    return await accept_job(request, service, caller, key)
+
+
+async def accept_job(request: Request, service: Service, caller: Caller, key: str | None) -> JSONResponse:
+    """As `submit`, for whoever does without the framework."""
+    caller.need(Role.OPERATOR)
+    applied = await service.applied()
+    job = await documents.read_one(request, TrainJob, now=service.now(), tenant=caller.only_tenant)
+    new = _checked(service, applied, caller, job, service.clock())
+    await _measured(service, applied, new)
+    one = Submission(jobs=(new,), actor=caller.actor, scope=caller.scope, key=key)
+    accepted = await service.writer.submit(one)
+    answer = {"id": accepted.ids[0], "replayed": accepted.replayed}
+    headers = {"location": f"/api/v1/jobs/{accepted.ids[0]}"}
+    return JSONResponse(answer, status_code=200 if accepted.replayed else 201, headers=headers)
+
+
+@router.post(
+    "/batch",
+    status_code=201,
+    response_model=models.SubmittedBatch,
+    responses={200: {"model": models.SubmittedBatch, "description": "Replayed."}, **responses(404, 409, 413, 415)},
+    openapi_extra=items_body("TrainJob", documents.MAX_BATCH),
+)
+async def submit_batch(
+    request: Request, service: TheService, caller: TheCaller, key: IdempotencyKey = None
+) -> JSONResponse:
+    """Accept jobs, all or none, in one transaction."""
+    caller.need(Role.OPERATOR)
+    applied = await service.applied()
+    items = await documents.read_batch(request)
+    now, tenant = service.now(), caller.only_tenant
+    new = await service.reading(_all_checked, service, applied, caller, items, now, tenant)
+    accepted = await service.writer.submit(Submission(jobs=new, actor=caller.actor, scope=caller.scope, key=key))
+    answer = {"ids": list(accepted.ids), "replayed": accepted.replayed}
+    return JSONResponse(answer, status_code=200 if accepted.replayed else 201)
+
+
+def _all_checked(
+    service: Service, applied: Applied, caller: Caller, items: list[Any], now: dt.datetime, tenant: str | None
+) -> tuple[NewJob, ...]:
+    jobs = documents.parse_items(items, now=now, tenant=tenant)
+    return tuple(_checked(service, applied, caller, job, now.timestamp()) for job in jobs)
+
+
+def _checked(service: Service, applied: Applied, caller: Caller, job: TrainJob, now_s: float) -> NewJob:
+    caller.need_tenant(job.metadata.tenant)
+    new = new_job(job, applied.cluster, now_s=now_s)
+    applied.admission.check(new)
+    return new
+
+
+async def _measured(service: Service, applied: Applied, new: NewJob) -> None:
+    """A job with a budget is held to what its last run's steps cost."""
+    if new.shape.budget_micro_usd is None and new.shape.budget_device_ms is None:
+        return
+    which = JobFilter(name=new.name, limit=1)
+    if await service.reading(service.read.jobs, which):
+        applied.admission.check(new, before=await service.reading(service.read.latest, new.name))
+
+
+@router.get("/{job}", response_model=models.JobDetail, responses=responses(404))
+async def get_job(job: JobId, service: TheService, caller: TheCaller) -> dict[str, Any]:
+    """Everything about a job."""
+    row = await job_for(service, caller, job)
+    return await service.reading(_detail, service, row)
+
+
+def _detail(service: Service, row: JobRow) -> dict[str, Any]:
+    read = service.read
+    attempts = read.attempts(row.id)
+    now = sum(one.world_size for one in attempts[-1:] if one.ended_ms is None)
+    return {
+        **render.job(row, now),
+        "attempts": [render.attempt(one) for one in attempts],
+        "usage": read.usage(row.id),
+        "document": read.document(row.id),
+    }
+
+
+async def _do(
+    service: Service, caller: Caller, job: str, ended_as: JobState | None, work: Callable[[str], None]
+) -> dict[str, Any]:
+    """One of the verbs; on a job that has ended as the verb wanted, nothing is left to do."""
+    row = await job_for(service, caller, job, Role.OPERATOR)
+    if row.state in ENDED and row.state is not ended_as:
+        raise ConflictError(f"job {row.id!r} has ended ({row.state})", next_step=f"See 'tide describe {row.id}'")
+    if row.state not in ENDED:
+        await service.writer.do(lambda: work(row.id))
+    after = await service.reading(service.read.job, row.id)
+    sizes = await service.reading(service.read.world_sizes, [row.id])
+    return render.job(after, sizes.get(row.id, 0))
+
+
+_VERB: dict[str, Any] = {"response_model": models.Job, "responses": responses(404, 409)}
+
+
+@router.post("/{job}/cancel", **_VERB)
+async def cancel(job: JobId, service: TheService, caller: TheCaller) -> dict[str, Any]:
+    """End a job for good; one that runs saves its state first."""
+    return await _do(service, caller, job, JobState.CANCELLED, lambda of: service.ledger.cancel(of, actor=caller.actor))
+
+
+@router.post("/{job}/pause", **_VERB)
+async def pause(job: JobId, service: TheService, caller: TheCaller) -> dict[str, Any]:
+    """Save state and give devices back until it is resumed; budget and deadline clocks run on."""
+    return await _do(service, caller, job, None, lambda of: service.ledger.pause(of, actor=caller.actor))
+
+
+@router.post("/{job}/resume", **_VERB)
+async def resume(job: JobId, service: TheService, caller: TheCaller) -> dict[str, Any]:
+    """Let a paused job wait for devices again."""
+    return await _do(service, caller, job, None, lambda of: service.ledger.resume(of, actor=caller.actor))
+
+
+@router.post("/{job}/resize", **_VERB)
+async def resize(job: JobId, body: models.ResizeBody, service: TheService, caller: TheCaller) -> dict[str, Any]:
+    """Hold a job at a size, or let it follow capacity again."""
+    return await _do(service, caller, job, None, lambda of: service.ledger.pin(of, body.workers, actor=caller.actor))

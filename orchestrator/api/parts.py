@@ -1,0 +1,53 @@
+"""What routes share: the caller, the service, parameters and their limits."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Header, Path, Query, Request
+
+from orchestrator.api.callers import Caller
+from orchestrator.api.models import JOB_PATTERN
+from orchestrator.api.service import Service
+from orchestrator.ledger.keys import Role
+from orchestrator.ledger.rows import JobRow
+from orchestrator.spec.names import NAME_PATTERN
+
+MOST_ITEMS = 1000
+KEY_PATTERN = r"^[\x21-\x7e]{1,128}$"
+
+
+# Asynchronous although they wait for nothing: FastAPI runs what is not on a thread.
+async def get_service(request: Request) -> Service:
+    """The service of the application."""
+    service: Service = request.app.state.service
+    return service
+
+
+async def get_caller(request: Request) -> Caller:
+    """Who asks; the guard found out."""
+    caller: Caller = request.state.caller
+    return caller
+
+
+TheService = Annotated[Service, Depends(get_service)]
+TheCaller = Annotated[Caller, Depends(get_caller)]
+JobId = Annotated[str, Path(pattern=JOB_PATTERN, description="NAME = its latest run, NAME.N = that run.")]
+NameFilter = Annotated[str | None, Query(pattern=NAME_PATTERN)]
+Limit = Annotated[int, Query(ge=1, le=MOST_ITEMS)]
+Cursor = Annotated[str | None, Query(max_length=400, description="next_cursor of the page before.")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        pattern=KEY_PATTERN,
+        description="The same key with the same body is answered as before; with another body it is a conflict.",
+    ),
+]
+
+
+async def job_for(service: Service, caller: Caller, name: str, role: Role = Role.VIEWER) -> JobRow:
+    """A job that the caller may do that with. Raises: UnknownJobError; ApiError (403)."""
+    row = await service.job(name)
+    caller.need_job(row, role)
+    return row

@@ -1,0 +1,141 @@
+"""/api/v1/plan and .../why: what the next control cycle would do, by the function that the cycle calls itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+
+from orchestrator.api import documents, models, render
+from orchestrator.api.openapi import document_body
+from orchestrator.api.parts import JobId, TheCaller, TheService, job_for
+from orchestrator.api.problems import ApiError, ProblemCode, responses
+from orchestrator.api.service import Service
+from orchestrator.cycle import decide
+from orchestrator.ledger.errors import UnknownJobError
+from orchestrator.ledger.keys import Role
+from orchestrator.ledger.rows import JobRow
+from orchestrator.ledger.states import JobState
+from orchestrator.ledger.submission import new_job
+from orchestrator.policy.queueing.decisions import Admit, Decisions
+from orchestrator.policy.queueing.edits import Edit, MoveToQueue, SetCoupling, SetMinWorkers, SetPriority, SetWindow
+from orchestrator.policy.queueing.from_spec import Progress, job_of
+from orchestrator.policy.queueing.values import Coupling, Snapshot
+from orchestrator.policy.queueing.why import edited, verdict_of
+from orchestrator.policy.queueing.why import why as explain
+from orchestrator.spec import Cluster, TrainJob
+from orchestrator.spec.errors import ExitCode
+
+router = APIRouter(prefix="/api/v1", tags=["decisions"])
+_EDITS = "workers.min, priority, coupling, window, queue"
+
+
+@router.get("/plan", response_model=models.Plan, responses=responses())
+async def get_plan(service: TheService, caller: TheCaller) -> models.Plan:
+    """What the next cycle would do as things are."""
+    return await service.deciding(lambda: _plan(service.snapshot(), None, caller.only_tenant))
+
+
+@router.post(
+    "/plan", response_model=models.Plan, responses=responses(404, 413, 415), openapi_extra=document_body("TrainJob")
+)
+async def try_plan(request: Request, service: TheService, caller: TheCaller) -> models.Plan:
+    """What the next cycle would do if this job were submitted now; it is not."""
+    caller.need(Role.OPERATOR)
+    applied = await service.applied()
+    job = await documents.read_one(request, TrainJob, now=service.now(), tenant=caller.only_tenant)
+    caller.need_tenant(job.metadata.tenant)
+    applied.admission.check(new_job(job, applied.cluster, now_s=service.clock()))
+    return await service.deciding(lambda: _with(service, job, applied.cluster, caller.only_tenant))
+
+
+def _with(service: Service, job: TrainJob, cluster: Cluster, tenant: str | None) -> models.Plan:
+    snapshot = service.snapshot()
+    unmet = tuple(name for name in job.spec.after if not _succeeded(service, name))
+    value = job_of(job, cluster, Progress(submitted_s=snapshot.now_s, unmet=unmet))
+    running = {one.job.id for one in snapshot.running}
+    if value.id in running:
+        number = next(number for number in range(2, len(running) + 3) if f"{value.id}.{number}" not in running)
+        value = replace(value, id=f"{value.id}.{number}")
+    waiting = tuple(one for one in snapshot.waiting if one.id != value.id)
+    return _plan(replace(snapshot, waiting=(*waiting, value)), value.id, tenant)
+
+
+def _succeeded(service: Service, name: str) -> bool:
+    try:
+        return service.read.latest(name).state is JobState.SUCCEEDED
+    except UnknownJobError:
+        return False
+
+
+def _plan(snapshot: Snapshot, job: str | None, tenant: str | None) -> models.Plan:
+    decisions = decide(snapshot)
+    mine = {one.id for one in snapshot.waiting if tenant in (None, one.tenant)}
+    mine |= {one.job.id for one in snapshot.running if tenant in (None, one.job.tenant)}
+    verdicts = [one for one in decisions.verdicts if one.job in mine]
+    return models.Plan(
+        at=render.instant(snapshot.now_s),
+        job=None if job is None else render.verdict(verdict_of(decisions, job)),
+        starts=[render.verdict(one) for one in verdicts if isinstance(one, Admit)],
+        changes=[render.effect(one) for one in decisions.changes if one.job in mine],
+        waiting=render.reasons(Decisions(verdicts=tuple(verdicts))),
+    )
+
+
+@router.get("/jobs/{job}/why", response_model=models.Why, responses=responses(404))
+async def why(
+    job: JobId,
+    service: TheService,
+    caller: TheCaller,
+    what_if: Annotated[
+        list[str] | None, Query(max_length=8, description=f"KEY=VALUE; keys: {_EDITS}. Repeat it for several.")
+    ] = None,
+) -> models.Why:
+    """Why a job waits, until when, and what would start it: each change was tried on a copy before it is said."""
+    row = await job_for(service, caller, job)
+    edits = [_edit(row.id, text) for text in what_if or ()]
+    return await service.deciding(lambda: _why(service, row, edits))
+
+
+def _why(service: Service, row: JobRow, edits: list[Edit]) -> models.Why:
+    snapshot = service.snapshot()
+    if all(one.id != row.id for one in snapshot.waiting):
+        return models.Why(job=row.id, state=row.state, detail=row.detail, verdict=None, unblock=[], what_if=None)
+    answer = explain(snapshot, row.id)
+    found = render.verdict(answer.verdict)
+    other = render.verdict(verdict_of(decide(edited(snapshot, edits)), row.id)) if edits else None
+    return models.Why(
+        job=row.id,
+        state=row.state,
+        detail=found.detail,
+        verdict=found,
+        unblock=[render.change(edit) for edit in answer.unblock],
+        what_if=other,
+    )
+
+
+def _edit(job: str, text: str) -> Edit:
+    key, equals, value = text.partition("=")
+    try:
+        match key if equals else "":
+            case "workers.min" if 1 <= int(value) <= 10**6:
+                return SetMinWorkers(job, int(value))
+            case "priority" if 0 <= int(value) <= 1000:
+                return SetPriority(job, int(value))
+            case "coupling":
+                return SetCoupling(job, Coupling(value))
+            case "window" if value:
+                return SetWindow(job, None if value == "none" else value)
+            case "queue" if value:
+                return MoveToQueue(job, value)
+    except ValueError:
+        pass
+    raise ApiError(
+        422,
+        ProblemCode.INVALID,
+        f"{text[:80]!r} is no change that can be tried",
+        exit_code=ExitCode.INVALID,
+        where="query what_if",
+        next_step=f"Write KEY=VALUE with one of {_EDITS}, such as workers.min=50",
+    )

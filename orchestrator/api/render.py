@@ -1,0 +1,262 @@
+"""Rows and decisions as the API answers them."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+from decimal import Decimal
+from typing import Any
+
+from orchestrator.api import models
+from orchestrator.ledger.keys import KeyRow
+from orchestrator.ledger.life import placement_of
+from orchestrator.ledger.reading import Event
+from orchestrator.ledger.rows import AttemptRow, JobRow, LeaseRow
+from orchestrator.policy.queueing import edits
+from orchestrator.policy.queueing.decisions import (
+    Admit,
+    Change,
+    Decisions,
+    Evict,
+    Placement,
+    Reject,
+    Verdict,
+    WaitReason,
+    workers_in,
+)
+from orchestrator.policy.queueing.edits import Edit
+
+_MS_PER_HOUR = 3_600_000
+
+
+def instant(at_s: float) -> str:
+    """UTC seconds as ISO 8601 with milliseconds."""
+    try:
+        moment = dt.datetime.fromtimestamp(at_s, dt.UTC)
+    except (OverflowError, ValueError, OSError):
+        moment = dt.datetime.max.replace(tzinfo=dt.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def instant_ms(at_ms: int | None) -> str | None:
+    """UTC milliseconds as ISO 8601; None stays None."""
+    return None if at_ms is None else instant(at_ms / 1000)
+
+
+def usd(micro_usd: int) -> str:
+    """Micro-dollars as a decimal string of dollars."""
+    return f"{Decimal(micro_usd) / 1_000_000:f}"
+
+
+def job(row: JobRow, workers_now: int) -> dict[str, Any]:
+    """A job."""
+    shape = row.shape
+    return {
+        "id": row.id,
+        "name": row.name,
+        "run": row.run,
+        "tenant": row.tenant,
+        "queue": row.queue,
+        "priority": row.priority,
+        "state": row.state,
+        "reason": row.reason,
+        "detail": row.detail,
+        "eta": instant_ms(row.eta_ms),
+        "workers": {
+            "min": shape.sizes[0],
+            "max": shape.sizes[-1],
+            "now": workers_now,
+            "pinned": row.pinned_workers,
+        },
+        "submitted_at": instant_ms(row.submitted_ms),
+        "submitted_by": row.submitted_by,
+        "changed_at": instant_ms(row.changed_ms),
+        "started_at": instant_ms(row.started_ms),
+        "ended_at": instant_ms(row.ended_ms),
+        "deadline": None if shape.deadline_s is None else instant(shape.deadline_s),
+        "attempt": row.attempt,
+        "steps_done": row.steps_done,
+        "steps": shape.steps,
+        "failures": row.failures,
+        "preemptions": row.preemptions,
+        "resizes": row.resizes,
+        "spent_usd": usd(row.spent_micro_usd),
+        "device_hours": row.spent_device_ms / _MS_PER_HOUR,
+    }
+
+
+def attempt(row: AttemptRow) -> dict[str, Any]:
+    """An attempt."""
+    return {
+        "attempt": row.attempt,
+        "cause": row.cause,
+        "world_size": row.world_size,
+        "ordered_at": instant_ms(row.ordered_ms),
+        "running_at": instant_ms(row.running_ms),
+        "ended_at": instant_ms(row.ended_ms),
+        "outcome": row.outcome,
+        "detail": row.detail,
+        "start_step": row.start_step,
+        "useful_s": row.useful_ms / 1000,
+        "stalled_s": row.stalled_ms / 1000,
+        "lost_s": row.lost_ms / 1000,
+        "draining_s": row.draining_ms / 1000,
+        "stall_parts": json.loads(row.stall_parts),
+        "placement": seats(placement_of(row)),
+    }
+
+
+def seats(placement: Placement) -> list[dict[str, Any]]:
+    """Where workers sit."""
+    return [{"pool": one.pool, "node": one.node, "workers": one.workers} for one in placement]
+
+
+def lease(row: LeaseRow) -> dict[str, Any]:
+    """A lease."""
+    return {
+        "id": row.id,
+        "holder": row.holder,
+        "attempt": row.attempt,
+        "pool": row.pool,
+        "devices": row.devices,
+        "nodes": dict(row.nodes),
+        "since": instant_ms(row.since_ms),
+        "until": instant_ms(row.until_ms),
+        "state": row.state,
+        "queue": row.queue,
+        "tenant": row.tenant,
+    }
+
+
+def event(row: Event) -> dict[str, Any]:
+    """An event."""
+    return {
+        "seq": row.seq,
+        "at": instant_ms(row.at_ms),
+        "kind": row.kind,
+        "job": row.job,
+        "attempt": row.attempt,
+        "tenant": row.tenant,
+        "actor": row.actor,
+        "data": row.data,
+    }
+
+
+def key(row: KeyRow) -> dict[str, Any]:
+    """A key, without its hash."""
+    return {
+        "id": row.id,
+        "tenant": row.tenant,
+        "role": row.role,
+        "note": row.note,
+        "created_at": instant_ms(row.created_ms),
+        "created_by": row.created_by,
+        "expires_at": instant_ms(row.expires_ms),
+        "revoked_at": instant_ms(row.revoked_ms),
+    }
+
+
+def verdict(found: Verdict) -> models.Verdict:
+    """What is decided for a waiting job."""
+    if isinstance(found, Admit):
+        return models.Verdict(
+            job=found.job,
+            decision="start",
+            reason=found.reason,
+            detail=found.detail,
+            eta=None,
+            pool=None,
+            missing=0,
+            workers=workers_in(found.placement),
+            placement=[models.Seat(**one) for one in seats(found.placement)],
+        )
+    why = found.why
+    return models.Verdict(
+        job=found.job,
+        decision="never" if isinstance(found, Reject) else "wait",
+        reason=why.reason,
+        detail=why.detail,
+        eta=None if why.eta_s is None else instant(why.eta_s),
+        pool=why.pool,
+        missing=max(0, why.missing),
+        workers=None,
+        placement=[],
+    )
+
+
+def effect(change: Change) -> models.Effect:
+    """What is decided for a running job."""
+    stops = isinstance(change, Evict)
+    return models.Effect(
+        job=change.job,
+        action="evict" if stops else "resize",
+        cause=change.cause.value,
+        detail=change.detail,
+        workers=0 if isinstance(change, Evict) else workers_in(change.placement),
+        drain_until=instant(change.drain_until_s),
+        for_job=change.for_job,
+    )
+
+
+def reasons(decisions: Decisions) -> dict[str, int]:
+    """How many jobs wait, by reason."""
+    found: dict[str, int] = {}
+    for one in decisions.verdicts:
+        if not isinstance(one, Admit):
+            reason: WaitReason = one.why.reason
+            found[reason.value] = found.get(reason.value, 0) + 1
+    return dict(sorted(found.items()))
+
+
+def change(edit: Edit) -> models.Change:
+    """An edit in words and values."""
+    values = {one.name: _plain(getattr(edit, one.name)) for one in dataclasses.fields(edit)}
+    return models.Change(kind=type(edit).__name__, text=_in_words(edit), values=values)
+
+
+def _plain(value: Any) -> Any:
+    return [list(one) for one in value] if isinstance(value, tuple) else value
+
+
+def _in_words(edit: Edit) -> str:
+    match edit:
+        case edits.ResumeJob(job=of):
+            return f"resume it: tide resume {of}"
+        case edits.SetMinWorkers(min_workers=least):
+            return f"accept {least} workers (workers.min)"
+        case edits.SetPriority(priority=priority):
+            return f"give it priority {priority}"
+        case edits.SetCoupling(coupling=coupling):
+            return f"let its workers sit as coupling {coupling.value} allows"
+        case edits.SetWindow(window=window):
+            return "let it run at any time" if window is None else f"run it in window {window}"
+        case edits.MoveToQueue(queue=queue):
+            return f"submit it to queue {queue}"
+        case edits.StageData():
+            return "bring its data set to the cluster"
+        case edits.MeetDependencies():
+            return "let the jobs it waits for succeed"
+        case edits.LiftBudget():
+            return "take its own budget away, or raise it"
+        case edits.GrantMoney(tenant=tenant, micro_usd=amount):
+            return f"grant tenant {tenant} {usd(amount)} dollars"
+        case edits.AddTenant(tenant=tenant, queue=queue):
+            return f"let tenant {tenant} submit to queue {queue}"
+        case edits.ReleaseQueue(queue=queue):
+            return f"release the queue: tide queue release {queue}"
+        case edits.RaiseQuota(queue=queue, pool=pool, devices=devices):
+            return f"raise the quota of queue {queue} in pool {pool} by {devices}"
+        case edits.AddDevices(pool=pool, devices=devices):
+            return f"add {devices} devices to pool {pool}"
+        case edits.CutHeadroom(pool=pool, devices=devices):
+            return f"keep {devices} devices of pool {pool} less for endpoints"
+        case edits.ReleaseNodes(pool=pool):
+            return f"let nodes of pool {pool} that are held back take work again"
+        case edits.SeePool(pool=pool):
+            return f"bring pool {pool} back into sight"
+        case edits.RaiseStarts(max_starts=most):
+            return f"let one cycle start {most} jobs"
+        case edits.GiveBack(seats=given):
+            who = ", ".join(sorted({holder for holder, _, _, _ in given}))
+            return f"have {who} give back {sum(devices for _, _, _, devices in given)} devices"

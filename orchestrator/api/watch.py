@@ -1,0 +1,45 @@
+"""The control loop's ledger, watched: what capacity the last cycle saw is what `why` and `plan` decide on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.ledger.repository import Ledger
+from orchestrator.policy.queueing.decisions import Decisions
+from orchestrator.policy.queueing.orders import Order, Report
+from orchestrator.policy.queueing.places import Pool
+from orchestrator.policy.queueing.values import Snapshot
+
+
+@dataclass(slots=True)
+class WatchedLedger:
+    """`ports.Ledger` and `lead()`, passed on. `pools`: as the last cycle observed them; None before the first."""
+
+    ledger: Ledger
+    pools: tuple[Pool, ...] | None = None
+
+    def lead(self) -> bool:
+        """See `Ledger.lead`."""
+        return self.ledger.lead()
+
+    def record(self, reports: tuple[Report, ...], *, now_s: float) -> tuple[Report, ...]:
+        """See `ports.Ledger`."""
+        return self.ledger.record(reports, now_s=now_s)
+
+    def snapshot(self, pools: tuple[Pool, ...], *, now_s: float) -> Snapshot:
+        """See `ports.Ledger`."""
+        self.pools = pools
+        return self.ledger.snapshot(pools, now_s=now_s)
+
+    def commit(self, snapshot: Snapshot, decisions: Decisions) -> None:
+        """See `ports.Ledger`."""
+        self.ledger.commit(snapshot, decisions)
+
+    def unsent(self) -> tuple[Order, ...]:
+        """See `ports.Ledger`."""
+        return self.ledger.unsent()
+
+    def sent(self, orders: Sequence[Order]) -> None:
+        """See `ports.Ledger`."""
+        self.ledger.sent(orders)

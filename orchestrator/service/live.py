@@ -1,0 +1,239 @@
+"""The ports of a live control plane, wired: Ray where the Cluster says, job processes, logs.
+
+Whether Ray is there is nobody's condition to start: until it answers its pools are out of sight, and orders wait.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.adapters.capacity.joined import JoinedCapacity
+from orchestrator.adapters.capacity.ray_nodes import RayCapacitySource, read_nodes
+from orchestrator.adapters.capacity.trace import TraceSource
+from orchestrator.adapters.jobs.archive import FileLogArchive
+from orchestrator.adapters.jobs.runner import JobRunner
+from orchestrator.adapters.ray_cluster.host import RayAddress, find_host, start_host
+from orchestrator.ledger.repository import Ledger
+from orchestrator.policy.queueing.places import Pool
+from orchestrator.ports import Order, Report, UnreachableError
+from orchestrator.service.local_nodes import default_cluster, nodes_for
+from orchestrator.service.loop import LivePorts
+from orchestrator.service.metrics import PlaneMetrics
+from orchestrator.service.schedules import Schedules
+from orchestrator.spec import Cluster, load_one
+from orchestrator.spec.cluster_pools import KubeRayCapacity, RayCapacity, TraceCapacity
+from orchestrator.spec.errors import UserError
+
+__all__ = ["LivePorts", "live_ports", "require_adapters"]
+
+
+BETWEEN_STARTS_S = 30.0
+"""Between two attempts to start a local Ray: one that cannot start is not started twice a second."""
+
+
+class _Clock:
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self.now_s = now_s
+
+
+class NoEndpoints:
+    """No endpoint holds devices back."""
+
+    def headroom(self) -> Mapping[str, int]:
+        """Nothing is kept free."""
+        return {}
+
+
+class Rehearsal:
+    """A runner for recorded capacity: decisions are real, and nothing can be started on devices that are not there."""
+
+    def reports(self) -> tuple[Report, ...]:
+        """Nothing runs."""
+        return ()
+
+    def acknowledge(self, ended: Sequence[Report]) -> None:
+        """Nothing ends."""
+
+    def ask(self, order: Order) -> None:
+        """Orders wait. Raises: UnreachableError, always."""
+        raise UnreachableError("devices of a recorded series run nothing")
+
+
+class Surroundings:
+    """Where the Cluster that holds says that Ray is, and its capacity; follows the Cluster as it changes."""
+
+    def __init__(self, ledger: Ledger, state: Path, base: Path, now_s: Callable[[], float]) -> None:
+        self._ledger = ledger
+        self._state = state
+        self._base = base
+        self._now_s = now_s
+        self._generation = 0
+        self._host_started_s = float("-inf")
+        self._cluster: Cluster | None = None
+        self._capacity = JoinedCapacity((), ())
+
+    def observe(self) -> tuple[Pool, ...]:
+        """All pools (`ports.Capacity`)."""
+        self._follow()
+        return self._capacity.observe()
+
+    def ray(self) -> RayAddress:
+        """Where Ray is; a local cluster is started if there is none. Raises: UnreachableError while there is none."""
+        self._follow()
+        if self._cluster is None:
+            raise UnreachableError("no Cluster was applied yet")
+        connection = self._cluster.spec.ray
+        token_file = None if connection.token_file is None else self._base / connection.token_file
+        match connection.address:
+            case "local":
+                return self._local(self._cluster)
+            case "auto":
+                return RayAddress(host_port=_on_this_machine(), token_file=token_file or _own_token_file())
+            case address:
+                return RayAddress(host_port=str(address), token_file=token_file or _own_token_file())
+
+    def notices(self) -> dict[str, Any] | None:
+        """Where nodes look for the end that is announced to them; None: by what machine each of them is."""
+        self._follow()
+        if self._cluster is None or "notices" not in self._cluster.spec.model_fields_set:
+            return None
+        said = self._cluster.spec.notices
+        file = "" if said.file is None else str(said.file)
+        return {"sources": list(said.sources), "file": file, "poll_s": said.poll, "deadline_s": said.deadline}
+
+    def _local(self, cluster: Cluster) -> RayAddress:
+        folder = self._state / "ray"
+        try:
+            return find_host(folder)
+        except UnreachableError:
+            now_s = self._now_s()
+            if not 0 <= now_s - self._host_started_s < BETWEEN_STARTS_S:
+                self._host_started_s = now_s
+                start_host(folder, nodes_for(cluster))
+            raise
+
+    def _follow(self) -> None:
+        generation = self._ledger.read.generation()
+        if generation == self._generation:
+            return
+        found = self._ledger.read.cluster()
+        assert found is not None, "a generation has a document"
+        self._generation, self._cluster = found
+        self._capacity = self._sources(self._cluster)
+
+    def _sources(self, cluster: Cluster) -> JoinedCapacity:
+        pools = cluster.spec.pools
+        of_ray = [pool for pool in pools if isinstance(pool.capacity, RayCapacity)]
+        of_trace = [pool for pool in pools if isinstance(pool.capacity, TraceCapacity)]
+        sources = [RayCapacitySource(of_ray, self.ray)] if of_ray else []
+        traces = [TraceSource(of_trace, self._base, self._now_s)] if of_trace else []
+        return JoinedCapacity([*sources, *traces], [pool.name for pool in pools])
+
+
+class ApplyCluster:
+    """A chore: the Cluster that this server was started with is the one that holds, once it leads."""
+
+    def __init__(self, ledger: Ledger, cluster: Cluster | None) -> None:
+        self._ledger = ledger
+        self._cluster = cluster
+        self._done = False
+
+    def __call__(self, now_s: float) -> None:
+        """Apply it once; the default only where none was ever applied."""
+        if self._done:
+            return
+        if self._cluster is not None:
+            self._ledger.apply(self._cluster)
+        elif self._ledger.read.generation() == 0:
+            self._ledger.apply(default_cluster())
+        self._done = True
+
+
+def live_ports(
+    ledger: Ledger, *, cluster: Path | None, state: Path, clock: Callable[[], float] = time.time
+) -> LivePorts:
+    """Ports on Ray as a Cluster says: the one in the file `cluster`, else the one that holds, else this machine.
+
+    `state`: the folder of data sets, models, runs and logs. Nothing is started yet.
+    Raises: UserError for a file that is no Cluster, or one that asks for what this version has no adapter for.
+    """
+    given = None if cluster is None else load_one(cluster, Cluster)
+    if given is not None:
+        require_adapters(given, str(cluster))
+    base = Path.cwd() if cluster is None else cluster.resolve().parent
+    around = Surroundings(ledger, state, base, clock)
+    logs = state / "logs" / "jobs"
+    jobs = JobRunner(
+        state / "jobs",
+        command=(sys.executable, "-m", "orchestrator.adapters.jobs.process"),
+        document=ledger.read.document,
+        surroundings=lambda: {
+            "ray": around.ray().host_port,
+            "home": str(state),
+            "logs": str(logs),
+            "notices": around.notices(),
+        },
+        environment=lambda: around.ray().environment(),
+        is_reachable=lambda: _answers(around.ray),
+        now_s=clock,
+    )
+    metrics = PlaneMetrics(ledger.read)
+    return LivePorts(
+        clock=_Clock(clock),
+        capacity=around,
+        endpoints=NoEndpoints(),
+        ledger=ledger,
+        runner=Rehearsal() if given is not None and _is_recorded(given) else jobs,
+        logs=FileLogArchive(logs),
+        chores=(ApplyCluster(ledger, given), Schedules(ledger)),
+        observe=metrics.observe,
+        metrics=metrics,
+    )
+
+
+def _is_recorded(cluster: Cluster) -> bool:
+    return any(isinstance(pool.capacity, TraceCapacity) for pool in cluster.spec.pools)
+
+
+def require_adapters(cluster: Cluster, where: str) -> None:
+    """Refuse what this version can neither observe nor run on. Raises: UserError."""
+    if _is_recorded(cluster) and any(isinstance(pool.capacity, RayCapacity) for pool in cluster.spec.pools):
+        raise UserError(
+            "spec.pools: sources ray and trace in one Cluster; recorded devices run nothing, so it must be one of them",
+            where=where,
+            next_step="Rehearse with trace alone",
+        )
+    for index, pool in enumerate(cluster.spec.pools):
+        if isinstance(pool.capacity, KubeRayCapacity):
+            raise UserError(
+                f"spec.pools[{index}].capacity: source kuberay cannot be observed by this version",
+                where=where,
+                next_step="Use source ray with the labels of that worker group: its nodes are Ray's nodes",
+            )
+
+
+def _answers(find: Callable[[], RayAddress]) -> bool:
+    try:
+        read_nodes(find())
+    except UnreachableError:
+        return False
+    return True
+
+
+def _on_this_machine() -> str:
+    from ray._private.services import find_bootstrap_address
+
+    found = find_bootstrap_address(None)
+    if not found:
+        raise UnreachableError("no Ray cluster runs on this machine, and ray.address is auto")
+    return str(found)
+
+
+def _own_token_file() -> Path | None:
+    """Ray's own place for a token, if there is one."""
+    path = Path.home() / ".ray" / "auth_token"
+    return path if path.is_file() else None

@@ -1,0 +1,114 @@
+"""Reads never wait behind writes, writes share commits, and readiness says who decides."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from starlette.testclient import TestClient
+
+from orchestrator.ledger.submission import Submission
+from tests.api.world import ApiWorld, job
+
+
+def test_reads_are_answered_while_a_write_is_stuck(world: ApiWorld, client: TestClient) -> None:
+    client.post("/api/v1/jobs", json=job("a"))
+    stuck, go_on = threading.Event(), threading.Event()
+    real = world.world.ledger.submit_all
+
+    def slow(submissions):
+        with world.world.ledger.database.writing():  # the one writing connection, inside a transaction
+            stuck.set()
+            assert go_on.wait(60)
+        return real(submissions)
+
+    world.service.writer._ledger.submit_all = slow  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(client.post, "/api/v1/jobs", json=job("b"))
+        assert stuck.wait(60)
+        for path in ("/jobs", "/jobs/a", "/queues", "/pools", "/leases", "/events", "/usage", "/keys", "/cluster"):
+            assert client.get(f"/api/v1{path}").status_code == 200
+        assert client.get("/readyz").status_code == 200
+        assert not writing.done()
+        go_on.set()
+        assert writing.result().status_code == 201
+
+
+def test_submissions_that_wait_share_one_transaction(world: ApiWorld, client: TestClient) -> None:
+    groups: list[int] = []
+    real, first, go_on = world.world.ledger.submit_all, threading.Event(), threading.Event()
+
+    def counting(submissions: list[Submission]):
+        groups.append(len(submissions))
+        if not first.is_set():
+            first.set()
+            assert go_on.wait(60)
+        return real(submissions)
+
+    world.service.writer._ledger.submit_all = counting  # type: ignore[method-assign]
+    with ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(client.post, "/api/v1/jobs", json=job("a0"))]
+        assert first.wait(60)
+        answers += [pool.submit(client.post, "/api/v1/jobs", json=job(f"a{at}")) for at in range(1, 7)]
+        while len(world.service.writer._waiting) < 6:
+            threading.Event().wait(0.001)
+        go_on.set()
+        assert {one.result().status_code for one in answers} == {201}
+    assert groups == [1, 6]
+
+
+def test_one_bad_submission_does_not_spoil_those_it_shares_a_transaction_with(
+    world: ApiWorld, client: TestClient
+) -> None:
+    client.post("/api/v1/jobs", json=job("a"))
+    with ThreadPoolExecutor(8) as pool:
+        names = ["a", "b", "a", "c"]
+        codes = [one.status_code for one in pool.map(lambda name: client.post("/api/v1/jobs", json=job(name)), names)]
+    assert codes == [409, 201, 409, 201]
+
+
+def test_readiness_is_refused_while_nobody_decides(world: ApiWorld, client: TestClient) -> None:
+    assert client.get("/readyz").json()["leader"] == "one"
+    world.world.clock.at_s += 60  # nobody has said anything for a minute
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()["reason"]) == (503, "nobody leads")
+    world.world.ledger.lead()
+    assert client.get("/readyz").status_code == 200
+    world.loop.state = replace(world.loop.state, cycles=0, last_error="capacity: out of sight")
+    assert client.get("/readyz").json()["reason"] == "capacity: out of sight"
+
+
+def test_a_server_that_does_not_lead_reads_and_refuses_to_write(world: ApiWorld, client: TestClient) -> None:
+    client.post("/api/v1/jobs", json=job("a"))
+    world.world.ledger.resign()
+    assert client.get("/api/v1/jobs/a").status_code == 200
+    answer = client.post("/api/v1/jobs", json=job("b"))
+    assert (answer.status_code, answer.json()["code"], answer.json()["exit_code"]) == (503, "unreachable", 6)
+    assert answer.headers["retry-after"]
+
+
+def test_metrics_count_by_route_and_name_no_job(world: ApiWorld, client: TestClient) -> None:
+    client.post("/api/v1/jobs", json=job("secret-name"))
+    client.get("/api/v1/jobs/secret-name")
+    client.get("/no/such/address")
+    text = client.get("/metrics").text
+    assert 'tide_http_requests_total{method="GET",route="/api/v1/jobs/{job}",status="200"} 1.0' in text
+    assert 'route="other"' in text
+    assert "secret-name" not in text
+
+
+def test_why_and_plan_are_what_the_next_cycle_does(world: ApiWorld, client: TestClient) -> None:
+    sixteen = {"workers": {"min": 8, "max": 8, "resources": {"GPU": 1}}}
+    client.post("/api/v1/jobs", json=job("a", **sixteen))
+    world.run(2)
+    asked = client.post("/api/v1/plan", json=job("b", **sixteen)).json()["job"]
+    client.post("/api/v1/jobs", json=job("b", **sixteen))
+    world.cycle()
+    found = client.get("/api/v1/jobs/b").json()
+    assert (asked["decision"], asked["reason"]) == ("wait", found["reason"])
+    why = client.get("/api/v1/jobs/b/why", params={"what_if": "workers.min=9"}).json()
+    assert (why["verdict"]["reason"], why["what_if"]["decision"]) == (found["reason"], "wait")
+    assert [one["kind"] for one in why["unblock"]] == ["AddDevices"]
+    running = client.get("/api/v1/jobs/a/why").json()
+    assert (running["verdict"], running["state"]) == (None, "running")
