@@ -113,7 +113,8 @@ def _encoded(value: Any) -> Any:
         case dt.time():
             return {"": "time", "is": value.isoformat()}
         case _:
-            tag, names = _form(type(value))
+            of: Any = type(value)
+            tag, names = _form(of)
             return {"": tag, **{name: _encoded(getattr(value, name)) for name in names}}
 
 
