@@ -12,7 +12,7 @@ from orchestrator.adapters.replay import NodeEvent
 from orchestrator.adapters.replay.session import Replaying, replay
 from tests.cluster.ray_train_runs import EAGER, FAST, ROOT, make_job, set_pace
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(280)]
 
 STEPS = 45
 UNHURRIED = 0.5  # seconds a pass: the job must not end before its nodes have changed

@@ -21,7 +21,7 @@ from orchestrator.spec import Endpoint, load_text
 from tests.serving.batch.worlds import line
 from tests.serving.worlds import tiny_model
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(180)]
 
 HEAD = "apiVersion: tideline/v1\nkind: Endpoint\nmetadata: {name: tiny}\n"
 ON_TRIAL = f"""{HEAD}
