@@ -170,6 +170,9 @@ class Session:
                 mail = self._hub.items(TICK_S)
             if running in done:
                 driver.read(_items(mail))
+                # An answer holds what had come when it was given; the last words may have come since.
+                while items := _items(self._hub.items(0.0)):
+                    driver.read(items)
                 driver.finish(_error(running))
                 return
             driver.tick()
