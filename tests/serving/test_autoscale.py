@@ -28,7 +28,8 @@ def reports(*loads: ReplicaLoad) -> dict[str, dict[str, float]]:
 @pytest.fixture
 def lease(monkeypatch: pytest.MonkeyPatch) -> dict[str, int | None]:
     leases: dict[str, int | None] = {"e": None}
-    monkeypatch.setattr(autoscale, "read_lease", leases.__getitem__)
+    # Where the policy looks it up: Serve, deploying in this process before, may have made the class anew.
+    monkeypatch.setitem(autoscale.SloPolicy.__call__.__globals__, "read_lease", leases.__getitem__)
     return leases
 
 
