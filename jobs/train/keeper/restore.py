@@ -61,13 +61,6 @@ def gather(transport: PeerTransport, nodes: Iterable[str], run: str) -> list[Inv
     return found
 
 
-def newest_complete(
-    transport: PeerTransport, nodes: Iterable[str], run: str, storage_step: int | None = None
-) -> Choice:
-    """The newest step that the survivors among `nodes`, or storage, have whole."""
-    return choose_source(run, gather(transport, nodes, run), storage_step)
-
-
 def plan_restore(
     transport: PeerTransport,
     nodes: Collection[str],

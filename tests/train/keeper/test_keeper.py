@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from jobs.train import wire
-from jobs.train.keeper.judge import Source
+from jobs.train.keeper.judge import Source, choose_source
 from jobs.train.keeper.rank_service import RefusedError
-from jobs.train.keeper.restore import newest_complete, plan_restore
+from jobs.train.keeper.restore import gather, plan_restore
 from jobs.train.keeper.values import PartKey
 from tests.train.keeper.world import RUN
 
@@ -59,7 +59,7 @@ def test_after_a_node_is_lost_survivors_have_every_part(worlds):
     world.settle()
     for lost in "abc":
         survivors = [name for name in "abc" if name != lost]
-        choice = newest_complete(world.network, survivors, RUN)
+        choice = choose_source(RUN, gather(world.network, survivors, RUN), None)
         assert (choice.source, choice.step) == (Source.KEEPERS, 20)
 
 
