@@ -19,7 +19,8 @@ class FlushRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlushState:
-    """`target`: being written since `since_s`. `due_at_s`: start the next one then; None: when asked.
+    """`target`: being written since `since_s`. `due_at_s`: start the next one then; None: when asked. While one is
+    being written it is set only if another was asked for since: the one under way may be older than what is wanted.
 
     `committed_step`: newest step in storage; -1 for none. `error`: "" after a success.
     """
@@ -51,14 +52,16 @@ def advance(
         return _give_up(state, rules, f"storage took longer than {rules.timeout_s:g} s", now_s)
     due = state.due_at_s is not None and now_s >= state.due_at_s
     if due and not state.target and newest and newest.step > state.committed_step and newest not in failed:
-        return replace(state, target=newest, since_s=now_s)
+        return replace(state, target=newest, since_s=now_s, due_at_s=None)
     return state
 
 
 def committed(state: FlushState, rules: FlushRules, now_s: float) -> FlushState:
-    """The target is in storage."""
+    """The target is in storage; a wish that came meanwhile is still one."""
     assert state.target is not None
-    due = now_s + rules.every_s if rules.every_s else None
+    due = state.due_at_s
+    if due is None and rules.every_s:
+        due = now_s + rules.every_s
     return replace(state, target=None, committed_step=state.target.step, error="", due_at_s=due)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -168,6 +169,27 @@ def test_survivors_write_the_parts_of_a_node_that_is_lost(worlds):
 
 
 KEY = SnapshotKey(run="r", step=5, attempt=0, world_size=1)
+
+
+@pytest.mark.parametrize("every_s", [0.0, 10.0])
+def test_a_wish_that_comes_during_a_flush_outlives_it(every_s):
+    """What is being written is older than what whoever asked for wants to have in storage."""
+    rules = FlushRules(every_s=every_s, timeout_s=20.0, retry_s=3.0)
+    newer = replace(KEY, step=6)
+    state = flush_policy.ask(flush_policy.begin(rules, every_s, -1, 0.0), 1.0)
+    state = flush_policy.advance(state, rules, KEY, {}, 1.0)
+    assert state.target == KEY
+    state = flush_policy.ask(state, 2.0)
+    state = flush_policy.committed(flush_policy.advance(state, rules, newer, {}, 2.0), rules, 3.0)
+    assert flush_policy.advance(state, rules, newer, {}, 3.0).target == newer
+
+
+def test_a_flush_that_nobody_followed_with_a_wish_is_the_last_until_the_next_is_due():
+    rules = FlushRules(every_s=10.0, timeout_s=20.0, retry_s=3.0)
+    state = flush_policy.advance(flush_policy.begin(rules, 1.0, -1, 0.0), rules, KEY, {}, 1.0)
+    state = flush_policy.committed(state, rules, 2.0)
+    assert flush_policy.advance(state, rules, replace(KEY, step=6), {}, 11.9).target is None
+    assert flush_policy.advance(state, rules, replace(KEY, step=6), {}, 12.0).target is not None
 
 
 @given(
