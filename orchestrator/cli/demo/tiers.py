@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import openai
@@ -80,8 +81,10 @@ def try_tiers(url: str, endpoint: Endpoint, model: str, *, seconds: float, batch
         with openai.OpenAI(base_url=f"{url}/v1", api_key=_NO_KEY, max_retries=0) as client:
             batch_id = _submit(client, model, batch_rows)
             began_s = time.monotonic()
-            _ask_all(client, model, waits, until_s=began_s + seconds)
-            took_s, done = time.monotonic() - began_s, _end(client, batch_id)
+            with _asking(client, model, waits, until_s=began_s + seconds):
+                time.sleep(seconds)
+                # Before the last answers are waited for: one of the batch's tier may come after all of its rows.
+                took_s, done = time.monotonic() - began_s, _end(client, batch_id)
             return Tried(waits=tuple(waits), batch_rows=batch_rows, batch_rows_done=done, seconds=took_s)
     except openai.OpenAIError as error:
         raise UserError(f"asking the tiers failed: {error}", where=url) from error
@@ -113,8 +116,9 @@ def _end(client: openai.OpenAI, batch_id: str) -> int:
     return batch.request_counts.completed if batch.request_counts else 0
 
 
-def _ask_all(client: openai.OpenAI, model: str, waits: Sequence[Waited], *, until_s: float) -> None:
-    """A thread for each tier; the first error of any is raised here."""
+@contextlib.contextmanager
+def _asking(client: openai.OpenAI, model: str, waits: Sequence[Waited], *, until_s: float) -> Iterator[None]:
+    """A thread for each tier; leaving waits for their last answers, and raises the first error of any."""
     errors: list[openai.OpenAIError] = []
 
     def work(wait: Waited) -> None:
@@ -126,6 +130,7 @@ def _ask_all(client: openai.OpenAI, model: str, waits: Sequence[Waited], *, unti
     threads = [threading.Thread(target=work, args=(wait,), daemon=True) for wait in waits]
     for thread in threads:
         thread.start()
+    yield
     for thread in threads:
         thread.join()
     if errors:
