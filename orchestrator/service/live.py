@@ -20,6 +20,7 @@ from orchestrator.adapters.ray_cluster.host import RayAddress, find_host, start_
 from orchestrator.ledger.repository import Ledger
 from orchestrator.policy.queueing.places import Pool
 from orchestrator.ports import Order, Report, UnreachableError
+from orchestrator.service.folders import JOBS_FOLDER, RAY_FOLDER
 from orchestrator.service.local_nodes import default_cluster, nodes_for
 from orchestrator.service.loop import LivePorts
 from orchestrator.service.metrics import PlaneMetrics
@@ -106,7 +107,7 @@ class Surroundings:
         return {"sources": list(said.sources), "file": file, "poll_s": said.poll, "deadline_s": said.deadline}
 
     def _local(self, cluster: Cluster) -> RayAddress:
-        folder = self._state / "ray"
+        folder = self._state / RAY_FOLDER
         try:
             return find_host(folder)
         except UnreachableError:
@@ -168,7 +169,7 @@ def live_ports(
     around = Surroundings(ledger, state, base, clock)
     logs = state / "logs" / "jobs"
     jobs = JobRunner(
-        state / "jobs",
+        state / JOBS_FOLDER,
         command=(sys.executable, "-m", "orchestrator.adapters.jobs.process"),
         document=ledger.read.document,
         surroundings=lambda: {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
+from orchestrator.adapters.files import hold_lock
+from orchestrator.adapters.ray_cluster import host
 from orchestrator.api.serve import read_lock
 from orchestrator.cli.control import connect
 from orchestrator.cli.control.follow import require_success
@@ -321,6 +324,24 @@ def test_a_verb_that_changes_state_starts_a_server_and_says_so(
     assert tide("server", "stop") == 0
     assert read_lock(other) is None
     assert tide("server", "stop") == ExitCode.UNREACHABLE
+
+
+def test_a_local_ray_is_ended_when_asked_and_no_job_runs(
+    other: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended: list[Path] = []
+    monkeypatch.setattr(host, "is_hosted", lambda folder: folder not in ended)
+    monkeypatch.setattr(host, "stop_host", ended.append)
+    job = other / "jobs" / "jobs" / "a"
+    job.mkdir(parents=True)
+    with contextlib.ExitStack() as lives:
+        assert hold_lock(job / "lock", lives)
+        assert tide("server", "stop", "--ray") == ExitCode.CONFLICT
+        assert "a would lose its Ray" in capsys.readouterr().err
+        assert ended == []
+    assert tide("server", "stop", "--ray") == 0  # where no server runs any more
+    assert ended == [other / "ray"]
+    assert capsys.readouterr().out == "its local Ray has ended\n"
 
 
 def test_a_server_that_cannot_start_says_why(

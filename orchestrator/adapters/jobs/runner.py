@@ -210,6 +210,12 @@ class JobRunner:
         self._children -= {pid for pid in self._children if reap(pid)}
 
 
+def living_jobs(root: Path) -> list[str]:
+    """Jobs under this root whose process runs, whoever asks."""
+    folders = root / "jobs"
+    return [path.name for path in sorted(folders.iterdir()) if JobFolder(path).is_alive] if folders.is_dir() else []
+
+
 def _ending(report: Report, phase: Phase, detail: str) -> Report:
     """A report of the same attempt as its end. Work that was not saved is done again, unless somebody goes on."""
     lost_s = 0.0 if phase is Phase.STOPPED else report.unsaved_work_s

@@ -58,6 +58,11 @@ def find_host(folder: Path) -> RayAddress:
     return RayAddress(host_port=str(where["address"]), token_file=folder / _TOKEN if where["token"] else None)
 
 
+def is_hosted(folder: Path) -> bool:
+    """Whether a cluster of this folder runs, or is just starting."""
+    return is_held(folder / _LOCK)
+
+
 def start_host(folder: Path, nodes: list[dict[str, Any]]) -> None:
     """Begin to start a cluster with nodes of these sizes (`NodeSize`), unless one runs; returns at once."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

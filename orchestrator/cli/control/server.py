@@ -15,6 +15,7 @@ from orchestrator.cli.db import database_url
 from orchestrator.cli.home import home_dir
 from orchestrator.cli.observe import configure_logging
 from orchestrator.cli.output import Format, Output, emit, make_table
+from orchestrator.service.folders import JOBS_FOLDER, RAY_FOLDER
 from orchestrator.spec.errors import ExitCode, UserError
 
 app = typer.Typer(invoke_without_command=True)
@@ -72,22 +73,57 @@ def server(
 
 
 @app.command()
-def stop(output: Output = Format.TABLE) -> None:
-    """End the server of this state folder; jobs that run go on."""
+def stop(
+    ray: Annotated[bool, typer.Option("--ray", help="Also end the local Ray that it started, if no job runs.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """End the server of this state folder; jobs that run go on, and so does a local Ray.
+
+    With --ray nothing is left; exit 7 while jobs run, and nothing is ended then.
+    """
+    from orchestrator.adapters.ray_cluster.host import is_hosted, stop_host
     from orchestrator.api.serve import read_lock
 
     home = home_dir()
+    hosted = is_hosted(home / RAY_FOLDER)
+    if ray:
+        _require_no_jobs(home)
     found = read_lock(home)
-    if not found or "pid" not in found:
+    if found and "pid" in found:
+        _stop_server(home, found["pid"])
+        said = f"the server (pid {found['pid']}) has ended\n"
+    elif ray and hosted:
+        found, said = {"pid": None}, ""
+    else:
         raise UserError("no server runs on this state folder", code=ExitCode.UNREACHABLE, where=str(home))
-    os.kill(found["pid"], signal.SIGTERM)
+    if ray:
+        stop_host(home / RAY_FOLDER)
+        said += "its local Ray has ended" if hosted else ""
+    elif hosted:
+        said += "its local Ray goes on: 'tide server stop --ray' ends it when no job runs"
+    emit("StoppedServer", {"pid": found["pid"], "ray": hosted and not ray}, output, table=said.strip())
+
+
+def _require_no_jobs(home: Path) -> None:
+    from orchestrator.adapters.jobs.runner import living_jobs
+
+    running = living_jobs(home / JOBS_FOLDER)
+    if running:
+        problem = f"{', '.join(running[:5])} would lose {'its' if len(running) == 1 else 'their'} Ray"
+        next_step = "Pause or cancel what runs, or leave Ray running: 'tide server stop'"
+        raise UserError(problem, code=ExitCode.CONFLICT, where=str(home), next_step=next_step)
+
+
+def _stop_server(home: Path, pid: int) -> None:
+    from orchestrator.api.serve import read_lock
+
+    os.kill(pid, signal.SIGTERM)
     until_s = time.monotonic() + _STOP_S
     while read_lock(home) is not None:
         if time.monotonic() > until_s:
-            problem = f"the server (pid {found['pid']}) has not ended after {_STOP_S:g} s"
+            problem = f"the server (pid {pid}) has not ended after {_STOP_S:g} s"
             raise UserError(problem, code=ExitCode.NOT_FINISHED, next_step="Look into its log")
         time.sleep(0.05)
-    emit("StoppedServer", {"pid": found["pid"]}, output, table=f"the server (pid {found['pid']}) has ended")
 
 
 @app.command()
