@@ -50,15 +50,16 @@ def main() -> None:
     sizes = (NodeSize(num_cpus=0), *[NodeSize(num_cpus=1)] * (2 if kill_node_after else 1))
     with LocalCluster(sizes) as cluster:
         (home / "root").write_text(str(cluster.nodes[0].folder.parent))
-        reports = 0
+        reports = begun = 0
 
         def watch(event: Event, record: StudyRecord) -> None:
-            nonlocal reports
+            nonlocal reports, begun
             reports += isinstance(event, Reported)
+            begun += isinstance(event, Began)
             if isinstance(event, Reported) and reports == die_after:
                 os.kill(os.getpid(), signal.SIGKILL)
-            # In the middle of a trial's way: the node goes when the last attempt has just begun on it.
-            if isinstance(event, Began) and kill_node_after and reports >= kill_node_after and len(cluster.nodes) == 3:
+            # In the middle of a trial's way: both nodes have one, and the first that reports always goes on.
+            if 0 < kill_node_after <= reports and begun >= len(sizes) - 1 == len(cluster.nodes) - 1:
                 cluster.kill_node(cluster.nodes[-1].node_id)
 
         run_study(study(), home, StudyOptions(on_event=watch, evaluation_samples=32))

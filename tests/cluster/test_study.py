@@ -37,7 +37,7 @@ def _reports(events: list[Event]) -> list[tuple[str, int]]:
 def test_a_search_survives_a_killed_node_and_a_killed_driver(tmp_path: Path) -> None:
     pack(ROOT / "orchestrator", name="corpus", home=tmp_path)
     folder = tmp_path / "studies" / "six"
-    assert _drive(tmp_path, kill_node_after=2, die_after=6) == -signal.SIGKILL, (tmp_path / "driver.log").read_text()
+    assert _drive(tmp_path, kill_node_after=1, die_after=6) == -signal.SIGKILL, (tmp_path / "driver.log").read_text()
     before = read_journal(folder)
     assert not is_driven(folder)
     assert len(_reports(before)) == 6
