@@ -281,9 +281,7 @@ def test_what_the_schema_does_not_allow_is_told_in_the_servers_words(api_of: Mak
         api_of(stand_in).patch(CLUSTER_PATH, [operation])
 
 
-def test_a_token_is_read_anew_and_stands_in_no_message(
-    tmp_path: Path, api_of: MakeApi, stand_in: StandIn
-) -> None:
+def test_a_token_is_read_anew_and_stands_in_no_message(tmp_path: Path, api_of: MakeApi, stand_in: StandIn) -> None:
     api = api_of(stand_in)
     (tmp_path / "token").write_text("a-stolen-one")
     with pytest.raises(UnreachableError, match=r"401: Unauthorized\. The token in .*token is not taken") as refused:
