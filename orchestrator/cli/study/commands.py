@@ -310,7 +310,7 @@ def _compare_row(row: dict[str, Any], names: dict[str, str]) -> list[str]:
     if "difference" not in row:
         said = ""
     elif row["significant"] is None:
-        said = f"{row['difference']:+.4g}, one run each: cannot tell from luck"
+        said = f"{row['difference']:+.4g}, too few runs to tell from luck"
     else:
         word = "significant" if row["significant"] else "not significant"
         said = f"{row['difference']:+.4g} ({row['low']:+.4g} to {row['high']:+.4g}), {word}"
