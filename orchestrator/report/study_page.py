@@ -9,7 +9,10 @@ from orchestrator.report.page import render_page, write_text
 from orchestrator.report.study_plots import curves_svg, parallel_svg, shares_svg, spending_svg
 from orchestrator.report.study_values import StudyReport
 
-_PARALLEL = "One line a trial, from what it drew to its last result. Darker is better; the best one is red."
+_PARALLEL = (
+    "One line a trial, from what it drew to its last result. Darker is better; the best one is red. "
+    "A trial that diverged stands at the end of the axis."
+)
 _CURVES = "Red: the best; blue: ran to their end; grey: stopped early, failed or not done yet."
 _SHARES = "How much of the order of the results each one explains by itself; pale bars may be chance."
 _SPENDING = "The best result of any trial after any number of steps, against all that had been used by then."
@@ -31,7 +34,7 @@ def _sections(report: StudyReport) -> list[str]:
         sections.append(_figure("Trials: what was drawn, and what came of it", _PARALLEL, parallel_svg(report)))
         sections.append(_figure("Learning curves", _CURVES, curves_svg(report)))
     if report.shares:
-        sections.append(_figure("Which parameter mattered?", _SHARES, shares_svg(report.shares)))
+        sections.append(_figure("Which parameter mattered?", _SHARES, shares_svg(report.shares, report.shares_basis)))
     if len(report.spending) > 1:
         sections.append(_figure("Cost against the best so far", _SPENDING, spending_svg(report)))
     if report.rows:

@@ -41,7 +41,10 @@ def summary(study: Study, record: StudyRecord, rates: Rates, *, running: bool) -
         "dataset_hash": record.dataset_hash,
         "versions": record.versions,
         "best": best_values(best, study, record, rates) if best else None,
-        "trials": [trial_values(trial, study, rates) for trial in record.trials.values()],
+        "trials": [
+            trial_values(trial, study, rates) | {"state": trial_state(trial, running=running)}
+            for trial in record.trials.values()
+        ],
     }
 
 
@@ -54,6 +57,12 @@ def state_of(record: StudyRecord, *, running: bool) -> str:
     if record.closed.why.is_done:
         return "done"
     return "failed" if record.closed.why.value == "failed" else "stopped"
+
+
+def trial_state(trial: TrialRecord, *, running: bool) -> str:
+    """As in the record; but what a driver that died left running is interrupted, and goes on when the study does."""
+    cut_off = trial.state is TrialState.RUNNING and not running
+    return "interrupted" if cut_off else str(trial.state)
 
 
 def best_trial(study: Study, record: StudyRecord) -> TrialRecord | None:

@@ -1,13 +1,13 @@
 """What recorded preemptions add to a search, ours and Ray Tune's own.
 
-Nodes of one core each come and go as every `SHARE`-th node of the recording did, `SPEED` times as fast, each by SIGKILL
-of all its processes and without notice. Compressed are the time between events and the ten minutes between two states on
-storage (the template's default; the tuned competitor's, too), and nothing else: starting a node, a seat and an attempt
-takes what it takes, so the ratio is above what the same recording would cost in its own time. The undisturbed runs have
-two nodes that stay, which is what `concurrency.max` can use.
+Nodes of one core each come and go as every `SHARE`-th node of the recording did, `SPEED` times as fast, each by
+SIGKILL of all its processes and without notice. Compressed are the time between events and the ten minutes between
+two states on storage (the template's default; the tuned competitor's, too), and nothing else: starting a node, a seat
+and an attempt takes what it takes, so the ratio is above what the same recording would cost in its own time. The
+undisturbed runs have two nodes that stay, which is what `concurrency.max` can use.
 
-What a run cost is counted in steps that trials ran (steps run twice count twice) and in device-seconds of trials, from
-start to end of each attempt. Neither counts waiting for nodes, and both hold on a machine that others use, too.
+What a run cost is counted in steps that trials ran (steps run twice count twice) and in device-seconds of trials,
+from start to end of each attempt. Neither counts waiting for nodes, and both hold on a machine that others use, too.
 """
 
 from __future__ import annotations

@@ -15,10 +15,11 @@ from orchestrator.cli.study.tables import config_text, headline, short_names, st
 from orchestrator.policy.study.values import Rates
 from orchestrator.study.events import Began, Drawn, Event, Opened, Reported, Ruling
 from orchestrator.study.export import export
+from orchestrator.study.journal import read_journal
 from orchestrator.study.ports import Start
 from orchestrator.study.record import StudyRecord
 from orchestrator.study.summary import best_trial, summary
-from tests.study.worlds import World, curve_of, drive, make_study
+from tests.study.worlds import Killed, World, curve_of, drive, make_study
 
 RATES = Rates(usd_per_device_hour=2.0)
 
@@ -55,6 +56,18 @@ def test_failures_are_named_below_the_table_and_leave_its_columns_alone(tmp_path
     assert values["trials"][1]["value"] is None
     files = export(study, record, Rates(), tmp_path / "out", running=False)
     json.loads(files[0].read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_what_a_dead_driver_left_running_is_called_interrupted(tmp_path: Path) -> None:
+    study = make_study()
+    with pytest.raises(Killed):
+        drive(study, tmp_path, World(dies_after_polls=3))
+    record = StudyRecord(read_journal(tmp_path))
+    states = {
+        running: {trial["state"] for trial in summary(study, record, Rates(), running=running)["trials"]}
+        for running in (True, False)
+    }
+    assert states == {True: {"running"}, False: {"interrupted"}}
 
 
 def test_keys_are_short_where_that_is_clear() -> None:

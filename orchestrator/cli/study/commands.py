@@ -244,6 +244,7 @@ def _run(study: Study, home: Path, rates: Rates, console: Any) -> StudyRecord:
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
         stop_file.unlink(missing_ok=True)
+        _say("starting Ray on this machine, and a process that has imported torch; trials are forked from it")
         stack.enter_context(LocalCluster((_node(study),)))
         live = stack.enter_context(LiveStudy(console, study, rates))
         options = StudyOptions(rates=rates, wants_stop=_wish(signals, stop_file), on_event=live)
