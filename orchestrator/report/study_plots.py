@@ -21,7 +21,7 @@ def parallel_svg(report: StudyReport) -> str:
     keys = list(dict.fromkeys(key for trial in trials for key in trial.config))
     places = {key: _places([trial.config.get(key) for trial in trials], key in report.log_keys) for key in keys}
     results = [trial.curve[-1][1] for trial in trials]
-    places[report.metric] = _places(_plausible(results, report.mode), False)
+    places[report.metric] = _result_places(results, report.mode)
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
     shades = _shades(results, report.mode)
@@ -115,13 +115,16 @@ def _in_two_lines(key: str) -> str:
     return f"{name}\n({above})" if dot else key
 
 
-def _plausible(results: Sequence[float], mode: str) -> list[float]:
-    """One diverged trial must not press all the others together: it stands at the axis' end."""
-    ordered = sorted(results)
-    low, middle, high = ordered[0], ordered[len(ordered) // 2], ordered[-1]
-    if mode == "min":
-        return [min(value, middle + 4 * (middle - low)) if middle > low else value for value in results]
-    return [max(value, middle - 4 * (high - middle)) if high > middle else value for value in results]
+def _result_places(results: Sequence[float], mode: str) -> tuple[list[float], list[tuple[float, str]]]:
+    """One diverged trial must not press all the others together: it stands at the axis' end, which says so."""
+    sign = 1.0 if mode == "min" else -1.0
+    ordered = sorted(sign * value for value in results)
+    best, middle = ordered[0], ordered[len(ordered) // 2]
+    most = middle + 4 * (middle - best) if middle > best else ordered[-1]
+    heights, labels = _places([sign * min(sign * value, most) for value in results], False)
+    if ordered[-1] > most:
+        labels[1 if mode == "min" else 0] = (1.0 if mode == "min" else 0.0, f"{sign * most:.3g} or worse")
+    return heights, labels
 
 
 def _shades(results: Sequence[float], mode: str) -> list[float]:

@@ -73,8 +73,10 @@ def _line(trial: TrialRecord, metric: str, best: TrialRecord | None) -> TrialLin
 
 
 def _shares(study: Study, record: StudyRecord) -> tuple[tuple[KeyShare, ...], str]:
-    """Over the last step that enough trials reached: results after different numbers of steps do not compare."""
+    """Over the last step that half of the trials reached: results after different numbers of steps do not compare, and
+    the few that early stopping left over are too much alike to show what mattered."""
     metric = study.spec.metric
+    enough = max(MIN_TRIALS, math.ceil(sum(bool(trial.measures) for trial in record.searched) / 2))
     steps = sorted({one.step for trial in record.searched for one in trial.measures}, reverse=True)
     for step in steps:
         at = [
@@ -83,7 +85,7 @@ def _shares(study: Study, record: StudyRecord) -> tuple[tuple[KeyShare, ...], st
             for one in trial.measures
             if one.step == step and math.isfinite(one.metrics.get(metric, math.nan)) and not trial.changes
         ]
-        if len(at) >= MIN_TRIALS:
+        if len(at) >= enough:
             sign = 1.0 if study.spec.mode == "min" else -1.0
             found = importance([config for config, _ in at], [sign * value for _, value in at], study.spec.seed)
             shares = tuple(

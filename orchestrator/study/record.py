@@ -83,6 +83,11 @@ class TrialRecord:
     def last(self) -> Measure | None:
         return self.measures[-1] if self.measures else None
 
+    @property
+    def measured_at(self) -> int:
+        """The step of the last result; the state that is kept may be younger."""
+        return self.last.step if self.last else 0
+
     def value(self, metric: str) -> float | None:
         """The metric as last measured."""
         return self.last.metrics.get(metric) if self.last else None

@@ -137,7 +137,7 @@ def comparison(study: Study, record: StudyRecord, names: list[str]) -> list[dict
         row: dict[str, Any] = {
             "trial": trial.trial,
             "config": trial.config,
-            "step": trial.step,
+            "step": trial.measured_at,
             "value": trial.value(metric),
             "runs": len(results),
             "mean": sum(results) / len(results) if results else None,

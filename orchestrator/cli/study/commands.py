@@ -118,7 +118,9 @@ def best(name: Name, output: Output = Format.TABLE) -> None:
     values = {"study": name, **best_values(trial, study, record, kept_rates(folder))}
     results = values["results"]
     rows = [[key, f"{value}"] for key, value in trial.config.items()]
-    rows += [[study.spec.metric, f"{values['value']:.5g} after {trial.step} of {study.spec.template.steps} steps"]]
+    rows += [
+        [study.spec.metric, f"{values['value']:.5g} after {trial.measured_at} of {study.spec.template.steps} steps"]
+    ]
     if len(results) > 1:
         each = ", ".join(f"{result:.5g}" for result in results)
         rows += [["over seeds", f"{values['mean']:.5g} (mean of {len(results)}: {each})"]]
@@ -308,7 +310,9 @@ def _best(study: Study, record: StudyRecord) -> TrialRecord:
 def _compare_row(row: dict[str, Any], names: dict[str, str]) -> list[str]:
     value = row["value"] if row["mean"] is None else row["mean"]
     shown = "" if value is None else f"{value:.5g}"
-    if "difference" not in row:
+    if not row["runs"]:
+        said = "did not run to its end"
+    elif "difference" not in row:
         said = ""
     elif row["significant"] is None:
         said = f"{row['difference']:+.4g}, too few runs to tell from luck"
