@@ -35,6 +35,7 @@ class Job(Model):
 
     id: str
     name: str
+    kind: str
     run: int
     tenant: str
     queue: str
@@ -95,9 +96,30 @@ class Seat(Model):
     workers: int
 
 
-class JobDetail(Job):
-    """A job with its attempts, what it was booked for, and the document its owner wrote."""
+class LendingNow(Model):
+    """What an endpoint lends, in replicas, and what was decided last."""
 
+    lent: int
+    returning: int
+    demand_rps: float | None
+    reason: str
+    detail: str
+
+
+class ServingNow(Model):
+    """How an endpoint stands: its address by tier, the version and the replicas that answer. `lending`: None = none of
+    its devices may be lent."""
+
+    urls: dict[str, str]
+    model: str
+    answering: int
+    lending: LendingNow | None
+
+
+class JobDetail(Job):
+    """A job with its attempts, what it was booked for, and the document its owner wrote. `serving`: of an endpoint."""
+
+    serving: ServingNow | None
     attempts: list[Attempt]
     usage: dict[str, int]
     document: dict[str, Any]

@@ -55,6 +55,7 @@ def job(row: JobRow, workers_now: int) -> dict[str, Any]:
     return {
         "id": row.id,
         "name": row.name,
+        "kind": shape.kind,
         "run": row.run,
         "tenant": row.tenant,
         "queue": row.queue,

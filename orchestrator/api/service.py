@@ -74,10 +74,12 @@ class Service:
         audit: AuditLog | None = None,
         registry: CollectorRegistry | None = None,
         check_cluster: Callable[[Cluster], None] = lambda cluster: None,
+        describe: Callable[[str], dict[str, Any] | None] = lambda job: None,
     ) -> None:
         self.ledger, self.read, self.watched, self.loop, self.logs = ledger, ledger.read, watched, loop, logs
         self.clock = clock
         self.check_cluster = check_cluster
+        self.describe = describe
         self.audit = audit or AuditLog(None)
         self.counts = HttpCounts(registry or CollectorRegistry())
         self.keys = KeyRing(ledger.read, clock, lambda: self._applied.cluster if self._applied else None)

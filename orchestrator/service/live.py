@@ -5,27 +5,31 @@ Whether Ray is there is nobody's condition to start: until it answers its pools 
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.adapters.capacity.joined import JoinedCapacity
 from orchestrator.adapters.capacity.ray_nodes import RayCapacitySource, read_nodes
 from orchestrator.adapters.capacity.trace import TraceSource
+from orchestrator.adapters.endpoints.holders import EndpointHolders, Holding, live_terms, sights_in
 from orchestrator.adapters.jobs.archive import FileLogArchive
 from orchestrator.adapters.jobs.runner import JobRunner
 from orchestrator.adapters.ray_cluster.host import RayAddress, find_host, start_host
-from orchestrator.ledger.repository import Ledger
+from orchestrator.ledger.repository import Ledger, Serving
+from orchestrator.policy.lending.values import RecallTimes, Terms
 from orchestrator.policy.queueing.places import Pool
+from orchestrator.policy.queueing.values import LeaseState
 from orchestrator.ports import Order, Report, UnreachableError
 from orchestrator.service.folders import JOBS_FOLDER, RAY_FOLDER
 from orchestrator.service.local_nodes import default_cluster, nodes_for
 from orchestrator.service.loop import LivePorts
 from orchestrator.service.metrics import PlaneMetrics
 from orchestrator.service.schedules import Schedules
-from orchestrator.spec import Cluster, load_one
+from orchestrator.spec import Cluster, Endpoint, load_one, load_text
 from orchestrator.spec.cluster_pools import KubeRayCapacity, RayCapacity, TraceCapacity
 from orchestrator.spec.errors import UserError
 
@@ -39,14 +43,6 @@ BETWEEN_STARTS_S = 30.0
 class _Clock:
     def __init__(self, now_s: Callable[[], float]) -> None:
         self.now_s = now_s
-
-
-class NoEndpoints:
-    """No endpoint holds devices back."""
-
-    def headroom(self) -> Mapping[str, int]:
-        """Nothing is kept free."""
-        return {}
 
 
 class Rehearsal:
@@ -97,6 +93,11 @@ class Surroundings:
             case address:
                 return RayAddress(host_port=str(address), token_file=token_file or _own_token_file())
 
+    def lending(self, one: Holding, times: RecallTimes) -> Terms | None:
+        """The terms under which an endpoint lends; None = not at all."""
+        self._follow()
+        return None if self._cluster is None else live_terms(self._cluster, one, times)
+
     def notices(self) -> dict[str, Any] | None:
         """Where nodes look for the end that is announced to them; None: by what machine each of them is."""
         self._follow()
@@ -133,6 +134,43 @@ class Surroundings:
         sources = [RayCapacitySource(of_ray, self.ray)] if of_ray else []
         traces = [TraceSource(of_trace, self._base, self._now_s)] if of_trace else []
         return JoinedCapacity([*sources, *traces], [pool.name for pool in pools])
+
+
+class Holdings:
+    """Endpoints that hold devices, as the ledger has them; one on several pools lends nothing."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._specs: dict[str, Endpoint] = {}
+
+    def __call__(self) -> tuple[Holding, ...]:
+        """All of them. Raises: NotLeadingError."""
+        found = tuple(self._holding(one) for one in self._ledger.endpoints() if len(_pools(one)) == 1)
+        self._specs = {one.job: one.endpoint for one in found}
+        return found
+
+    def _holding(self, one: Serving) -> Holding:
+        row, (pool,) = one.row, _pools(one)
+        sizes = row.shape.sizes if row.pinned_workers is None else (row.pinned_workers,)
+        return Holding(
+            job=row.id,
+            endpoint=self._specs.get(row.id) or self._read(row.id),
+            pool=pool,
+            held=sum(lease.devices for lease in one.leases if lease.state is LeaseState.HELD),
+            most=sizes[-1],
+            devices_per_replica=row.shape.devices_per_worker,
+            observed=one.observed.get(pool, 0),
+            pinned=row.pinned_workers is not None,
+        )
+
+    def _read(self, job: str) -> Endpoint:
+        (endpoint,) = load_text(json.dumps(self._ledger.read.document(job)), where=job)
+        assert isinstance(endpoint, Endpoint), "its row says so"
+        return endpoint
+
+
+def _pools(one: Serving) -> set[str]:
+    return {lease.pool for lease in one.leases if lease.state is LeaseState.HELD}
 
 
 class ApplyCluster:
@@ -183,16 +221,24 @@ def live_ports(
         now_s=clock,
     )
     metrics = PlaneMetrics(ledger.read)
+    endpoints = EndpointHolders(
+        Holdings(ledger),
+        terms=around.lending,
+        sight=sights_in(state / JOBS_FOLDER / "jobs"),
+        clock=_Clock(clock),
+        memories=state / "endpoints",
+    )
     return LivePorts(
         clock=_Clock(clock),
         capacity=around,
-        endpoints=NoEndpoints(),
+        endpoints=endpoints,
         ledger=ledger,
         runner=Rehearsal() if given is not None and _is_recorded(given) else jobs,
         logs=FileLogArchive(logs),
         chores=(ApplyCluster(ledger, given), Schedules(ledger)),
         observe=metrics.observe,
         metrics=metrics,
+        describe=endpoints.describe,
     )
 
 
