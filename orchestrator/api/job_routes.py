@@ -75,10 +75,10 @@ def _page(service: Service, which: JobFilter) -> tuple[list[JobRow], dict[str, i
     status_code=201,
     response_model=models.Submitted,
     responses={200: {"model": models.Submitted, "description": "Replayed."}, **responses(404, 409, 413, 415)},
-    openapi_extra=document_body("TrainJob", "Endpoint"),
+    openapi_extra=document_body("TrainJob", "Endpoint", "Study"),
 )
 async def submit(request: Request, service: TheService, caller: TheCaller, key: IdempotencyKey = None) -> JSONResponse:
-    """Accept a job, or an endpoint as a holder of devices; when this is answered, it is on the disk."""
+    """Accept a job, an endpoint or a study; when this is answered, it is on the disk."""
     return await accept_job(request, service, caller, key)
 
 
@@ -154,6 +154,7 @@ def _detail(service: Service, row: JobRow) -> dict[str, Any]:
     return {
         **render.job(row, now),
         "serving": service.describe(row.id) if row.shape.kind == "Endpoint" and row.state not in ENDED else None,
+        "footprint": render.footprint(service.footprint(row.id)),
         "attempts": [render.attempt(one) for one in attempts],
         "usage": read.usage(row.id),
         "document": read.document(row.id),

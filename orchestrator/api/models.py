@@ -116,9 +116,19 @@ class ServingNow(Model):
     lending: LendingNow | None
 
 
-class JobDetail(Job):
-    """A job with its attempts, what it was booked for, and the document its owner wrote. `serving`: of an endpoint."""
+class Footprint(Model):
+    """What a job has used so far; null where a pool does not say. `usd` by the hour where its pools have prices so."""
 
+    kwh: float | None
+    g_co2: float | None
+    usd: float | None
+
+
+class JobDetail(Job):
+    """A job with its attempts, what it was booked for, and the document its owner wrote. `serving`: of an endpoint;
+    `footprint`: where the pools say what a device draws."""
+
+    footprint: Footprint | None
     serving: ServingNow | None
     attempts: list[Attempt]
     usage: dict[str, int]
@@ -280,11 +290,20 @@ class TenantUse(Model):
     )
 
 
+class JobUse(Footprint):
+    """What a job that holds devices has used so far."""
+
+    job: str
+    kind: str
+    tenant: str
+
+
 class Usage(Model):
     """Device-seconds by pool and what they were good for; paid = useful + stalled + lost + draining + idle + open."""
 
     pools: dict[str, dict[str, float]]
     tenants: list[TenantUse]
+    running: list[JobUse]
 
 
 class Change(Model):

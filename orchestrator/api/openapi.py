@@ -47,7 +47,7 @@ def items_body(kind: str, most: int) -> dict[str, Any]:
 def _kind_schemas() -> dict[str, Any]:
     """The schemas of the kinds that are sent, and of their parts, under names of their own."""
     found: dict[str, Any] = {}
-    for kind in ("TrainJob", "Endpoint", "Cluster"):
+    for kind in ("TrainJob", "Endpoint", "Study", "Cluster"):
         schema = json_schema(kind)
         parts = schema.pop("$defs", {})
         schema.pop("$schema", None)

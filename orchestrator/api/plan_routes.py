@@ -20,11 +20,11 @@ from orchestrator.ledger.states import JobState
 from orchestrator.ledger.submission import Holder, new_holder
 from orchestrator.policy.queueing.decisions import Admit, Decisions
 from orchestrator.policy.queueing.edits import Edit, MoveToQueue, SetCoupling, SetMinWorkers, SetPriority, SetWindow
-from orchestrator.policy.queueing.from_spec import Progress, job_of, replicas_of
+from orchestrator.policy.queueing.from_spec import Progress, job_of, replicas_of, search_of
 from orchestrator.policy.queueing.values import Coupling, Job, Snapshot
 from orchestrator.policy.queueing.why import edited, verdict_of
 from orchestrator.policy.queueing.why import why as explain
-from orchestrator.spec import Cluster, Endpoint, TrainJob
+from orchestrator.spec import Cluster, Endpoint, Study, TrainJob
 from orchestrator.spec.errors import ExitCode
 
 router = APIRouter(prefix="/api/v1", tags=["decisions"])
@@ -41,7 +41,7 @@ async def get_plan(service: TheService, caller: TheCaller) -> models.Plan:
     "/plan",
     response_model=models.Plan,
     responses=responses(404, 413, 415),
-    openapi_extra=document_body("TrainJob", "Endpoint"),
+    openapi_extra=document_body("TrainJob", "Endpoint", "Study"),
 )
 async def try_plan(request: Request, service: TheService, caller: TheCaller) -> models.Plan:
     """What the next cycle would do if this job were submitted now; it is not."""
@@ -71,6 +71,8 @@ def _value(service: Service, spec: Holder, cluster: Cluster, now_s: float) -> Jo
             return job_of(spec, cluster, Progress(submitted_s=now_s, unmet=unmet))
         case Endpoint():
             return replicas_of(spec, cluster, submitted_s=now_s)
+        case Study():
+            return search_of(spec, cluster, Progress(submitted_s=now_s))
         case _:
             assert_never(spec)
 

@@ -223,6 +223,7 @@ def _service(
         registry=registry,
         check_cluster=_anything if options.rehearse else _runnable,
         describe=ports.describe,
+        footprint=ports.footprint,
     )
 
 

@@ -16,10 +16,10 @@ from orchestrator.ledger.errors import ConflictError
 from orchestrator.ledger.rows import JobRow, JobShape
 from orchestrator.ledger.shelf import dumps
 from orchestrator.ledger.states import ENDED, JobState
-from orchestrator.policy.queueing.from_spec import Progress, job_of, replicas_of
-from orchestrator.spec import Cluster, Endpoint, TrainJob
+from orchestrator.policy.queueing.from_spec import Progress, job_of, replicas_of, search_of
+from orchestrator.spec import Cluster, Endpoint, Study, TrainJob
 
-Holder = TrainJob | Endpoint
+Holder = TrainJob | Endpoint | Study
 """What can be submitted: kinds whose holders have leases."""
 # A process that dies is started again; one that dies so often will not live.
 _ENDPOINT_FAILURES = 100
@@ -119,6 +119,33 @@ def new_endpoint(endpoint: Endpoint, cluster: Cluster, *, now_s: float) -> NewJo
     )
 
 
+def new_study(study: Study, cluster: Cluster, *, now_s: float) -> NewJob:
+    """A Study as the ledger takes it."""
+    value = search_of(study, cluster, Progress(submitted_s=now_s))
+    retries = study.spec.template.retries
+    shape = JobShape(
+        kind="Study",
+        sizes=value.sizes,
+        resource=value.resource,
+        devices_per_worker=value.devices_per_worker,
+        coupling=value.coupling,
+        window=value.window,
+        deadline_s=value.deadline_s,
+        budget_micro_usd=value.spending.micro_usd,
+        budget_device_ms=value.spending.device_ms,
+        max_failures=retries.failures,
+        max_preemptions=retries.preemptions,
+    )
+    return NewJob(
+        name=study.metadata.name,
+        tenant=value.tenant,
+        queue=value.queue,
+        priority=value.priority,
+        shape=shape,
+        document=json.dumps(study.to_document(), separators=(",", ":"), default=str),
+    )
+
+
 def new_holder(spec: Holder, cluster: Cluster, *, now_s: float) -> NewJob:
     """Whatever can be submitted, as the ledger takes it."""
     match spec:
@@ -126,6 +153,8 @@ def new_holder(spec: Holder, cluster: Cluster, *, now_s: float) -> NewJob:
             return new_job(spec, cluster, now_s=now_s)
         case Endpoint():
             return new_endpoint(spec, cluster, now_s=now_s)
+        case Study():
+            return new_study(spec, cluster, now_s=now_s)
         case _:
             assert_never(spec)
 

@@ -25,6 +25,7 @@ from orchestrator.policy.queueing.places import Pool
 from orchestrator.policy.queueing.values import LeaseState
 from orchestrator.ports import Order, Report, UnreachableError
 from orchestrator.service.folders import JOBS_FOLDER, RAY_FOLDER
+from orchestrator.service.footprint import Footprints
 from orchestrator.service.local_nodes import default_cluster, nodes_for
 from orchestrator.service.loop import LivePorts
 from orchestrator.service.metrics import PlaneMetrics
@@ -106,6 +107,15 @@ class Surroundings:
         said = self._cluster.spec.notices
         file = "" if said.file is None else str(said.file)
         return {"sources": list(said.sources), "file": file, "poll_s": said.poll, "deadline_s": said.deadline}
+
+    def prices(self) -> list[dict[str, Any]]:
+        """What a device of each pool costs and draws."""
+        self._follow()
+        pools = () if self._cluster is None else self._cluster.spec.pools
+        return [
+            {"resource": one.resource, "usd": None if one.price is None else str(one.price), "watts": one.power_w}
+            for one in pools
+        ]
 
     def _local(self, cluster: Cluster) -> RayAddress:
         folder = self._state / RAY_FOLDER
@@ -215,6 +225,7 @@ def live_ports(
             "home": str(state),
             "logs": str(logs),
             "notices": around.notices(),
+            "prices": around.prices(),
         },
         environment=lambda: around.ray().environment(),
         is_reachable=lambda: _answers(around.ray),
@@ -239,6 +250,7 @@ def live_ports(
         observe=metrics.observe,
         metrics=metrics,
         describe=endpoints.describe,
+        footprint=Footprints(ledger, base, clock),
     )
 
 

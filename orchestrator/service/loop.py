@@ -19,6 +19,7 @@ from orchestrator.adapters.jobs.archive import FileLogArchive
 from orchestrator.cycle import CycleReport, Ports, run_cycle
 from orchestrator.ledger.errors import NotLeadingError
 from orchestrator.ports import FencedError, UnreachableError
+from orchestrator.service.footprint import Footprint
 from orchestrator.service.metrics import PlaneMetrics
 
 log = structlog.get_logger(__name__)
@@ -54,9 +55,9 @@ class LoopHealth:
     last_error: str | None
 
 
-def _say_nothing(job: str) -> dict[str, Any] | None:
-    """Nobody serves."""
-    return None
+def _say_nothing(job: str) -> None:
+    """Nothing is known of it."""
+    return
 
 
 def _ignore(report: CycleReport, seconds: float) -> None:
@@ -67,13 +68,14 @@ def _ignore(report: CycleReport, seconds: float) -> None:
 class LivePorts(Ports):
     """The ports of a live control plane. `logs`: of attempts. `chores` are done by the leader before every cycle;
     `observe` is told of every cycle with the seconds that it took. `describe`: how an endpoint
-    stands, for people. `metrics` is a collector for whoever is scraped."""
+    stands, and `footprint`: what a job has used, for people. `metrics` is a collector for whoever is scraped."""
 
     logs: FileLogArchive
     chores: tuple[Chore, ...] = ()
     observe: Callable[[CycleReport, float], None] = _ignore
     metrics: PlaneMetrics | None = None
     describe: Callable[[str], dict[str, Any] | None] = _say_nothing
+    footprint: Callable[[str], Footprint | None] = _say_nothing
 
 
 class ControlLoop:

@@ -1,6 +1,6 @@
 """The process of one training job: reads orders, runs the job on Ray, reports every attempt, and keeps its log.
 
-An endpoint's process begins here, too, and goes on in `adapters.endpoints.process`.
+Processes of endpoints and studies begin here, too, and go on in `adapters.endpoints.process` and `study_process`.
 
 It knows the control plane only through its folder, so that it never notices whether one is there. Run by
 `python -m orchestrator.adapters.jobs.process FOLDER`.
@@ -147,6 +147,11 @@ def main(path: Path) -> int:
             from orchestrator.adapters.endpoints.process import serve_endpoint
 
             serve_endpoint(folder, document, around, _log(folder, around, ranks=folder.path / "ranks"))
+            return 0
+        if document.get("kind") == "Study":
+            from orchestrator.adapters.jobs.study_process import run_as_study
+
+            run_as_study(folder, document, around, _log(folder, around, ranks=folder.path / "ranks"))
             return 0
         job = _as_run(document, folder.job)
         desk = _desk(folder, job, around)

@@ -53,7 +53,7 @@ def _row(job: Json) -> list[str]:
     workers = job["workers"]
     asked = f"{workers['min']}..{workers['max']}" if workers["min"] < workers["max"] else str(workers["min"])
     pinned = "" if workers["pinned"] is None else f" (pinned {workers['pinned']})"
-    steps = "endpoint" if job["kind"] == "Endpoint" else ""
+    steps = "" if job["kind"] == "TrainJob" else job["kind"].lower()
     steps = steps if job["steps"] is None else f"{job['steps_done']}/{job['steps']}"
     why = f"{job['reason']}: {job['detail']}" if job["reason"] else job["detail"]
     now = f"{workers['now']} of {asked}{pinned}"
@@ -90,10 +90,18 @@ def _described(job: Json) -> Any:
     facts += _serving(job["serving"]) if serves else [("steps", f"{job['steps_done']} of {job['steps']}")]
     facts += [("failures, preemptions, resizes", f"{job['failures']}, {job['preemptions']}, {job['resizes']}")]
     facts += [("spent", f"{job['spent_usd']} dollars, {job['device_hours']:.3f} device-hours")]
+    facts += [("used", _used(job["footprint"]))]
     rows = [(name, value) for name, value in facts if value not in (None, "")]
     rows += [("", "")] if job["attempts"] else []
     rows += [(f"attempt {one['attempt']}", _attempt(one)) for one in job["attempts"]]
     return make_table((job["id"], ""), rows)
+
+
+def _used(found: Json | None) -> str | None:
+    if found is None:
+        return None
+    units = (("kwh", ".3f", "kWh"), ("g_co2", ".1f", "g CO2"), ("usd", ".4f", "dollars by the hour"))
+    return ", ".join(f"{found[key]:{form}} {unit}" for key, form, unit in units if found[key] is not None)
 
 
 def _serving(now: Json | None) -> list[tuple[str, Any]]:

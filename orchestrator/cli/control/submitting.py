@@ -11,13 +11,13 @@ from orchestrator.cli.control.connect import connected, say
 from orchestrator.cli.control.follow import event_line, follow_job, require_success
 from orchestrator.cli.output import Format, emit
 from orchestrator.client.sse import ServerEvent
-from orchestrator.spec import Endpoint, TrainJob
+from orchestrator.spec import Endpoint, Study, TrainJob
 from orchestrator.spec.errors import ExitCode, UserError
 
 Json = dict[str, Any]
 
 
-def submit_to_server(job: TrainJob | Endpoint, output: Format, *, wait: bool, key: str | None) -> None:
+def submit_to_server(job: TrainJob | Endpoint | Study, output: Format, *, wait: bool, key: str | None) -> None:
     """Submit, and with `wait` follow. Raises: UserError with the exit code of the job's end."""
     scheduled = isinstance(job, TrainJob) and job.spec.schedule is not None
     if wait and scheduled:
@@ -47,19 +47,24 @@ def _progress(event: ServerEvent) -> None:
         sys.stderr.write(event_line(json.loads(event.data)) + "\n")
 
 
-def decision_of(job: TrainJob | Endpoint) -> Json:
+def decision_of(job: TrainJob | Endpoint | Study) -> Json:
     """What the next cycle would decide if the job were submitted now."""
     with connected(start=True) as client:
         return client.plan(_document(job))
 
 
-def _document(job: TrainJob | Endpoint) -> Json:
+def _document(job: TrainJob | Endpoint | Study) -> Json:
     """What is sent. A folder of code is named by its whole path: the server stands somewhere else."""
     document = job.to_document()
-    if isinstance(job, Endpoint):
-        return document
-    if job.spec.runtime.working_dir:
-        document["spec"]["runtime"]["working_dir"] = str(Path(job.spec.runtime.working_dir).resolve())
+    match job:
+        case TrainJob():
+            runtime, holds = job.spec.runtime, document["spec"]
+        case Study():
+            runtime, holds = job.spec.template.runtime, document["spec"]["template"]
+        case _:
+            return document
+    if runtime.working_dir:
+        holds["runtime"]["working_dir"] = str(Path(runtime.working_dir).resolve())
     return document
 
 
@@ -79,7 +84,7 @@ def decision_line(plan: Json) -> str:
     return "\n".join(lines)
 
 
-def show_decision(job: TrainJob | Endpoint, output: Format) -> None:
+def show_decision(job: TrainJob | Endpoint | Study, output: Format) -> None:
     """Print it; nothing is submitted."""
     plan = decision_of(job)
     emit("Plan", plan, output, table=decision_line(plan))

@@ -14,7 +14,7 @@ from orchestrator.policy.queueing.parties import Contribution, Purse, Queue, Quo
 from orchestrator.policy.queueing.places import Level, Node, OpenHours, Pool
 from orchestrator.policy.queueing.values import UNLIMITED, Coupling, Job, Spending
 from orchestrator.policy.windows import Window
-from orchestrator.spec import Cluster, Endpoint, TrainJob
+from orchestrator.spec import Cluster, Endpoint, Study, TrainJob
 from orchestrator.spec.cluster_pools import Pool as PoolSpec
 from orchestrator.spec.cluster_queues import Grant
 from orchestrator.spec.cluster_queues import Tenant as TenantSpec
@@ -89,6 +89,28 @@ def replicas_of(endpoint: Endpoint, cluster: Cluster, *, submitted_s: float) -> 
         devices_per_worker=devices * parts,
         coupling=Coupling.LOOSE,
         serves=True,
+    )
+
+
+def search_of(study: Study, cluster: Cluster, progress: Progress) -> Job:
+    """A study as the queues see it: an elastic job of as many workers as its trials at once may have."""
+    template, concurrency = study.spec.template, study.spec.concurrency
+    resource, devices = _demand(template.workers.resources, cluster)
+    least, most = concurrency.min * template.workers.min, concurrency.max * template.workers.max
+    return Job(
+        id=study.metadata.name,
+        queue=template.queue,
+        tenant=study.metadata.tenant,
+        priority=template.priority,
+        submitted_s=progress.submitted_s,
+        sizes=tuple(range(least, most + 1)),
+        resource=resource,
+        devices_per_worker=devices,
+        coupling=Coupling.LOOSE,
+        window=template.window,
+        deadline_s=_deadline_s(template.deadline, progress.submitted_s),
+        spending=_spending(study.spec.budget, progress),
+        active=progress.active,
     )
 
 
