@@ -61,7 +61,9 @@ async def read_holder(request: Request, *, now: dt.datetime, tenant: str | None 
             case _:
                 return parse_json(text, TrainJob, now=now, tenant=tenant)
     specs = load_text(text, "body", now=now)
-    if len(specs) == 1 and isinstance(specs[0], Endpoint | Study):
+    if len(specs) == 1 and isinstance(specs[0], Endpoint):
+        return _with_tenant(specs[0], tenant)
+    if len(specs) == 1 and isinstance(specs[0], Study):
         return _with_tenant(specs[0], tenant)
     return _with_tenant(_only(specs, TrainJob), tenant)
 

@@ -1,4 +1,4 @@
-"""An endpoint under the control plane on real Ray Serve: replicas follow the lease, and outlive whoever is killed."""
+"""An endpoint under the control plane on real Ray Serve: replicas sit where the lease is, and outlive whoever dies."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ PATIENCE_S, LOOK_S = 180.0, 0.1
 CLUSTER = """
 apiVersion: tideline/v1
 kind: Cluster
-metadata: {name: one-node}
+metadata: {name: two-nodes}
 spec:
   ray: {address: local}
   pools:
-  - {name: cores, device: cpu, resource: CPU, devices_per_node: 2, count: 2, market: on_demand, price: "0.36",
+  - {name: cores, device: cpu, resource: CPU, devices_per_node: 1, count: 2, market: on_demand, price: "0.36",
      capacity: {source: ray}}
 """
 ENDPOINT = """
@@ -129,6 +129,8 @@ def test_replicas_follow_the_lease_and_answer_whoever_is_killed(plane: Plane) ->
     try:
         plane.ledger.pin("talk", 1)
         plane.until("its second replica has left", lambda: plane.sight().answering == 1 and plane.held() == 1)
+        (lease,) = plane.ledger.read.leases()
+        plane.until("it sits where its lease is", lambda: plane.sight().nodes == dict(lease.nodes))
         plane.loop.stop()
         birth = plane.folder.read_birth()
         assert birth is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from orchestrator.adapters.jobs.folder import JobFolder
 from orchestrator.adapters.jobs.letters import Letter
 from orchestrator.adapters.jobs.log_writer import LogWriter
 from orchestrator.adapters.ray_serve.held import Count
+from orchestrator.adapters.ray_serve.seating import free_seat, unseated
 from orchestrator.policy.lending.rates import Counter
 from orchestrator.policy.queueing.orders import Phase, Report
 
@@ -65,13 +67,16 @@ class Fake:
     begun: list[str | None] = field(default_factory=list)
     now: Count = field(default_factory=lambda: Count(answering=0, present=0))
 
-    def start(self, replicas: int, begun_with: str | None = None) -> str:
-        self.leased.append(replicas)
+    def start(self, seats: Mapping[str, int], begun_with: str | None = None) -> str:
+        self.leased.append(sum(seats.values()))
         self.begun.append(begun_with)
         return "m@1"
 
-    def lease(self, replicas: int) -> None:
-        self.leased.append(replicas)
+    def lease(self, seats: Mapping[str, int]) -> None:
+        self.leased.append(sum(seats.values()))
+
+    def nodes(self) -> dict[str, int]:
+        return {}
 
     def count(self) -> Count:
         return self.now
@@ -136,3 +141,14 @@ def test_a_second_process_goes_on_with_the_replicas_of_the_first(tmp_path: Path)
     world.keeper(second).begin()
     assert (first.begun, second.begun) == ([None], ["m@1"])
     assert second.leased == [2]
+
+
+def test_replicas_beyond_the_seats_of_their_node_go_first_the_newest_of_them_first() -> None:
+    node_of = {"old": "a", "mid": "b", "new": "a", "newest": "c"}
+    assert unseated({"a": 1, "b": 1}, node_of) == ["newest", "new"]
+    assert unseated({"a": 2, "b": 1, "c": 1}, node_of) == []
+
+
+def test_a_replica_starts_where_most_seats_are_free() -> None:
+    assert free_seat({"a": 2, "b": 3}, {"b": 2}) == "a"
+    assert free_seat({"a": 1, "b": 1}, {"a": 1, "b": 1}) is None

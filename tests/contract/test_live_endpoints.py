@@ -296,8 +296,7 @@ def plane(tmp_path: Path) -> Iterator[Plane]:
 def test_training_has_the_night_and_is_off_the_devices_before_the_morning(plane: Plane) -> None:
     plane.cycle(3)
     assert plane.devices() == {"talk": 6, "train": 1}  # it is sized for its peak, and is so first
-    row = plane.ledger.read.job("talk")
-    assert (row.shape.kind, row.state) == ("Endpoint", JobState.RUNNING)
+    assert plane.ledger.read.job("talk").shape.kind == "Endpoint"
     plane.cycle(12, 60.0)
     night = plane.devices()
     assert night["train"] >= 4

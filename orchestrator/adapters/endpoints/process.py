@@ -28,7 +28,7 @@ from orchestrator.spec.errors import UserError
 
 TICK_S = 0.2
 COUNT_S = 1.0
-REFRESH_S = 5.0
+LOOK_S = 5.0
 _BEGUN = "begun.json"
 
 
@@ -38,12 +38,16 @@ class Replicas(Protocol):
     urls: dict[str, str]
     ref: str
 
-    def start(self, replicas: int, begun_with: str | None = None) -> str:
+    def start(self, seats: Mapping[str, int], begun_with: str | None = None) -> str:
         """Begin, or go on."""
         ...
 
-    def lease(self, replicas: int) -> None:
-        """Hold so many."""
+    def lease(self, seats: Mapping[str, int]) -> None:
+        """Hold so many on these nodes."""
+        ...
+
+    def nodes(self) -> dict[str, int]:
+        """Where they are."""
         ...
 
     def count(self) -> Any:
@@ -77,15 +81,16 @@ class Keeper:
         self._said: tuple[Report, ...] = ()
         self._reported_s = float("-inf")
         self._answered = False
-        self._leased = 0
+        self._leased: dict[str, int] = {}
+        self._nodes: dict[str, int] = {}
 
     def begin(self) -> None:
         """Take the order that started this process, and carry it out. Raises: UserError."""
         self._look()
         begun = read_json(self._folder.path / _BEGUN)
-        ref = self._held.start(self._roster.wanted, None if begun is None else begun["ref"])
+        self._leased = self._roster.seats
+        ref = self._held.start(self._leased, None if begun is None else begun["ref"])
         write_json(self._folder.path / _BEGUN, {"ref": ref})
-        self._leased = self._roster.wanted
         self._log.say(f"{ref} at {', '.join(sorted(set(self._held.urls.values())))}")
 
     def tick(self, counters: tuple[Counter, ...]) -> bool:
@@ -93,9 +98,9 @@ class Keeper:
         self._look()
         if self._order is not None and self._order.stop:
             return False
-        if self._roster.wanted != self._leased:
-            self._held.lease(self._roster.wanted)
-            self._leased = self._roster.wanted
+        if self._roster.seats != self._leased:
+            self._leased = self._roster.seats
+            self._held.lease(self._leased)
         count = self._held.count()
         self._answered = self._answered or count.answering > 0
         self._roster.see(answering=count.answering, present=count.present, now_s=self._now_s())
@@ -114,9 +119,10 @@ class Keeper:
         """Whether any replica was seen to answer."""
         return self._answered
 
-    def follow_registry(self) -> None:
-        """Let other weights answer where the model's alias has moved."""
-        if self._held.refresh(self._leased):
+    def look_around(self) -> None:
+        """See where replicas are, and let other weights answer where the model's alias has moved."""
+        self._nodes = self._held.nodes()
+        if self._held.refresh(sum(self._leased.values())):
             self._log.say(f"{self._held.ref} answers now")
 
     def _look(self) -> None:
@@ -149,6 +155,7 @@ class Keeper:
             cold_starts_s=tuple(self._roster.cold_starts_s),
             urls=dict(self._held.urls),
             ref=self._held.ref,
+            nodes=self._nodes,
         )
         write_sight(self._folder.path, sight)
 
@@ -183,9 +190,9 @@ def _keep(keeper: Keeper, held: Replicas) -> tuple[Phase, str, bool]:
         counting.start()
         refreshed_s = time.monotonic()
         while keeper.tick(counting.last):
-            if time.monotonic() - refreshed_s > REFRESH_S:
+            if time.monotonic() - refreshed_s > LOOK_S:
                 refreshed_s = time.monotonic()
-                keeper.follow_registry()
+                keeper.look_around()
             time.sleep(TICK_S)
     except UserError as error:
         phase, detail, final = Phase.FAILED, str(error), True

@@ -38,6 +38,11 @@ class Roster:
         """Replicas of the newest order."""
         return self._turns[-1].letter.workers if self._turns else 0
 
+    @property
+    def seats(self) -> dict[str, int]:
+        """Replicas of the newest order, by node."""
+        return dict(self._turns[-1].letter.seats) if self._turns else {}
+
     def take(self, letter: Letter) -> None:
         """An order has come; a stop changes nothing of the attempt that it ends."""
         if not letter.stop and not (self._turns and letter.attempt <= self._turns[-1].letter.attempt):

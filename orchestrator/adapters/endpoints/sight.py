@@ -16,13 +16,15 @@ _FILE = "serving.json"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sight:
     """One look. `counters`: requests that came, by replica; `answering`: replicas that take requests; `cold_starts_s`:
-    how long the last of them took, from an order to the answer. `urls` by tier; `ref`: the version that answers."""
+    how long the last of them took, from an order to the answer. `urls` by tier; `ref`: the version that answers;
+    `nodes`: where replicas were a few seconds ago."""
 
     answering: int = 0
     counters: tuple[Counter, ...] = ()
     cold_starts_s: tuple[float, ...] = ()
     urls: Mapping[str, str] = field(default_factory=dict)
     ref: str = ""
+    nodes: Mapping[str, int] = field(default_factory=dict)
 
 
 def write_sight(folder: Path, sight: Sight) -> None:

@@ -102,7 +102,7 @@ def _code_version(endpoint: Endpoint, start: Version) -> str:
 
 def _count(endpoint: Endpoint, initial: int | None) -> Mapping[str, Any]:
     replicas = endpoint.spec.replicas
-    if replicas.max == 1:
+    if replicas.max == 1 and initial is None:
         return {"num_replicas": 1}
     # Also where the file names one number: a lease may leave fewer.
     scaling = AutoscalingConfig(

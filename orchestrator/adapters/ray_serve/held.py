@@ -7,6 +7,7 @@ comes again finds what runs (`start` is adopt or create), and what it started ou
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ray.serve.schema import ApplicationStatus, ReplicaState
 from orchestrator.adapters.ray_serve.application import Part, application, parts, wanted_versions
 from orchestrator.adapters.ray_serve.autoscale import write_lease
 from orchestrator.adapters.ray_serve.deploy import _QUIET, _free_port, _quiet_driver, _tls_options
+from orchestrator.adapters.ray_serve.seating import write_seats
 from orchestrator.adapters.ray_serve.support import check_supported
 from orchestrator.policy.lending.rates import Counter
 from orchestrator.registry import Registry, Version
@@ -49,8 +51,8 @@ class HeldEndpoint:
     _start: Version | None = None
     _handles: dict[str, Any] = field(default_factory=dict)
 
-    def start(self, replicas: int, begun_with: str | None = None) -> str:
-        """Begin to serve with so many replicas, or go on serving; returns before they answer. Raises: UserError.
+    def start(self, seats: Mapping[str, int], begun_with: str | None = None) -> str:
+        """Begin to serve with replicas on these nodes, or go on serving; returns before they answer. Raises: UserError.
 
         Returns the version that replicas are built with: said again as `begun_with`, no replica is built anew.
         """
@@ -60,15 +62,16 @@ class HeldEndpoint:
         with _quiet_driver():
             self.urls = self._addresses(_serve(self.endpoint, self.base))
         self._start = version
-        self.lease(replicas)
-        self._run(replicas)
+        self.lease(seats)
+        self._run(sum(seats.values()))
         self.ref = self.registry.get(self.endpoint.spec.model).ref
         return str(version.ref)
 
-    def lease(self, replicas: int) -> None:
-        """Hold exactly so many replicas of each part from now on; those too many drain."""
+    def lease(self, seats: Mapping[str, int]) -> None:
+        """Hold exactly so many replicas of each part from now on, on these nodes; those too many drain."""
         for part in self._parts():
-            write_lease(part.name, replicas)
+            write_seats(part.name, seats)
+            write_lease(part.name, sum(seats.values()))
 
     def count(self) -> Count:
         """How many there are. Raises: RayServeException, RuntimeError for replicas that cannot start."""
@@ -100,6 +103,18 @@ class HeldEndpoint:
                     found.append(Counter(source=name, at_s=at_s, total=float(total)))
         return tuple(found)
 
+    def nodes(self) -> dict[str, int]:
+        """Replicas that are there, by node, those of all parts together."""
+        found: dict[str, int] = {}
+        names = {part.name for part in self._parts()}
+        details = serve.context._get_global_client().get_serve_details()
+        for name, running in details["applications"].items():
+            for deployment in running["deployments"].values() if name in names else ():
+                for replica in deployment["replicas"]:
+                    if replica["node_id"] is not None:
+                        found[replica["node_id"]] = found.get(replica["node_id"], 0) + 1
+        return found
+
     def refresh(self, replicas: int) -> bool:
         """Follow the registry's alias; whether other weights answer now."""
         ref = self.registry.get(self.endpoint.spec.model).ref
@@ -115,6 +130,7 @@ class HeldEndpoint:
             for part in self._parts():
                 serve.delete(part.name)
                 write_lease(part.name, None)
+                write_seats(part.name, None)
             if not serve.status().applications:
                 serve.shutdown()
 

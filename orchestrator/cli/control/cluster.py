@@ -124,8 +124,8 @@ def usage(output: Output = Format.TABLE) -> None:
     ]
     running = [(one["job"], one["tenant"], *_used(one)) for one in found["running"]]
     if output is Format.TABLE and running:
-        columns = ("RUNNING", "TENANT", "KWH", "G CO2", "USD BY THE HOUR")
-        emit("Usage", found, output, table=make_table(columns, running, right=columns[2:]))
+        used = ("RUNNING", "TENANT", "KWH", "G CO2", "USD BY THE HOUR")
+        emit("Usage", found, output, table=make_table(used, running, right=used[2:]))
     table = make_table(("TENANT", "JOBS", "DEVICE-HOURS", "USD", "GRANTS LEFT"), tenants)
     if output is Format.TABLE and pools:
         columns = ("POOL (device-hours)", *(kind.upper() for kind in kinds))
