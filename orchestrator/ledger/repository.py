@@ -38,7 +38,7 @@ from orchestrator.ledger.states import JobState
 from orchestrator.ledger.submission import Accepted, Submission
 from orchestrator.policy.queueing.decisions import Decisions
 from orchestrator.policy.queueing.orders import Order, Report
-from orchestrator.policy.queueing.parties import Rules
+from orchestrator.policy.queueing.parties import Queue, Rules
 from orchestrator.policy.queueing.places import Pool
 from orchestrator.policy.queueing.record import from_text
 from orchestrator.policy.queueing.values import Snapshot
@@ -237,6 +237,10 @@ class Ledger:
                 for row in rows
                 if row.shape.kind == "Endpoint"
             )
+
+    def queues(self) -> tuple[Queue, ...]:
+        """The queues of the Cluster that holds."""
+        return self._facts.queues
 
     # --- What starts by a clock --------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ Whether Ray is there is nobody's condition to start: until it answers its pools 
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,18 +18,18 @@ from orchestrator.adapters.endpoints.holders import EndpointHolders, Holding, li
 from orchestrator.adapters.jobs.archive import FileLogArchive
 from orchestrator.adapters.jobs.runner import JobRunner
 from orchestrator.adapters.ray_cluster.host import RayAddress, find_host, start_host
-from orchestrator.ledger.repository import Ledger, Serving
+from orchestrator.ledger.repository import Ledger
 from orchestrator.policy.lending.values import RecallTimes, Terms
 from orchestrator.policy.queueing.places import Pool
-from orchestrator.policy.queueing.values import LeaseState
 from orchestrator.ports import Order, Report, UnreachableError
 from orchestrator.service.folders import JOBS_FOLDER, RAY_FOLDER
 from orchestrator.service.footprint import Footprints
+from orchestrator.service.holdings import Holdings
 from orchestrator.service.local_nodes import default_cluster, nodes_for
 from orchestrator.service.loop import LivePorts
 from orchestrator.service.metrics import PlaneMetrics
 from orchestrator.service.schedules import Schedules
-from orchestrator.spec import Cluster, Endpoint, load_one, load_text
+from orchestrator.spec import Cluster, load_one
 from orchestrator.spec.cluster_pools import KubeRayCapacity, RayCapacity, TraceCapacity
 from orchestrator.spec.errors import UserError
 
@@ -144,43 +143,6 @@ class Surroundings:
         sources = [RayCapacitySource(of_ray, self.ray)] if of_ray else []
         traces = [TraceSource(of_trace, self._base, self._now_s)] if of_trace else []
         return JoinedCapacity([*sources, *traces], [pool.name for pool in pools])
-
-
-class Holdings:
-    """Endpoints that hold devices, as the ledger has them; one on several pools lends nothing."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._specs: dict[str, Endpoint] = {}
-
-    def __call__(self) -> tuple[Holding, ...]:
-        """All of them. Raises: NotLeadingError."""
-        found = tuple(self._holding(one) for one in self._ledger.endpoints() if len(_pools(one)) == 1)
-        self._specs = {one.job: one.endpoint for one in found}
-        return found
-
-    def _holding(self, one: Serving) -> Holding:
-        row, (pool,) = one.row, _pools(one)
-        sizes = row.shape.sizes if row.pinned_workers is None else (row.pinned_workers,)
-        return Holding(
-            job=row.id,
-            endpoint=self._specs.get(row.id) or self._read(row.id),
-            pool=pool,
-            held=sum(lease.devices for lease in one.leases if lease.state is LeaseState.HELD),
-            most=sizes[-1],
-            devices_per_replica=row.shape.devices_per_worker,
-            observed=one.observed.get(pool, 0),
-            pinned=row.pinned_workers is not None,
-        )
-
-    def _read(self, job: str) -> Endpoint:
-        (endpoint,) = load_text(json.dumps(self._ledger.read.document(job)), where=job)
-        assert isinstance(endpoint, Endpoint), "its row says so"
-        return endpoint
-
-
-def _pools(one: Serving) -> set[str]:
-    return {lease.pool for lease in one.leases if lease.state is LeaseState.HELD}
 
 
 class ApplyCluster:

@@ -25,7 +25,8 @@ from orchestrator.ledger.submission import new_holder
 from orchestrator.policy.lending.decide import Memory, Sample, decide_lending
 from orchestrator.policy.lending.values import RecallTimes, Standing, Terms
 from orchestrator.registry import Provenance, Registry
-from orchestrator.service.live import Holdings, live_ports
+from orchestrator.service.holdings import Holdings
+from orchestrator.service.live import live_ports
 from orchestrator.service.local_nodes import nodes_for
 from orchestrator.service.loop import ControlLoop
 from orchestrator.spec import Cluster, Endpoint, TrainJob, load_text

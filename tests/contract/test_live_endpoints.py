@@ -25,7 +25,7 @@ from orchestrator.policy.lending.values import Keep, Lend, Loan, Recall, RecallT
 from orchestrator.policy.queueing.decisions import Admit, Evict, Resize, workers_in
 from orchestrator.policy.queueing.orders import Order, Phase, Report
 from orchestrator.policy.queueing.places import Pool, flat_pool
-from orchestrator.service.live import Holdings
+from orchestrator.service.holdings import Holdings
 from orchestrator.spec import Cluster, load_text
 from tests.policy.lending.worlds import MONDAY_S, terms
 
@@ -335,7 +335,7 @@ def test_a_pinned_endpoint_lends_nothing_and_a_cancelled_one_leaves(plane: Plane
     plane.ledger.pin("talk", 3)
     plane.cycle(4)
     assert plane.devices() == {"talk": 3, "train": 4}
-    assert plane.endpoints.owed() == {}
+    assert plane.endpoints.owed() == {"pool": (("talk", 3),)}
     plane.ledger.cancel("talk")
     plane.cycle(4)
     assert plane.devices() == {"talk": 0, "train": 7}

@@ -31,8 +31,8 @@ _FEW = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holding:
-    """An endpoint that holds devices of one pool. `most`: replicas that it may have; `observed`: devices that the pool
-    has; `pinned`: its owner holds it at a size, and nothing is lent."""
+    """An endpoint that holds devices of one pool. `most`: replicas that its file and its queue's quota allow;
+    `observed`: devices that the pool has; `pinned`: its owner holds it at a size, and nothing is lent."""
 
     job: str
     endpoint: Endpoint
@@ -43,14 +43,19 @@ class Holding:
     observed: int
     pinned: bool = False
 
+    @property
+    def entitled(self) -> int:
+        """Replicas when nothing is lent."""
+        return min(self.most, self.observed // self.devices_per_replica)
+
 
 TermsOf = Callable[[Holding, RecallTimes], Terms | None]
 
 
 class EndpointHolders:
-    """Answers what endpoints need now. `holdings` are those in the books; `terms` says under which terms one lends
-    (None = not at all), `sight` what its process wrote last; `memories`: the folder of what is remembered (None:
-    nothing is). Used from one thread; `describe` from any."""
+    """Answers what endpoints need now: all that they may have, less what they lend. `holdings` are those in the books;
+    `terms` says under which terms one lends (None = not at all), `sight` what its process wrote last; `memories`: the
+    folder of what is remembered (None: nothing is). Used from one thread; `describe` from any."""
 
     def __init__(
         self,
@@ -81,9 +86,9 @@ class EndpointHolders:
             lender = self._look(one, now_s)
             if lender is not None:
                 alive.add(one.job)
-                devices = lender.owed * one.devices_per_replica
-                owed.setdefault(one.pool, []).append((one.job, devices))
-                missing[one.pool] = missing.get(one.pool, 0) + max(0, devices - one.held)
+            devices = (one.entitled if lender is None else lender.owed) * one.devices_per_replica
+            owed.setdefault(one.pool, []).append((one.job, devices))
+            missing[one.pool] = missing.get(one.pool, 0) + max(0, devices - one.held)
         self.lenders = {job: lender for job, lender in self.lenders.items() if job in alive}
         self._owed = {pool: tuple(found) for pool, found in owed.items()}
         return missing
@@ -162,12 +167,11 @@ def live_terms(cluster: Cluster, one: Holding, times: RecallTimes) -> Terms | No
     rps = one.endpoint.spec.replicas.rps
     if rps is None or one.pinned:
         return None
-    most = min(one.most, one.observed // one.devices_per_replica)
     return terms_of(
         cluster,
         Measured(
             pool=one.pool,
-            devices=most * one.devices_per_replica,
+            devices=one.entitled * one.devices_per_replica,
             devices_per_replica=one.devices_per_replica,
             min_replicas=max(1, one.endpoint.spec.replicas.min),
             replica_rps=rps,
