@@ -22,7 +22,7 @@ from orchestrator.spec import Cluster, Endpoint, Study, TrainJob
 Holder = TrainJob | Endpoint | Study
 """What can be submitted: kinds whose holders have leases."""
 # A process that dies is started again; one that dies so often will not live.
-_ENDPOINT_FAILURES = 100
+_ENDPOINT_FAILURES = 1000
 _LATEST = select(func.max(tables.jobs.c.run)).where(tables.jobs.c.name == bindparam("of_name"))
 
 
