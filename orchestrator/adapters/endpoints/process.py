@@ -120,10 +120,16 @@ class Keeper:
         return self._answered
 
     def look_around(self) -> None:
-        """See where replicas are, and let other weights answer where the model's alias has moved."""
-        self._nodes = self._held.nodes()
-        if self._held.refresh(sum(self._leased.values())):
-            self._log.say(f"{self._held.ref} answers now")
+        """See where replicas are, and let other weights answer where the model's alias has moved.
+
+        Trouble with either is said and tried again: what is served goes on.
+        """
+        try:
+            self._nodes = self._held.nodes()
+            if self._held.refresh(sum(self._leased.values())):
+                self._log.say(f"{self._held.ref} answers now")
+        except Exception as error:
+            self._log.say(f"could not look around: {type(error).__name__}: {error}")
 
     def _look(self) -> None:
         stamp = self._folder.order_stamp()

@@ -111,8 +111,9 @@ class HeldEndpoint:
         for name, running in details["applications"].items():
             for deployment in running["deployments"].values() if name in names else ():
                 for replica in deployment["replicas"]:
-                    if replica["node_id"] is not None:
-                        found[replica["node_id"]] = found.get(replica["node_id"], 0) + 1
+                    node = replica.get("node_id")  # of one that starts, nobody knows yet
+                    if node is not None:
+                        found[node] = found.get(node, 0) + 1
         return found
 
     def refresh(self, replicas: int) -> bool:
