@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.night_live [--quick] [--seconds N] [--devices N] [--without-lending]
 
-16 hours, from 20:00 to 12:00, in 400 s: demand falls to a fifth of its peak, and rises again from 05:00 to 10:00. The
+16 hours, from 20:00 to 12:00, in 320 s: demand falls to a fifth of its peak, and rises again from 05:00 to 10:00. The
 control loop and its ledger, endpoint and job as holders of leases with a process each, Ray, Ray Serve, the HTTP
 requests, Ray Train, DeepSpeed and every process start are real. A device is one CPU of Ray's bookkeeping, and a
 replica's engine waits where a device would compute (`engine.step_time`), so that replicas have a capacity of their own
@@ -158,7 +158,7 @@ def main() -> None:
     extra.add_argument("--without-lending", action="store_true")
     options = read_options(__doc__ or "", extra=extra)
     devices = options.rest.devices
-    load = make_load(options.rest.seconds or (200.0 if options.quick else 400.0), PEAK_LOAD * devices * REPLICA_RPS, 7)
+    load = make_load(options.rest.seconds or (200.0 if options.quick else 320.0), PEAK_LOAD * devices * REPLICA_RPS, 7)
     lends, clock = not options.rest.without_lending, DayClock(HOURS * 3600 / load.seconds)
     with tempfile.TemporaryDirectory(prefix="tide-night-", ignore_cleanup_errors=True) as folder:
         home = Path(folder)
