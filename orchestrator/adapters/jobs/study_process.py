@@ -135,7 +135,7 @@ class StudyDesk:
             missing = max(0, turn.workers - sum(self._held.values()))
             before = self._seated_s.get(turn.attempt, 0.0)
             self._seated_s[turn.attempt] = before + missing * max(0.0, now_s - since_s)
-        self._seen_s = now_s
+            self._seen_s = now_s
 
     def _report(self) -> None:
         self._reported_s = self._now_s()
