@@ -10,7 +10,7 @@ import traceback
 from typing import Any
 
 import typer
-from typer.core import CompletionItem, TyperGroup
+from typer.core import CompletionItem, TyperGroup  # type: ignore[attr-defined]
 from typer.exceptions import Abort, TyperException
 
 from orchestrator.spec.errors import ExitCode, UserError

@@ -70,6 +70,7 @@ class Ledger:
         self._lock = threading.RLock()
         self._token: int | None = None
         self._heartbeat_ms = 0
+        self._noticed: int | None
         self._mirror: Mirror
         self._seer: Seer
         self._forget()
@@ -355,7 +356,7 @@ class Ledger:
 
     def _forget(self) -> None:
         self._token = None
-        self._noticed: int | None = None
+        self._noticed = None
         self._decided_ms = 0
         self._mirror = Mirror()
         self._seer = Seer(self._mirror)

@@ -109,8 +109,16 @@ class Herald:
 
     async def _tell(self, notice: NoticeRow) -> None:
         try:
-            answer = await self._sent(notice)
-            self._keep(self._judged(notice, answer))
+            try:
+                answer = await self._sent(notice)
+            except Exception as error:
+                # A mistake of ours must not be tried again every second: it counts as a try.
+                log.error("a call failed", notice=notice.id, exc_info=True)
+                answer = Answer(status=None, said=f"not sent: {type(error).__name__}")
+            self.ledger.notices_tried([self._judged(notice, answer)])
+        except Exception as error:
+            # It stands as not told: whoever leads next says it again.
+            self._complain("what was told could not be entered", error)
         finally:
             self._under_way.pop(notice.id, None)
 
@@ -130,13 +138,6 @@ class Herald:
             return Tried(notice=notice, said=answer.said, delivered=answer.is_delivered)
         again_ms = round((self.now_s() + RETRY_S[notice.tries]) * 1000)
         return Tried(notice=notice, said=answer.said, delivered=False, again_ms=again_ms)
-
-    def _keep(self, tried: Tried) -> None:
-        try:
-            self.ledger.notices_tried([tried])
-        except (NotLeadingError, FencedError, UnreachableError) as error:
-            # It stands as not told: whoever leads next says it again.
-            self._complain("what was told could not be entered", error)
 
     def _complain(self, what: str, error: Exception) -> None:
         sentence = f"{type(error).__name__}: {error}"

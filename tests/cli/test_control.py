@@ -171,7 +171,7 @@ def test_a_job_from_submission_to_its_end(server: Server, tmp_path: Path, capsys
         ({"workers": {"min": 9, "max": 9, "resources": {"GPU": 1}}, "batch": {"global_batch_size": 64,
           "micro_batch_size": 1}}, 8),
         ({"deadline": "1h"}, 8),
-        ({"budget": {"usd": "0.000001"}}, 8),
+        ({"workers": {"min": 2, "max": 2, "resources": {"GPU": 1}}, "budget": {"usd": "0.000001"}}, 8),
     ],
 )  # fmt: skip
 def test_submissions_that_are_refused_have_their_exit_code(

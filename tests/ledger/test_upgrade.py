@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import MetaData, insert
+from sqlalchemy import MetaData, delete, insert
 
 from orchestrator.ledger.errors import ConflictError, LedgerError
 from orchestrator.ledger.repository import Ledger
@@ -30,7 +30,10 @@ def left_behind(url: str) -> None:
     with ledger.database.writing() as connection:
         there.reflect(connection)
         for name, rows in OLD["tables"].items():
-            connection.execute(insert(there.tables[name]), rows)
+            connection.execute(delete(there.tables[name]))
+            # Numbers that the database gives itself, it gives again.
+            numbered = [{key: value for key, value in row.items() if key != "seq"} for row in rows]
+            connection.execute(insert(there.tables[name]), numbered)
     ledger.database.close()
 
 
@@ -63,7 +66,7 @@ def test_a_running_job_is_adopted_and_ends_and_the_next_one_starts(world: World)
     assert world.runner.started == [("next", 1, 6)]
     (attempt,) = world.ledger.read.attempts("live")
     # 600 worker-seconds of work, and one second of starting for each of its six.
-    assert (attempt.useful_ms, attempt.stalled_ms, attempt.lost_ms) == (600_000, 12_000, 0)
+    assert (attempt.useful_ms, attempt.stalled_ms, attempt.lost_ms) == (600_000, 6_000, 0)
     assert world.broken() == []
 
 
