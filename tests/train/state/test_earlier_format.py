@@ -1,7 +1,7 @@
 """A checkpoint that an earlier version wrote is read by this one, at another size, bit for bit.
 
-`format-1` (`tideline-state/1`: two ranks, ZeRO 1, step 7) was written by the code of the ledger's version 0001. There is
-no older format; one that follows must go on reading this.
+`format-1` (`tideline-state/1`: two ranks, ZeRO 1, step 7) was written by the code of the ledger's version 0001. There
+is no older format; one that follows must go on reading this.
 """
 
 from __future__ import annotations
