@@ -11,17 +11,17 @@ from orchestrator.adapters.hooks.signing import SecretError, read_secret
 from orchestrator.api.service import Applied, Service
 from orchestrator.ledger.errors import LedgerError
 from orchestrator.ledger.experience import Experience
-from orchestrator.ledger.submission import NewJob, experienced, new_job
+from orchestrator.ledger.submission import Holder, NewJob, experienced, new_holder, new_job
 from orchestrator.spec import TrainJob
 from orchestrator.spec.errors import ExitCode
 
 
-async def admitted(service: Service, applied: Applied, job: TrainJob, now_s: float) -> NewJob:
+async def admitted(service: Service, applied: Applied, job: Holder, now_s: float) -> NewJob:
     """A job as the ledger takes it. Raises: LedgerError for one that is refused."""
-    new = new_job(job, applied.cluster, now_s=now_s)
+    new = new_holder(job, applied.cluster, now_s=now_s)
     # What can be said without looking anything up is said first: most jobs ask for no promise.
     applied.admission.check(new, now_s=now_s)
-    if job.spec.notify:
+    if isinstance(job, TrainJob) and job.spec.notify:
         await service.reading(_check_hooks, service, applied, job)
     if not _asks_for_promises(new):
         return new
@@ -61,7 +61,9 @@ def _check_hooks(service: Service, applied: Applied, job: TrainJob) -> None:
 
 def _asks_for_promises(new: NewJob) -> bool:
     shape = new.shape
-    return any(one is not None for one in (shape.deadline_s, shape.budget_micro_usd, shape.budget_device_ms))
+    promised = (shape.deadline_s, shape.budget_micro_usd, shape.budget_device_ms)
+    # What steps cost is known of training only.
+    return shape.kind == "TrainJob" and any(one is not None for one in promised)
 
 
 def _known(service: Service, jobs: Sequence[NewJob]) -> dict[str, Experience]:

@@ -33,7 +33,6 @@ from orchestrator.ledger.reading import JobFilter
 from orchestrator.ledger.rows import JobRow
 from orchestrator.ledger.states import ENDED, JobState
 from orchestrator.ledger.submission import NewJob, Submission
-from orchestrator.spec import TrainJob
 
 router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"])
 PREFIX_PATTERN = r"^[a-z0-9][a-z0-9.-]{0,79}$"
@@ -86,10 +85,10 @@ def _page(service: Service, which: JobFilter) -> tuple[list[JobRow], dict[str, i
     status_code=201,
     response_model=models.Submitted,
     responses={200: {"model": models.Submitted, "description": "Replayed."}, **responses(404, 409, 413, 415)},
-    openapi_extra=document_body("TrainJob"),
+    openapi_extra=document_body("TrainJob", "Endpoint", "Study"),
 )
 async def submit(request: Request, service: TheService, caller: TheCaller, key: IdempotencyKey = None) -> JSONResponse:
-    """Accept a job; when this is answered, it is on the disk."""
+    """Accept a job, an endpoint or a study; when this is answered, it is on the disk."""
     return await accept_job(request, service, caller, key)
 
 
@@ -97,7 +96,7 @@ async def accept_job(request: Request, service: Service, caller: Caller, key: st
     """As `submit`, for whoever does without the framework."""
     caller.need(Role.OPERATOR)
     applied = await service.applied()
-    job = await documents.read_one(request, TrainJob, now=service.now(), tenant=caller.only_tenant)
+    job = await documents.read_holder(request, now=service.now(), tenant=caller.only_tenant)
     caller.need_tenant(job.metadata.tenant)
     new = await admitted(service, applied, job, service.clock())
     one = Submission(jobs=(new,), actor=caller.actor, scope=caller.scope, key=key)
@@ -150,6 +149,8 @@ def _detail(service: Service, row: JobRow) -> dict[str, Any]:
     now = sum(one.world_size for one in attempts[-1:] if one.ended_ms is None)
     return {
         **render.job(row, now, service.ledger.heard(row.id)),
+        "serving": service.describe(row.id) if row.shape.kind == "Endpoint" and row.state not in ENDED else None,
+        "footprint": render.footprint(service.footprint(row.id)),
         "attempts": [render.attempt(one) for one in attempts],
         "notices": [render.notice(one) for one in read.notices(row.id)],
         "usage": read.usage(row.id),

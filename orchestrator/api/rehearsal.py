@@ -25,6 +25,8 @@ from orchestrator.sim.outside import SimClock, SimEndpoints, SimRunner
 from orchestrator.spec.cluster_pools import Pool as PoolSpec
 
 _DEVICES_WHERE_NONE_ARE_SAID = 8
+_ENDLESS_S = 1e15
+"""An endpoint serves until it is cancelled."""
 
 
 @dataclass(slots=True)
@@ -80,8 +82,9 @@ class RehearsedRunner:
 
     def _work(self, job: str) -> float:
         """A step is a second of one worker."""
-        self._steps[job] = self.ledger.read.job(job).shape.steps or 1
-        return float(self._steps[job])
+        shape = self.ledger.read.job(job).shape
+        self._steps[job] = shape.steps or 1
+        return _ENDLESS_S if shape.kind == "Endpoint" else float(self._steps[job])
 
     def ask(self, order: Order) -> None:
         """See `ports.Runner`."""

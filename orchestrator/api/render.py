@@ -29,6 +29,7 @@ from orchestrator.policy.queueing.decisions import (
 )
 from orchestrator.policy.queueing.edits import Edit
 from orchestrator.policy.queueing.orders import Report
+from orchestrator.service.footprint import Footprint
 
 _MS_PER_HOUR = 3_600_000
 
@@ -58,6 +59,7 @@ def job(row: JobRow, workers_now: int, heard: tuple[Report, int] | None = None) 
     return {
         "id": row.id,
         "name": row.name,
+        "kind": shape.kind,
         "run": row.run,
         "tenant": row.tenant,
         "queue": row.queue,
@@ -96,6 +98,11 @@ def _progress(known: Progress) -> dict[str, Any]:
         "steps_per_s": known.steps_per_s,
         "finish_at": instant_ms(known.finish_ms),
     }
+
+
+def footprint(found: Footprint | None) -> dict[str, float | None] | None:
+    """What a job has used."""
+    return None if found is None else {"kwh": found.kwh, "g_co2": found.g_co2, "usd": found.usd}
 
 
 def attempt(row: AttemptRow) -> dict[str, Any]:

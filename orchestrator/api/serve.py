@@ -228,6 +228,8 @@ def _service(
         registry=registry,
         check_cluster=_anything if options.rehearse else _runnable,
         secrets=options.home / SECRETS_FOLDER,
+        describe=ports.describe,
+        footprint=ports.footprint,
     )
 
 

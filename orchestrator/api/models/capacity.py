@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from orchestrator.api.models.base import Model
+from orchestrator.api.models.jobs import Footprint
 from orchestrator.policy.queueing.values import LeaseState
 
 
@@ -109,11 +110,20 @@ class TenantUse(Model):
     )
 
 
+class JobUse(Footprint):
+    """What a job that holds devices has used so far."""
+
+    job: str
+    kind: str
+    tenant: str
+
+
 class Usage(Model):
     """Device-seconds by pool and what they were good for; paid = useful + stalled + lost + draining + idle + open."""
 
     pools: dict[str, dict[str, float]]
     tenants: list[TenantUse]
+    running: list[JobUse]
 
 
 class ClusterDifference(Model):

@@ -34,6 +34,7 @@ class Job(Model):
 
     id: str
     name: str
+    kind: str
     run: int
     tenant: str
     queue: str
@@ -108,9 +109,40 @@ class Notice(Model):
     said: str
 
 
-class JobDetail(Job):
-    """A job with its attempts, what it was booked for, the document its owner wrote, and who is told of its end."""
+class LendingNow(Model):
+    """What an endpoint lends, in replicas, and what was decided last."""
 
+    lent: int
+    returning: int
+    demand_rps: float | None
+    reason: str
+    detail: str
+
+
+class ServingNow(Model):
+    """How an endpoint stands: its address by tier, the version and the replicas that answer. `lending`: None = none of
+    its devices may be lent."""
+
+    urls: dict[str, str]
+    model: str
+    answering: int
+    lending: LendingNow | None
+
+
+class Footprint(Model):
+    """What a job has used so far; null where a pool does not say. `usd` by the hour where its pools have prices so."""
+
+    kwh: float | None
+    g_co2: float | None
+    usd: float | None
+
+
+class JobDetail(Job):
+    """A job with its attempts, what it was booked for, the document its owner wrote, and who is told of its end.
+    `serving`: of an endpoint; `footprint`: where the pools say what a device draws."""
+
+    footprint: Footprint | None
+    serving: ServingNow | None
     attempts: list[Attempt]
     notices: list[Notice]
     usage: dict[str, int]
