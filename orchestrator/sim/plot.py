@@ -107,7 +107,13 @@ def _draw_held(axes: Axes, run: Run, hours: np.ndarray, step: int) -> None:
         axes.axhline(workers, color=_INK, linewidth=0.7, linestyle=":")
         at = ("axes fraction", "data")
         axes.annotate(
-            f"{name} {workers}", (1.0, workers), (4, 0), xycoords=at, textcoords="offset points", fontsize=8, va="center"
+            f"{name} {workers}",
+            (1.0, workers),
+            (4, 0),
+            xycoords=at,
+            textcoords="offset points",
+            fontsize=8,
+            va="center",
         )
     axes.set_ylabel("devices")
 
