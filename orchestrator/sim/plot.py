@@ -25,7 +25,7 @@ from orchestrator.spec.errors import ExitCode, UserError
 SUFFIXES = (".png", ".html")
 _OFFERED, _SPOT, _ON_DEMAND, _STALL, _LOST, _INK = "#ced4da", "#0b7285", "#f08c00", "#c92a2a", "#862e9c", "#1f2933"
 _CARBON = "#5c7c2f"
-_AHEAD, _BEHIND, _GRID = "#c5e4ea", "#ffd8a8", "#e9ecef"
+_AHEAD, _BEHIND, _STOOD, _GRID = "#c5e4ea", "#ffd8a8", "#f5a9a9", "#e9ecef"
 MAX_POINTS = 4000  # a year of ten-minute ticks is drawn by every 13th
 MAX_BARS = 120  # of stalls: single ticks of a run of days would be hairlines
 
@@ -88,7 +88,7 @@ def _figure(run: Run, result: Result) -> Figure:
         axes.margins(x=0.01)
         axes.grid(axis="y", color=_GRID, linewidth=0.8)
         axes.set_axisbelow(True)
-        axes.legend(loc="upper left", bbox_to_anchor=(1.06, 1.0), frameon=False, fontsize=8)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.075, 1.0), frameon=False, fontsize=8)
     saved = "" if result.savings is None else f", {result.savings:.1%} saved"
     kept = "kept" if result.deadline_met else "missed"
     figure.suptitle(f"{result.scenario}: {result.policy}{saved}, deadline {kept}", fontsize=11)
@@ -124,9 +124,10 @@ def _draw_progress(axes: Axes, run: Run, hours: np.ndarray, step: int) -> None:
     work_h, deadline_h = world.work_us / US_PER_HOUR, world.deadline_us / US_PER_HOUR
     pace = np.minimum((hours + tick_h) / deadline_h, 1.0) * work_h
     for where, colour, name in ((done >= pace, _AHEAD, "ahead of it"), (done < pace, _BEHIND, "behind it")):
-        axes.fill_between(
-            hours + tick_h, done, pace, where=where, interpolate=True, color=colour, label=name, linewidth=0
-        )
+        if where.any():
+            axes.fill_between(
+                hours + tick_h, done, pace, where=where, interpolate=True, color=colour, label=name, linewidth=0
+            )
     axes.plot(hours + tick_h, done, color=_SPOT, label="work done")
     axes.plot([0, deadline_h], [0, work_h], color=_INK, linewidth=0.8, linestyle="--", label="steady pace")
     axes.yaxis.set_major_formatter("{x:,.0f}")
@@ -145,7 +146,7 @@ def _draw_stalls(axes: Axes, run: Run) -> None:
     stood = [sum(t.stalled_us for t in bar) / (len(bar) * run.world.tick_us) for bar in bars]
     gone = np.array([sum(t.preempted for t in bar) for bar in bars])
     middles = (starts + each / 2) * tick_h
-    axes.bar(middles, stood, width=each * tick_h * 0.9, color=_STALL, label="time stalled", linewidth=0)
+    axes.bar(middles, stood, width=each * tick_h * 0.9, color=_STOOD, label="time stalled", linewidth=0)
     axes.set_ylabel("share of time")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     lost = axes.twinx()
@@ -153,7 +154,7 @@ def _draw_stalls(axes: Axes, run: Run) -> None:
     lost.set_ylabel("devices", color=_LOST)
     lost.set_ylim(bottom=0)
     lost.spines["top"].set_visible(False)
-    lost.legend(loc="lower left", bbox_to_anchor=(1.06, 0.0), frameon=False, fontsize=8)
+    lost.legend(loc="lower left", bbox_to_anchor=(1.075, 0.0), frameon=False, fontsize=8)
 
 
 def _draw_carbon(bill: Axes, hours: np.ndarray, kilograms: list[float]) -> None:
@@ -162,7 +163,7 @@ def _draw_carbon(bill: Axes, hours: np.ndarray, kilograms: list[float]) -> None:
     carbon.set_ylabel("kg CO2", color=_CARBON)
     carbon.set_ylim(bottom=0)
     carbon.spines["top"].set_visible(False)
-    carbon.legend(loc="lower left", bbox_to_anchor=(1.06, 0.0), frameon=False, fontsize=8)
+    carbon.legend(loc="lower left", bbox_to_anchor=(1.075, 0.0), frameon=False, fontsize=8)
 
 
 def _page(svg: str, result: Result) -> str:
