@@ -59,18 +59,19 @@ class Serving:
 
 
 class Ledger:
-    """Durable state behind one database. `holder` names this process to others; `clock` gives UTC seconds."""
+    """Durable state behind one database, which may be open already. `holder` names this process to others; `clock`
+    gives UTC seconds."""
 
     def __init__(
         self,
-        url: str,
+        url: str | Database,
         *,
         holder: str,
         clock: Callable[[], float],
         rules: Rules = DEFAULT_RULES,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        self.database: Database = open_database(url)
+        self.database: Database = open_database(url) if isinstance(url, str) else url
         self.read = Reader(self.database)
         self.holder = holder
         self._clock = clock
