@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from orchestrator.ledger import faults, leader, retention, schedules, submission
+from orchestrator.ledger import faults, leader, notices, retention, schedules, submission
 from orchestrator.ledger.change import SYSTEM, Change
 from orchestrator.ledger.clusters import apply_cluster, load_facts, load_holds, set_hold
 from orchestrator.ledger.database import Database, open_database
@@ -59,18 +59,19 @@ class Serving:
 
 
 class Ledger:
-    """Durable state behind one database. `holder` names this process to others; `clock` gives UTC seconds."""
+    """Durable state behind one database, which may be open already. `holder` names this process to others; `clock`
+    gives UTC seconds."""
 
     def __init__(
         self,
-        url: str,
+        url: str | Database,
         *,
         holder: str,
         clock: Callable[[], float],
         rules: Rules = DEFAULT_RULES,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        self.database: Database = open_database(url)
+        self.database: Database = open_database(url) if isinstance(url, str) else url
         self.read = Reader(self.database)
         self.holder = holder
         self._clock = clock
@@ -79,6 +80,7 @@ class Ledger:
         self._lock = threading.RLock()
         self._token: int | None = None
         self._heartbeat_ms = 0
+        self._noticed: int | None
         self._mirror: Mirror
         self._seer: Seer
         self._forget()
@@ -280,6 +282,25 @@ class Ledger:
             change.others += statements
             return more
 
+    # --- Who is told when jobs end -----------------------------------------------------------------------------------
+
+    def gather_notices(self) -> bool:
+        """Make messages of the ends that were not looked at yet; whether more are left. Raises: NotLeadingError."""
+        with self._change("notices", SYSTEM) as change:
+            hooks = [hook.to_document() for hook in self._facts.hooks]
+            with self.database.reading() as connection:
+                after = notices.mark(connection) if self._noticed is None else self._noticed
+                reading = notices.gather(connection, after, hooks, change.now_ms)
+            if reading.keep:
+                notices.enter(change, reading)
+        self._noticed = reading.upto
+        return reading.more
+
+    def notices_tried(self, outcomes: Sequence[notices.Tried]) -> None:
+        """Keep what became of tries to deliver. Raises: NotLeadingError."""
+        with self._change("tried", SYSTEM) as change:
+            notices.tried(change, outcomes)
+
     # --- The control cycle (ports.Ledger) ----------------------------------------------------------------------------
 
     def record(self, reports: tuple[Report, ...], *, now_s: float) -> tuple[Report, ...]:
@@ -290,8 +311,15 @@ class Ledger:
         with self._lock:
             for report in reports:
                 if not report.over and report.job in self._mirror.holding:
-                    self._mirror.note_report(report)
+                    self._mirror.note_report(report, round(now_s * 1000))
         return tuple(report for report in reports if report.over)
+
+    def heard(self, job_id: str) -> tuple[Report, int] | None:
+        """The last report of a job that runs and when (UTC milliseconds) it came; None where this process does not
+        lead, or has not heard of it. Waits for nobody: what is in memory is replaced, never changed half-way."""
+        mirror = self._mirror
+        report, at_ms = mirror.reports.get(job_id), mirror.heard_ms.get(job_id)
+        return None if report is None or at_ms is None else (report, at_ms)
 
     def snapshot(self, pools: tuple[Pool, ...], *, now_s: float) -> Snapshot:
         """Everything that decides, at an instant after every decision that did something. Raises: NotLeadingError.
@@ -360,6 +388,7 @@ class Ledger:
 
     def _forget(self) -> None:
         self._token = None
+        self._noticed = None
         self._decided_ms = 0
         self._mirror = Mirror()
         self._seer = Seer(self._mirror)
