@@ -3,9 +3,9 @@
 `DEFAULTS`: the documented pattern and nothing set beside it. A function trainable that trains with torch and AdamW and
 reports after each rung; no checkpoint, and `FailureConfig` as it is (max_failures 0): a trial whose node dies is over.
 
-`TUNED`: as good as the documentation lets it be. A report with a checkpoint (model, optimizer, step) after each rung,
-and as often in between as the study's template saves; a trial begins from `tune.get_checkpoint()`; `max_failures` is -1:
-a lost trial is started again for ever.
+`TUNED`: as good as the documentation lets it be. A report with a checkpoint (model, optimizer, step) after each
+rung, and as often in between as the study's template saves; a trial begins from `tune.get_checkpoint()`;
+`max_failures` is -1: a lost trial is started again for ever.
 
 Steps and seconds are counted per start in files that outlive the trials; the seconds begin when torch is imported, so
 what Ray and the imports cost is left out in the competitor's favour.

@@ -12,6 +12,9 @@ from orchestrator.spec.errors import UserError
 from orchestrator.study.mlflow_export import export_mlflow
 from tests.study.worlds import World, drive, make_study
 
+# MLflow's own use of its libraries is not ours to judge.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
 RATES = Rates(usd_per_device_hour=2.0, watts_per_device=100.0)
 
 
