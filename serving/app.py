@@ -80,12 +80,16 @@ class ServingProcess:
         """Why the engine no longer computes; None while it does."""
         return self.replica.failure
 
-    def drain(self) -> None:
-        """Lease no more rows of batches, give back those that run, and end batch requests; online ones go on."""
+    def give_rows_back(self) -> None:
+        """Lease no more rows of batches and give back those that run; every request goes on."""
         with self._draining:  # a notice and the end may come together
             if self._runner is not None:
                 self._runner.drain()
-            self.replica.drain()
+
+    def drain(self) -> None:
+        """Give rows back and end batch requests; online ones go on."""
+        self.give_rows_back()
+        self.replica.drain()
 
     def close(self) -> None:
         """Drain, then end the engine."""
