@@ -198,8 +198,9 @@ class Story:
     def _print_tiers(self, out: Console, tried: Tried) -> None:
         columns = ("tier", "service_tier", "answered", "refused", "p50", "p99", "promised", "in time")
         rows = [
-            (wait.asking.tier, wait.asking.service_tier, len(wait.seconds), wait.refused, _time(wait.quantile_s(0.5)),
-             _time(wait.quantile_s(0.99)), _time(wait.promised_s), "-" if wait.in_time is None else f"{wait.in_time:.0%}")
+            (wait.asking.tier, wait.asking.service_tier, len(wait.seconds), wait.refused,
+             *map(_time, (wait.quantile_s(0.5), wait.quantile_s(0.99), wait.promised_s)),
+             "-" if wait.in_time is None else f"{wait.in_time:.0%}")
             for wait in tried.waits
         ]  # fmt: skip
         out.print(f"\nAll tiers asked at once, {tried.seconds:.0f} s long, while a batch ran:", highlight=False)
