@@ -20,6 +20,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -65,6 +67,7 @@ class Turn:
 
 def main() -> None:
     """Take turns and print the result."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and leave no server behind
     options = read_options(__doc__ or "", extra=_arguments())
     rest = options.rest
     seconds = rest.seconds or (8.0 if options.quick else 600.0)

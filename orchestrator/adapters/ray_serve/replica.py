@@ -10,18 +10,22 @@ from typing import Any
 
 import ray
 import structlog
-from fastapi import FastAPI
 from ray import serve
 from ray._private import worker as ray_worker
 from ray._private.state import state as ray_state
+from prometheus_client import generate_latest
+from starlette.types import ASGIApp
 
 from orchestrator.adapters.ray_serve.following import Followed, Follower
 from orchestrator.adapters.ray_serve.leaving import Departure, Leave, Signs
+from orchestrator.adapters.ray_serve.proxy import in_replica
+from orchestrator.adapters.ray_serve.scrape import AllReplicas
 from serving.app import ReplicaSpec, build_replica
 from serving.versions import Wanted
 
 _log = structlog.get_logger(__name__)
 _SIGNS_POLL_S = 1.0
+_SCRAPE_TIMEOUT_S = 5.0
 
 
 # No application is given to the decorator: Serve asks for it once the replica is built, so engine and ingress share
@@ -37,8 +41,8 @@ class EndpointReplica:
         departure = Departure(spec.endpoint.spec.replicas.drain)
         threading.Thread(target=self._watch_for_the_end, args=(departure,), name="signs", daemon=True).start()
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        return self._started.app
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return AllReplicas(in_replica(self._started.app), _exposed_by_all)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve other versions without a restart; `followed` says what came of it.
@@ -62,6 +66,11 @@ class EndpointReplica:
     def arrivals(self) -> tuple[str, float, int]:
         """For lending: this replica's name, the time (UTC), and online requests since its start."""
         return serve.get_replica_context().replica_id.unique_id, time.time(), self._started.replica.num_asked
+
+    def exposed(self) -> tuple[str, str]:
+        """For `/metrics`: this replica's name, and what it counts in Prometheus' format."""
+        text = generate_latest(self._started.metrics).decode()
+        return serve.get_replica_context().replica_id.unique_id, text
 
     def rolled_back(self) -> str | None:
         """Why this replica took its canary back, if it did."""
@@ -95,6 +104,18 @@ class EndpointReplica:
         if started is not None:
             self._closed.set()
             started.close()
+
+
+async def _exposed_by_all() -> dict[str, str]:
+    """What every replica that answers in time counts; none at all while Serve knows none."""
+    context = serve.get_replica_context()
+    handle = serve.get_deployment_handle(context.deployment, context.app_name)
+
+    def ask() -> list[Any]:
+        asked = handle.broadcast("exposed")
+        return list(asked.results(timeout_s=_SCRAPE_TIMEOUT_S, return_exceptions=True))
+
+    return dict(answer for answer in await asyncio.to_thread(ask) if not isinstance(answer, BaseException))
 
 
 def _signs(node_id: str) -> Signs:
