@@ -1,7 +1,8 @@
 """Tiered serving against what one would build without tiers: the same weights, core, loads and client, in one run.
 
     python -m tests.benchmarks.serving [--quick] [--seconds N] [--rival-seconds N] [--repeats N] [--systems a,b]
-                                       [--loads a,b] [--tune] [--rivals-python PYTHON] [--records DIR]
+                                       [--loads a,b] [--rival-loads a,b] [--tune] [--rivals-python PYTHON]
+                                       [--records DIR]
 
 systems  ours, ours-int8, ours-on-serve (the same behind Ray Serve's proxy, as `tide serve` runs it), serve-batch (Ray
          Serve's @serve.batch with its defaults), serve-batch-tuned, serve-split-nice19 (an online and a batch
@@ -73,8 +74,11 @@ def main() -> None:
     seconds = rest.seconds or (8.0 if options.quick else 600.0)
     repeats = rest.repeats or (1 if options.quick else 3)
     rival_seconds = rest.rival_seconds or seconds
+    rival_loads = rest.rival_loads or rest.loads
     chosen = {
-        name: _loads(rest.loads.split(","), rival_seconds if name in SINGLE else seconds, options.data)
+        name: _loads(rival_loads.split(","), rival_seconds, options.data)
+        if name in SINGLE
+        else _loads(rest.loads.split(","), seconds, options.data)
         for name in rest.systems.split(",")
     }
     names = rest.systems.split(",")
@@ -120,6 +124,7 @@ def _arguments() -> argparse.ArgumentParser:
     extra = argparse.ArgumentParser(add_help=False)
     extra.add_argument("--seconds", type=float, help="of each load, and of 3x in overload")
     extra.add_argument("--rival-seconds", type=float, help="the same for single deployments, whose queues only grow")
+    extra.add_argument("--rival-loads", help="loads of single deployments, where not all")
     extra.add_argument("--repeats", type=int)
     extra.add_argument("--systems", default=DEFAULT_SYSTEMS)
     extra.add_argument("--loads", default=DEFAULT_LOADS)

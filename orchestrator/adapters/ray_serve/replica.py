@@ -10,10 +10,10 @@ from typing import Any
 
 import ray
 import structlog
+from prometheus_client import generate_latest
 from ray import serve
 from ray._private import worker as ray_worker
 from ray._private.state import state as ray_state
-from prometheus_client import generate_latest
 from starlette.types import ASGIApp
 
 from orchestrator.adapters.ray_serve.following import Followed, Follower
