@@ -59,7 +59,8 @@ def merged(texts: Mapping[str, str]) -> str:
                 name = _name(line)
                 samples[_FAMILY.sub("", name)].append(_labelled(line, name, replica))
         comments = {**described, **comments}
-    lines = (line for family in comments for line in [*comments[family], *samples[family]])
+    families = dict.fromkeys([*comments, *samples])
+    lines = (line for family in families for line in [*comments.get(family, ()), *samples[family]])
     return "".join(f"{line}\n" for line in lines)
 
 
