@@ -164,7 +164,7 @@ def deploy(endpoint: Endpoint, registry: Registry, *, base: Path | None = None) 
             deployed._run(version.ref)
         except BaseException as error:
             serve.shutdown()
-            if isinstance(error, RuntimeError | RayServeException | TimeoutError):
+            if isinstance(error, RuntimeError | RayServeException | TimeoutError | ray.exceptions.RayError):
                 raise _start_error(endpoint, error) from error
             raise
     return deployed
