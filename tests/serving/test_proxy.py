@@ -10,7 +10,7 @@ from ray._common.utils import import_attr
 from ray.serve._private.constants import SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER
 
 from orchestrator.adapters.ray_cluster.environment import loopback_environment
-from orchestrator.adapters.ray_serve.proxy import HEADER, in_replica
+from orchestrator.adapters.ray_serve.proxy import CARRIED, HEADER, Renamed
 
 
 def test_the_header_is_hidden_from_the_proxy_and_shown_to_the_replica() -> None:
@@ -22,12 +22,12 @@ def test_the_header_is_hidden_from_the_proxy_and_shown_to_the_replica() -> None:
 
     async def proxy(scope: Any, receive: Any, send: Any) -> None:
         seen.append(dict(scope["headers"]))
-        await in_replica(replica)(scope, receive, send)
+        await Renamed(replica, before=CARRIED, after=HEADER)(scope, receive, send)
 
     with loopback_environment():
         (middleware,) = import_attr(os.environ["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"])()
     app = middleware.cls(proxy, *middleware.args, **middleware.kwargs)
-    asked = [(b"host", b"h"), (HEADER, b"3"), (b"x-tide-request-timeout-seconds", b"99")]
+    asked = [(b"host", b"h"), (HEADER, b"3"), (CARRIED, b"99")]
     asyncio.run(app({"type": "http", "headers": asked}, None, None))
     in_the_proxy, in_the_replica = seen
     assert HEADER not in in_the_proxy
@@ -41,5 +41,5 @@ def test_other_requests_pass_as_they_are() -> None:
         seen.append(scope)
 
     scope = {"type": "http", "headers": [(b"host", b"h")]}
-    asyncio.run(in_replica(replica)(scope, None, None))  # type: ignore[arg-type]
+    asyncio.run(Renamed(replica, before=CARRIED, after=HEADER)(scope, None, None))  # type: ignore[arg-type]
     assert seen == [scope]

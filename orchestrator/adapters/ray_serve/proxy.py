@@ -2,7 +2,7 @@
 
 Serve's proxy reads the header, too, and always before the replica: it cuts a stream in the middle, and answers with a
 plain text that OpenAI's client takes for a reason to ask again. So the proxy is made to look past it: a middleware in
-the proxy gives the header another name, and the replica's application gives it back its own.
+the proxy gives the header another name, and one in the replica gives it back its own.
 
 Ray takes a proxy's middlewares from the environment in which its nodes start (`adapters/ray_cluster/environment.py`).
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-HEADER, _CARRIED = b"x-request-timeout-seconds", b"x-tide-request-timeout-seconds"
+HEADER, CARRIED = b"x-request-timeout-seconds", b"x-tide-request-timeout-seconds"
 
 
 class Renamed:
@@ -33,9 +33,4 @@ class Renamed:
 
 def middlewares() -> list[Middleware]:
     """What Serve's proxies call."""
-    return [Middleware(Renamed, before=HEADER, after=_CARRIED)]
-
-
-def in_replica(app: ASGIApp) -> ASGIApp:
-    """The replica's application, which finds the header under its own name again."""
-    return Renamed(app, before=_CARRIED, after=HEADER)
+    return [Middleware(Renamed, before=HEADER, after=CARRIED)]

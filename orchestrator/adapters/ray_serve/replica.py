@@ -10,15 +10,15 @@ from typing import Any
 
 import ray
 import structlog
+from fastapi import FastAPI
 from prometheus_client import generate_latest
 from ray import serve
 from ray._private import worker as ray_worker
 from ray._private.state import state as ray_state
-from starlette.types import ASGIApp
 
 from orchestrator.adapters.ray_serve.following import Followed, Follower
 from orchestrator.adapters.ray_serve.leaving import Departure, Leave, Signs
-from orchestrator.adapters.ray_serve.proxy import in_replica
+from orchestrator.adapters.ray_serve.proxy import CARRIED, HEADER, Renamed
 from orchestrator.adapters.ray_serve.scrape import AllReplicas
 from serving.app import ReplicaSpec, build_replica
 from serving.versions import Wanted
@@ -41,8 +41,11 @@ class EndpointReplica:
         departure = Departure(spec.endpoint.spec.replicas.drain)
         threading.Thread(target=self._watch_for_the_end, args=(departure,), name="signs", daemon=True).start()
 
-    def __serve_build_asgi_app__(self) -> ASGIApp:
-        return AllReplicas(in_replica(self._started.app), _exposed_by_all)
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        app = self._started.app
+        app.add_middleware(Renamed, before=CARRIED, after=HEADER)
+        app.add_middleware(AllReplicas, ask_all=_exposed_by_all)
+        return app
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve other versions without a restart; `followed` says what came of it.
