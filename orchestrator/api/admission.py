@@ -95,9 +95,10 @@ class Admission:
         if why.reason not in _NEVER:
             return None
         largest = self._largest(value)
-        workers = f"spec.workers.min: {value.sizes[0]} can never start: {why.detail}"
+        least = "replicas.min" if value.serves else "workers.min"
+        workers = f"spec.{least}: {value.sizes[0]} can never start: {why.detail}"
         if largest:
-            step = f"The largest that could is {largest}: set workers.min to {largest} or less"
+            step = f"The largest that could is {largest}: set {least} to {largest} or less"
         else:
             step = "Name another queue, or ask for another resource; 'tide queue ls' shows what queues have"
         return LedgerError(workers, code=ExitCode.NEVER, next_step=step)
@@ -184,6 +185,7 @@ def _value(job: NewJob) -> Job:
         coupling=shape.coupling,
         # The least that it could ever cost: whether it can pay for all of it shows as it goes.
         work_s=0.0,
+        serves=shape.kind == "Endpoint",
     )
 
 

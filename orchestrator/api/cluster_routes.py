@@ -25,6 +25,7 @@ from orchestrator.spec.names import NAME_PATTERN
 router = APIRouter(prefix="/api/v1", tags=["cluster"])
 _LIVE = tuple(state for state in JobState if state not in ENDED)
 _USED_FOR = ("useful", "stalled", "lost", "draining", "idle", "open", "held")
+_MOST_RUNNING = 200
 QueueName = Annotated[str, Path(pattern=NAME_PATTERN)]
 
 
@@ -137,6 +138,8 @@ def _pools(service: Service) -> list[dict[str, Any]]:
                 "headroom": pool.headroom if pool else 0,
                 "most": spec.count,
                 "in_sight": pool.in_sight if pool else None,
+                "asked": pool.asked if pool else 0,
+                "asked_why": pool.asked_why or None if pool else None,
                 "nodes": nodes,
             }
         )
@@ -183,7 +186,20 @@ def _usage(service: Service, only: str | None) -> dict[str, Any]:
         for one in service.read.tenant_usage()
         if only in (None, one.tenant)
     ]
-    return {"pools": dict(sorted(pools.items())) if only is None else {}, "tenants": tenants}
+    return {
+        "pools": dict(sorted(pools.items())) if only is None else {},
+        "tenants": tenants,
+        "running": _running(service, only),
+    }
+
+
+def _running(service: Service, only: str | None) -> list[dict[str, Any]]:
+    """Jobs that hold devices on pools that say more than a price."""
+    rows = service.read.jobs(JobFilter(tenant=only, states=tuple(HOLDING), limit=_MOST_RUNNING))
+    found = [(row, render.footprint(service.footprint(row.id))) for row in rows]
+    return [
+        {"job": row.id, "kind": row.shape.kind, "tenant": row.tenant, **used} for row, used in found if used is not None
+    ]
 
 
 @router.get("/cluster", response_model=models.AppliedCluster, responses=responses(404))

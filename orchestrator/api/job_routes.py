@@ -30,8 +30,7 @@ from orchestrator.ledger.keys import Role
 from orchestrator.ledger.reading import JobFilter
 from orchestrator.ledger.rows import JobRow
 from orchestrator.ledger.states import ENDED, JobState
-from orchestrator.ledger.submission import NewJob, Submission, new_job
-from orchestrator.spec import TrainJob
+from orchestrator.ledger.submission import Holder, NewJob, Submission, new_holder
 
 router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"])
 
@@ -76,10 +75,10 @@ def _page(service: Service, which: JobFilter) -> tuple[list[JobRow], dict[str, i
     status_code=201,
     response_model=models.Submitted,
     responses={200: {"model": models.Submitted, "description": "Replayed."}, **responses(404, 409, 413, 415)},
-    openapi_extra=document_body("TrainJob"),
+    openapi_extra=document_body("TrainJob", "Endpoint", "Study"),
 )
 async def submit(request: Request, service: TheService, caller: TheCaller, key: IdempotencyKey = None) -> JSONResponse:
-    """Accept a job; when this is answered, it is on the disk."""
+    """Accept a job, an endpoint or a study; when this is answered, it is on the disk."""
     return await accept_job(request, service, caller, key)
 
 
@@ -87,7 +86,7 @@ async def accept_job(request: Request, service: Service, caller: Caller, key: st
     """As `submit`, for whoever does without the framework."""
     caller.need(Role.OPERATOR)
     applied = await service.applied()
-    job = await documents.read_one(request, TrainJob, now=service.now(), tenant=caller.only_tenant)
+    job = await documents.read_holder(request, now=service.now(), tenant=caller.only_tenant)
     new = _checked(service, applied, caller, job, service.clock())
     await _measured(service, applied, new)
     one = Submission(jobs=(new,), actor=caller.actor, scope=caller.scope, key=key)
@@ -125,9 +124,9 @@ def _all_checked(
     return tuple(_checked(service, applied, caller, job, now.timestamp()) for job in jobs)
 
 
-def _checked(service: Service, applied: Applied, caller: Caller, job: TrainJob, now_s: float) -> NewJob:
+def _checked(service: Service, applied: Applied, caller: Caller, job: Holder, now_s: float) -> NewJob:
     caller.need_tenant(job.metadata.tenant)
-    new = new_job(job, applied.cluster, now_s=now_s)
+    new = new_holder(job, applied.cluster, now_s=now_s)
     applied.admission.check(new)
     return new
 
@@ -154,6 +153,8 @@ def _detail(service: Service, row: JobRow) -> dict[str, Any]:
     now = sum(one.world_size for one in attempts[-1:] if one.ended_ms is None)
     return {
         **render.job(row, now),
+        "serving": service.describe(row.id) if row.shape.kind == "Endpoint" and row.state not in ENDED else None,
+        "footprint": render.footprint(service.footprint(row.id)),
         "attempts": [render.attempt(one) for one in attempts],
         "usage": read.usage(row.id),
         "document": read.document(row.id),

@@ -35,6 +35,7 @@ class Job(Model):
 
     id: str
     name: str
+    kind: str
     run: int
     tenant: str
     queue: str
@@ -95,9 +96,40 @@ class Seat(Model):
     workers: int
 
 
-class JobDetail(Job):
-    """A job with its attempts, what it was booked for, and the document its owner wrote."""
+class LendingNow(Model):
+    """What an endpoint lends, in replicas, and what was decided last."""
 
+    lent: int
+    returning: int
+    demand_rps: float | None
+    reason: str
+    detail: str
+
+
+class ServingNow(Model):
+    """How an endpoint stands: its address by tier, the version and the replicas that answer. `lending`: None = none of
+    its devices may be lent."""
+
+    urls: dict[str, str]
+    model: str
+    answering: int
+    lending: LendingNow | None
+
+
+class Footprint(Model):
+    """What a job has used so far; null where a pool does not say. `usd` by the hour where its pools have prices so."""
+
+    kwh: float | None
+    g_co2: float | None
+    usd: float | None
+
+
+class JobDetail(Job):
+    """A job with its attempts, what it was booked for, and the document its owner wrote. `serving`: of an endpoint;
+    `footprint`: where the pools say what a device draws."""
+
+    footprint: Footprint | None
+    serving: ServingNow | None
     attempts: list[Attempt]
     usage: dict[str, int]
     document: dict[str, Any]
@@ -182,7 +214,8 @@ class Node(Model):
 
 
 class Pool(Model):
-    """Interchangeable devices. `observed`: there at the last look; `in_sight` false: nobody can say now."""
+    """Interchangeable devices. `observed`: there at the last look; `in_sight` false: nobody can say now; `asked`: asked
+    for and not there, `asked_why` if somebody knows."""
 
     name: str
     resource: str
@@ -195,6 +228,8 @@ class Pool(Model):
     headroom: int
     most: int | None
     in_sight: bool | None
+    asked: int
+    asked_why: str | None
     nodes: list[Node]
 
 
@@ -258,11 +293,20 @@ class TenantUse(Model):
     )
 
 
+class JobUse(Footprint):
+    """What a job that holds devices has used so far."""
+
+    job: str
+    kind: str
+    tenant: str
+
+
 class Usage(Model):
     """Device-seconds by pool and what they were good for; paid = useful + stalled + lost + draining + idle + open."""
 
     pools: dict[str, dict[str, float]]
     tenants: list[TenantUse]
+    running: list[JobUse]
 
 
 class Change(Model):

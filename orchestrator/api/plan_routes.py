@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, assert_never
 
 from fastapi import APIRouter, Query, Request
 
@@ -17,14 +17,14 @@ from orchestrator.ledger.errors import UnknownJobError
 from orchestrator.ledger.keys import Role
 from orchestrator.ledger.rows import JobRow
 from orchestrator.ledger.states import JobState
-from orchestrator.ledger.submission import new_job
+from orchestrator.ledger.submission import Holder, new_holder
 from orchestrator.policy.queueing.decisions import Admit, Decisions
 from orchestrator.policy.queueing.edits import Edit, MoveToQueue, SetCoupling, SetMinWorkers, SetPriority, SetWindow
-from orchestrator.policy.queueing.from_spec import Progress, job_of
-from orchestrator.policy.queueing.values import Coupling, Snapshot
+from orchestrator.policy.queueing.from_spec import Progress, job_of, replicas_of, search_of
+from orchestrator.policy.queueing.values import Coupling, Job, Snapshot
 from orchestrator.policy.queueing.why import edited, verdict_of
 from orchestrator.policy.queueing.why import why as explain
-from orchestrator.spec import Cluster, TrainJob
+from orchestrator.spec import Cluster, Endpoint, Study, TrainJob
 from orchestrator.spec.errors import ExitCode
 
 router = APIRouter(prefix="/api/v1", tags=["decisions"])
@@ -38,28 +38,43 @@ async def get_plan(service: TheService, caller: TheCaller) -> models.Plan:
 
 
 @router.post(
-    "/plan", response_model=models.Plan, responses=responses(404, 413, 415), openapi_extra=document_body("TrainJob")
+    "/plan",
+    response_model=models.Plan,
+    responses=responses(404, 413, 415),
+    openapi_extra=document_body("TrainJob", "Endpoint", "Study"),
 )
 async def try_plan(request: Request, service: TheService, caller: TheCaller) -> models.Plan:
     """What the next cycle would do if this job were submitted now; it is not."""
     caller.need(Role.OPERATOR)
     applied = await service.applied()
-    job = await documents.read_one(request, TrainJob, now=service.now(), tenant=caller.only_tenant)
+    job = await documents.read_holder(request, now=service.now(), tenant=caller.only_tenant)
     caller.need_tenant(job.metadata.tenant)
-    applied.admission.check(new_job(job, applied.cluster, now_s=service.clock()))
+    applied.admission.check(new_holder(job, applied.cluster, now_s=service.clock()))
     return await service.deciding(lambda: _with(service, job, applied.cluster, caller.only_tenant))
 
 
-def _with(service: Service, job: TrainJob, cluster: Cluster, tenant: str | None) -> models.Plan:
+def _with(service: Service, job: Holder, cluster: Cluster, tenant: str | None) -> models.Plan:
     snapshot = service.snapshot()
-    unmet = tuple(name for name in job.spec.after if not _succeeded(service, name))
-    value = job_of(job, cluster, Progress(submitted_s=snapshot.now_s, unmet=unmet))
+    value = _value(service, job, cluster, snapshot.now_s)
     running = {one.job.id for one in snapshot.running}
     if value.id in running:
         number = next(number for number in range(2, len(running) + 3) if f"{value.id}.{number}" not in running)
         value = replace(value, id=f"{value.id}.{number}")
     waiting = tuple(one for one in snapshot.waiting if one.id != value.id)
     return _plan(replace(snapshot, waiting=(*waiting, value)), value.id, tenant)
+
+
+def _value(service: Service, spec: Holder, cluster: Cluster, now_s: float) -> Job:
+    match spec:
+        case TrainJob():
+            unmet = tuple(name for name in spec.spec.after if not _succeeded(service, name))
+            return job_of(spec, cluster, Progress(submitted_s=now_s, unmet=unmet))
+        case Endpoint():
+            return replicas_of(spec, cluster, submitted_s=now_s)
+        case Study():
+            return search_of(spec, cluster, Progress(submitted_s=now_s))
+        case _:
+            assert_never(spec)
 
 
 def _succeeded(service: Service, name: str) -> bool:

@@ -24,6 +24,8 @@ from orchestrator.sim.outside import SimClock, SimEndpoints, SimRunner
 from orchestrator.spec.cluster_pools import Pool as PoolSpec
 
 _DEVICES_WHERE_NONE_ARE_SAID = 8
+_ENDLESS_S = 1e15
+"""An endpoint serves until it is cancelled."""
 
 
 @dataclass(slots=True)
@@ -77,7 +79,8 @@ class RehearsedRunner:
         self._runner = SimRunner(self._clock, self._work)
 
     def _work(self, job: str) -> float:
-        return float(self.ledger.read.job(job).shape.steps or 1)
+        shape = self.ledger.read.job(job).shape
+        return _ENDLESS_S if shape.kind == "Endpoint" else float(shape.steps or 1)
 
     def ask(self, order: Order) -> None:
         """See `ports.Runner`."""

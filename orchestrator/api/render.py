@@ -26,6 +26,7 @@ from orchestrator.policy.queueing.decisions import (
     workers_in,
 )
 from orchestrator.policy.queueing.edits import Edit
+from orchestrator.service.footprint import Footprint
 
 _MS_PER_HOUR = 3_600_000
 
@@ -55,6 +56,7 @@ def job(row: JobRow, workers_now: int) -> dict[str, Any]:
     return {
         "id": row.id,
         "name": row.name,
+        "kind": shape.kind,
         "run": row.run,
         "tenant": row.tenant,
         "queue": row.queue,
@@ -84,6 +86,11 @@ def job(row: JobRow, workers_now: int) -> dict[str, Any]:
         "spent_usd": usd(row.spent_micro_usd),
         "device_hours": row.spent_device_ms / _MS_PER_HOUR,
     }
+
+
+def footprint(found: Footprint | None) -> dict[str, float | None] | None:
+    """What a job has used."""
+    return None if found is None else {"kwh": found.kwh, "g_co2": found.g_co2, "usd": found.usd}
 
 
 def attempt(row: AttemptRow) -> dict[str, Any]:

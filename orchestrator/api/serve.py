@@ -222,6 +222,8 @@ def _service(
         audit=AuditLog(options.home / AUDIT_NAME),
         registry=registry,
         check_cluster=_anything if options.rehearse else _runnable,
+        describe=ports.describe,
+        footprint=ports.footprint,
     )
 
 

@@ -27,6 +27,7 @@ from orchestrator.ledger.repository import Ledger
 from orchestrator.ledger.rows import JobRow
 from orchestrator.policy.queueing.places import Pool
 from orchestrator.policy.queueing.values import Snapshot
+from orchestrator.service.footprint import Footprint
 from orchestrator.service.logs import LogArchive
 from orchestrator.service.loop import LoopHealth
 from orchestrator.spec import Cluster
@@ -74,10 +75,14 @@ class Service:
         audit: AuditLog | None = None,
         registry: CollectorRegistry | None = None,
         check_cluster: Callable[[Cluster], None] = lambda cluster: None,
+        describe: Callable[[str], dict[str, Any] | None] = lambda job: None,
+        footprint: Callable[[str], Footprint | None] = lambda job: None,
     ) -> None:
         self.ledger, self.read, self.watched, self.loop, self.logs = ledger, ledger.read, watched, loop, logs
         self.clock = clock
         self.check_cluster = check_cluster
+        self.describe = describe
+        self.footprint = footprint
         self.audit = audit or AuditLog(None)
         self.counts = HttpCounts(registry or CollectorRegistry())
         self.keys = KeyRing(ledger.read, clock, lambda: self._applied.cluster if self._applied else None)

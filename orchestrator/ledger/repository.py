@@ -12,9 +12,9 @@ next transaction, forgets what he has in memory, and may lead again later.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from orchestrator.ledger import faults, leader, retention, schedules, submission
 from orchestrator.ledger.change import SYSTEM, Change
@@ -30,7 +30,7 @@ from orchestrator.ledger.mirror import Mirror
 from orchestrator.ledger.reading import Reader
 from orchestrator.ledger.reports import enter as enter_report
 from orchestrator.ledger.requests import cancel, live, pause, pin, resume
-from orchestrator.ledger.rows import ScheduleRow
+from orchestrator.ledger.rows import JobRow, LeaseRow, ScheduleRow
 from orchestrator.ledger.schema import check_schema
 from orchestrator.ledger.seeing import Seer
 from orchestrator.ledger.shelf import dumps
@@ -38,7 +38,7 @@ from orchestrator.ledger.states import JobState
 from orchestrator.ledger.submission import Accepted, Submission
 from orchestrator.policy.queueing.decisions import Decisions
 from orchestrator.policy.queueing.orders import Order, Report
-from orchestrator.policy.queueing.parties import Rules
+from orchestrator.policy.queueing.parties import Queue, Rules
 from orchestrator.policy.queueing.places import Pool
 from orchestrator.policy.queueing.record import from_text
 from orchestrator.policy.queueing.values import Snapshot
@@ -47,6 +47,15 @@ from orchestrator.spec import Cluster
 
 PATIENCE_S = 10.0
 """A leader that was not heard of for so long has lost the lead; it says something every third of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """An endpoint that holds devices."""
+
+    row: JobRow
+    leases: tuple[LeaseRow, ...]
+    observed: Mapping[str, int]
 
 
 class Ledger:
@@ -210,6 +219,28 @@ class Ledger:
         with self._change("revoke-key", actor) as change:
             known = {key.id for key in self.read.api_keys()}
             revoke_key(change, key_id, known)
+
+    def endpoints(self) -> tuple[Serving, ...]:
+        """Endpoints that hold devices, with their leases and the devices that each pool was last seen to have.
+
+        Raises: NotLeadingError.
+        """
+        with self._lock:
+            self._lead_or_raise()
+            mirror = self._mirror
+            rows = (mirror.jobs.rows[job] for job in sorted(mirror.holding))
+            observed = {meter.pool: meter.observed for meter in mirror.meters.rows.values()}
+            return tuple(
+                Serving(
+                    row, tuple(mirror.leases.rows[key] for key in sorted(mirror.by_holder.get(row.id, ()))), observed
+                )
+                for row in rows
+                if row.shape.kind == "Endpoint"
+            )
+
+    def queues(self) -> tuple[Queue, ...]:
+        """The queues of the Cluster that holds."""
+        return self._facts.queues
 
     # --- What starts by a clock --------------------------------------------------------------------------------------
 

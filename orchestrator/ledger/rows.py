@@ -16,10 +16,11 @@ from orchestrator.policy.queueing.values import Coupling, LeaseState
 class JobShape:
     """What a job asks for and never changes: what the queues need of its file.
 
-    `work_s`, `deadline_s`, budgets: None = not known, none. `after`: names of jobs that must have succeeded.
-    `max_preemptions` None = any number.
+    `kind`: of its document. `work_s`, `deadline_s`, budgets: None = not known, none. `after`: names of jobs that must
+    have succeeded. `max_preemptions` None = any number.
     """
 
+    kind: str = "TrainJob"
     sizes: tuple[int, ...]
     resource: str = "GPU"
     devices_per_worker: int = 1

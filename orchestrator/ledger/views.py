@@ -32,6 +32,7 @@ def job_value(row: JobRow, unmet: tuple[str, ...] = (), *, accrued_ms: int = 0, 
         spending=_spending(row, shape, accrued_ms, accrued_micro_usd),
         unmet=unmet,
         active=row.state is not JobState.PAUSED,
+        serves=shape.kind == "Endpoint",
     )
 
 

@@ -7,23 +7,31 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.adapters.capacity.joined import JoinedCapacity
+from orchestrator.adapters.capacity.kuberay.groups import WorkerGroups
+from orchestrator.adapters.capacity.kuberay.source import KubeRaySource
+from orchestrator.adapters.capacity.kuberay.wiring import kuberay
 from orchestrator.adapters.capacity.ray_nodes import RayCapacitySource, read_nodes
 from orchestrator.adapters.capacity.trace import TraceSource
+from orchestrator.adapters.endpoints.holders import EndpointHolders, Holding, live_terms, sights_in
 from orchestrator.adapters.jobs.archive import FileLogArchive
 from orchestrator.adapters.jobs.runner import JobRunner
 from orchestrator.adapters.ray_cluster.host import RayAddress, find_host, start_host
 from orchestrator.ledger.repository import Ledger
+from orchestrator.policy.lending.values import RecallTimes, Terms
 from orchestrator.policy.queueing.places import Pool
 from orchestrator.ports import Order, Report, UnreachableError
 from orchestrator.service.folders import JOBS_FOLDER, RAY_FOLDER
+from orchestrator.service.footprint import Footprints
+from orchestrator.service.holdings import Holdings
 from orchestrator.service.local_nodes import default_cluster, nodes_for
 from orchestrator.service.loop import LivePorts
 from orchestrator.service.metrics import PlaneMetrics
+from orchestrator.service.scaling import Scaling
 from orchestrator.service.schedules import Schedules
 from orchestrator.spec import Cluster, load_one
 from orchestrator.spec.cluster_pools import KubeRayCapacity, RayCapacity, TraceCapacity
@@ -39,14 +47,6 @@ BETWEEN_STARTS_S = 30.0
 class _Clock:
     def __init__(self, now_s: Callable[[], float]) -> None:
         self.now_s = now_s
-
-
-class NoEndpoints:
-    """No endpoint holds devices back."""
-
-    def headroom(self) -> Mapping[str, int]:
-        """Nothing is kept free."""
-        return {}
 
 
 class Rehearsal:
@@ -76,6 +76,12 @@ class Surroundings:
         self._host_started_s = float("-inf")
         self._cluster: Cluster | None = None
         self._capacity = JoinedCapacity((), ())
+        self._groups: tuple[tuple[KubeRaySource, WorkerGroups], ...] = ()
+
+    def sizable(self) -> tuple[WorkerGroups, ...]:
+        """Worker groups that the Cluster which holds lets us size."""
+        self._follow()
+        return tuple(groups for _, groups in self._groups if groups.names)
 
     def observe(self) -> tuple[Pool, ...]:
         """All pools (`ports.Capacity`)."""
@@ -97,6 +103,11 @@ class Surroundings:
             case address:
                 return RayAddress(host_port=str(address), token_file=token_file or _own_token_file())
 
+    def lending(self, one: Holding, times: RecallTimes) -> Terms | None:
+        """The terms under which an endpoint lends; None = not at all."""
+        self._follow()
+        return None if self._cluster is None else live_terms(self._cluster, one, times)
+
     def notices(self) -> dict[str, Any] | None:
         """Where nodes look for the end that is announced to them; None: by what machine each of them is."""
         self._follow()
@@ -105,6 +116,15 @@ class Surroundings:
         said = self._cluster.spec.notices
         file = "" if said.file is None else str(said.file)
         return {"sources": list(said.sources), "file": file, "poll_s": said.poll, "deadline_s": said.deadline}
+
+    def prices(self) -> list[dict[str, Any]]:
+        """What a device of each pool costs and draws."""
+        self._follow()
+        pools = () if self._cluster is None else self._cluster.spec.pools
+        return [
+            {"resource": one.resource, "usd": None if one.price is None else str(one.price), "watts": one.power_w}
+            for one in pools
+        ]
 
     def _local(self, cluster: Cluster) -> RayAddress:
         folder = self._state / RAY_FOLDER
@@ -132,7 +152,12 @@ class Surroundings:
         of_trace = [pool for pool in pools if isinstance(pool.capacity, TraceCapacity)]
         sources = [RayCapacitySource(of_ray, self.ray)] if of_ray else []
         traces = [TraceSource(of_trace, self._base, self._now_s)] if of_trace else []
-        return JoinedCapacity([*sources, *traces], [pool.name for pool in pools])
+        for source, groups in self._groups:
+            source.close()
+            groups.close()
+        of_kube = [pool for pool in pools if isinstance(pool.capacity, KubeRayCapacity)]
+        self._groups = (kuberay(of_kube, self.ray, self._base),) if of_kube else ()
+        return JoinedCapacity([*sources, *traces, *(one for one, _ in self._groups)], [pool.name for pool in pools])
 
 
 class ApplyCluster:
@@ -177,22 +202,36 @@ def live_ports(
             "home": str(state),
             "logs": str(logs),
             "notices": around.notices(),
+            "prices": around.prices(),
         },
         environment=lambda: around.ray().environment(),
         is_reachable=lambda: _answers(around.ray),
         now_s=clock,
     )
     metrics = PlaneMetrics(ledger.read)
+    endpoints = EndpointHolders(
+        Holdings(ledger),
+        terms=around.lending,
+        sight=sights_in(state / JOBS_FOLDER / "jobs"),
+        clock=_Clock(clock),
+        memories=state / "endpoints",
+    )
     return LivePorts(
         clock=_Clock(clock),
         capacity=around,
-        endpoints=NoEndpoints(),
+        endpoints=endpoints,
         ledger=ledger,
         runner=Rehearsal() if given is not None and _is_recorded(given) else jobs,
         logs=FileLogArchive(logs),
-        chores=(ApplyCluster(ledger, given), Schedules(ledger)),
+        chores=(
+            ApplyCluster(ledger, given),
+            Schedules(ledger),
+            Scaling(around.sizable, around, endpoints, ledger),
+        ),
         observe=metrics.observe,
         metrics=metrics,
+        describe=endpoints.describe,
+        footprint=Footprints(ledger, base, clock),
     )
 
 
@@ -201,20 +240,36 @@ def _is_recorded(cluster: Cluster) -> bool:
 
 
 def require_adapters(cluster: Cluster, where: str) -> None:
-    """Refuse what this version can neither observe nor run on. Raises: UserError."""
-    if _is_recorded(cluster) and any(isinstance(pool.capacity, RayCapacity) for pool in cluster.spec.pools):
+    """Refuse what cannot be observed, or run on. Raises: UserError."""
+    pools = cluster.spec.pools
+    sources = {pool.capacity.source for pool in pools}
+    if "trace" in sources and len(sources) > 1:
         raise UserError(
-            "spec.pools: sources ray and trace in one Cluster; recorded devices run nothing, so it must be one of them",
+            f"spec.pools: sources {' and '.join(sorted(sources))} in one Cluster; recorded devices run nothing, so it "
+            "must be one of them",
             where=where,
             next_step="Rehearse with trace alone",
         )
-    for index, pool in enumerate(cluster.spec.pools):
-        if isinstance(pool.capacity, KubeRayCapacity):
-            raise UserError(
-                f"spec.pools[{index}].capacity: source kuberay cannot be observed by this version",
-                where=where,
-                next_step="Use source ray with the labels of that worker group: its nodes are Ray's nodes",
-            )
+    named = {_cluster_of(pool.capacity) for pool in pools if isinstance(pool.capacity, KubeRayCapacity)}
+    if len(named) > 1:
+        raise UserError(
+            f"spec.pools: groups of {len(named)} RayClusters ({', '.join(sorted(named))}); a Cluster has one Ray: all "
+            "must be of one RayCluster, by the same api, token_file and ca_file",
+            where=where,
+            next_step="Write a Cluster, and run a server, for each",
+        )
+    if named and cluster.spec.ray.address == "local":
+        raise UserError(
+            "spec.ray.address: local starts a Ray on this machine, which has no pods; it must lead to the RayCluster's "
+            "head, such as NAME-head-svc:6379",
+            where=where,
+            next_step="Name the head service",
+        )
+
+
+def _cluster_of(capacity: KubeRayCapacity) -> str:
+    at = " ".join(str(part) for part in (capacity.api, capacity.token_file, capacity.ca_file) if part is not None)
+    return f"{capacity.namespace}/{capacity.cluster}" + (f" at {at}" if at else "")
 
 
 def _answers(find: Callable[[], RayAddress]) -> bool:

@@ -77,6 +77,8 @@ class Replicas(SpecModel):
     """What one replica holds."""
     drain: PositiveDuration = 30.0
     """How long batch requests of a replica that leaves go on; online ones have their tier's timeout."""
+    rps: Positive | None = None
+    """Requests a second that one replica serves within its promises, as measured; none = its devices are not lent."""
 
     def cross_check(self) -> Iterator[Finding]:
         yield from min_above_max(self.min, self.max)

@@ -29,12 +29,17 @@ PLACE_LABEL = "tideline.io/place"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayNode:
-    """A living node: `total` resources, labels, and when it leaves (UTC seconds; 0 = at some time) if it drains."""
+    """A living node: `total` resources, labels, and when it leaves (UTC seconds; 0 = at some time) if it drains.
+
+    `instance`: what whoever started it calls it (`RAY_CLOUD_INSTANCE_ID`), empty where nobody said.
+    """
 
     node_id: str
     total: Mapping[str, float]
     labels: Mapping[str, str]
     drains_at_s: float | None = None
+    instance: str = ""
+    ip: str = ""
 
 
 ReadNodes = Callable[[RayAddress], tuple[RayNode, ...]]
@@ -89,7 +94,7 @@ def assign(pools: Iterable[PoolSpec], nodes: Iterable[RayNode]) -> dict[str, tup
             left = math.inf if spec.count is None else spec.count - sum(one.devices for one in found[spec.name])
             devices = min(math.floor(node.total[spec.resource] + 1e-4), left)
             if devices > 0:
-                found[spec.name].append(_node(node, int(devices)))
+                found[spec.name].append(node_of(node, int(devices)))
     return {name: tuple(each) for name, each in found.items()}
 
 
@@ -101,7 +106,8 @@ def _belongs(spec: PoolSpec, node: RayNode) -> bool:
     return node.total.get(spec.resource, 0.0) >= 1 and _labels(spec).items() <= node.labels.items()
 
 
-def _node(node: RayNode, devices: int) -> Node:
+def node_of(node: RayNode, devices: int) -> Node:
+    """A node with so many devices, at the place that its label says."""
     place = node.labels.get(PLACE_LABEL, "")
     return Node(
         name=node.node_id,
@@ -137,6 +143,8 @@ def read_nodes(address: RayAddress) -> tuple[RayNode, ...]:
             total=dict(info.resources_total),
             labels=dict(info.labels),
             drains_at_s=leaving.get(info.node_id),
+            instance=info.instance_id,
+            ip=info.node_manager_address,
         )
         for info in nodes.node_info_list
         if info.state == gcs_pb2.GcsNodeInfo.GcsNodeState.ALIVE

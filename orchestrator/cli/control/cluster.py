@@ -83,19 +83,22 @@ def pools(output: Output = Format.TABLE) -> None:
     """List pools: devices that are there, leased, draining, kept for endpoints."""
     with connected() as client:
         found = client.get("/pools")
-    columns = ("POOL", "DEVICE", "MARKET", "USD/H", "THERE", "LEASED", "DRAINING", "KEPT", "NODES")
+    columns = ("POOL", "DEVICE", "MARKET", "USD/H", "THERE", "ASKED", "LEASED", "DRAINING", "KEPT", "NODES")
     rows = [
         (
             one["name"] + ("" if one["in_sight"] in (True, None) else " (out of sight)"),
             one["device"],
             one["market"],
             one["usd_per_device_hour"],
-            *(one[key] for key in ("observed", "leased", "draining", "headroom")),
+            *(one[key] for key in ("observed", "asked", "leased", "draining", "headroom")),
             len(one["nodes"]),
         )
         for one in found["items"]
     ]
     emit("PoolList", found, output, table=make_table(columns, rows, right=columns[3:]))
+    for one in found["items"]:
+        if one["asked_why"]:
+            typer.echo(f"{one['name']}: {one['asked']} devices asked for are not there: {one['asked_why']}", err=True)
 
 
 @queue_app.command("leases")
@@ -122,11 +125,25 @@ def usage(output: Output = Format.TABLE) -> None:
         (one["tenant"], one["jobs"], f"{one['device_hours']:.2f}", one["spent_usd"], _left(one["granted_left"]))
         for one in found["tenants"]
     ]
+    running = [(one["job"], one["tenant"], *_used(one)) for one in found["running"]]
+    if output is Format.TABLE and running:
+        used = ("RUNNING", "TENANT", "KWH", "G CO2", "USD BY THE HOUR")
+        emit("Usage", found, output, table=make_table(used, running, right=used[2:]))
     table = make_table(("TENANT", "JOBS", "DEVICE-HOURS", "USD", "GRANTS LEFT"), tenants)
     if output is Format.TABLE and pools:
         columns = ("POOL (device-hours)", *(kind.upper() for kind in kinds))
         emit("Usage", found, output, table=make_table(columns, pools, right=columns[1:]))
     emit("Usage", found, output, table=table if tenants else "no job was submitted yet")
+
+
+def _used(one: Json) -> tuple[str, str, str]:
+    """Energy, carbon and cost; what nobody says is left open."""
+    kwh, grams, usd = (one[key] for key in ("kwh", "g_co2", "usd"))
+    return (
+        "" if kwh is None else f"{kwh:.3f}",
+        "" if grams is None else f"{grams:.1f}",
+        "" if usd is None else f"{usd:.4f}",
+    )
 
 
 def _left(granted: Json) -> str:

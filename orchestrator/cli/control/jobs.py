@@ -53,7 +53,8 @@ def _row(job: Json) -> list[str]:
     workers = job["workers"]
     asked = f"{workers['min']}..{workers['max']}" if workers["min"] < workers["max"] else str(workers["min"])
     pinned = "" if workers["pinned"] is None else f" (pinned {workers['pinned']})"
-    steps = "" if job["steps"] is None else f"{job['steps_done']}/{job['steps']}"
+    steps = "" if job["kind"] == "TrainJob" else job["kind"].lower()
+    steps = steps if job["steps"] is None else f"{job['steps_done']}/{job['steps']}"
     why = f"{job['reason']}: {job['detail']}" if job["reason"] else job["detail"]
     now = f"{workers['now']} of {asked}{pinned}"
     return [job["id"], job["state"], job["queue"], job["tenant"], now, steps, _age(job["submitted_at"]), why]
@@ -84,13 +85,38 @@ def describe(job: Job, output: Output = Format.TABLE) -> None:
 def _described(job: Json) -> Any:
     named = ("state", "reason", "detail", "eta", "tenant", "queue", "priority", "submitted_at", "submitted_by")
     facts = [(key.replace("_", " "), job[key]) for key in (*named, "started_at", "ended_at", "deadline")]
-    facts += [("workers", _row(job)[4]), ("steps", f"{job['steps_done']} of {job['steps']}")]
+    serves = job["kind"] == "Endpoint"
+    facts += [("replicas" if serves else "workers", _row(job)[4])]
+    facts += _serving(job["serving"]) if serves else [("steps", f"{job['steps_done']} of {job['steps']}")]
     facts += [("failures, preemptions, resizes", f"{job['failures']}, {job['preemptions']}, {job['resizes']}")]
     facts += [("spent", f"{job['spent_usd']} dollars, {job['device_hours']:.3f} device-hours")]
+    facts += [("used", _used(job["footprint"]))]
     rows = [(name, value) for name, value in facts if value not in (None, "")]
     rows += [("", "")] if job["attempts"] else []
     rows += [(f"attempt {one['attempt']}", _attempt(one)) for one in job["attempts"]]
     return make_table((job["id"], ""), rows)
+
+
+def _used(found: Json | None) -> str | None:
+    if found is None:
+        return None
+    units = (("kwh", ".3f", "kWh"), ("g_co2", ".1f", "g CO2"), ("usd", ".4f", "dollars by the hour"))
+    return ", ".join(f"{found[key]:{form}} {unit}" for key, form, unit in units if found[key] is not None)
+
+
+def _serving(now: Json | None) -> list[tuple[str, Any]]:
+    if now is None:
+        return []
+    places = sorted(set(now["urls"].values()))
+    facts = [("answers at", ", ".join(f"{url}/v1" for url in places)), ("model", now["model"])]
+    facts += [("answering", f"{now['answering']} replicas")]
+    lending = now["lending"]
+    if lending is None:
+        return [*facts, ("lending", "nothing: see replicas.rps and the Cluster's lending")]
+    demand = "" if lending["demand_rps"] is None else f"{lending['demand_rps']:.1f} requests/s; "
+    coming = f", {lending['returning']} on their way back" if lending["returning"] else ""
+    said = f"{demand}{lending['lent']} lent{coming} ({lending['reason']}): {lending['detail']}"
+    return [*facts, ("lending", said)]
 
 
 def _attempt(one: Json) -> str:
