@@ -18,9 +18,9 @@ from ray._private.state import state as ray_state
 
 from orchestrator.adapters.ray_serve.following import Followed, Follower
 from orchestrator.adapters.ray_serve.leaving import Departure, Leave, Signs
-from orchestrator.adapters.ray_serve.proxy import CARRIED, HEADER, Renamed
 from orchestrator.adapters.ray_serve.scrape import AllReplicas
 from serving.app import ReplicaSpec, build_replica
+from serving.http.proxy import CARRIED, HEADER, Renamed
 from serving.versions import Wanted
 
 _log = structlog.get_logger(__name__)

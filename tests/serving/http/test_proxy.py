@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 from typing import Any
 
 from ray._common.utils import import_attr
 from ray.serve._private.constants import SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER
 
 from orchestrator.adapters.ray_cluster.environment import loopback_environment
-from orchestrator.adapters.ray_serve.proxy import CARRIED, HEADER, Renamed
+from serving.http.proxy import CARRIED, HEADER, Renamed
 
 
 def test_the_header_is_hidden_from_the_proxy_and_shown_to_the_replica() -> None:
@@ -43,3 +45,10 @@ def test_other_requests_pass_as_they_are() -> None:
     scope = {"type": "http", "headers": [(b"host", b"h")]}
     asyncio.run(Renamed(replica, before=CARRIED, after=HEADER)(scope, None, None))  # type: ignore[arg-type]
     assert seen == [scope]
+
+
+def test_the_proxy_imports_nothing_heavy_for_it() -> None:
+    """Serve gives a proxy five seconds to be ready, and kills it after that."""
+    check = "import sys, serving.http.proxy; print([m for m in ('torch', 'ray', 'fastapi') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

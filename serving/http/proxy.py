@@ -5,6 +5,7 @@ plain text that OpenAI's client takes for a reason to ask again. So the proxy is
 the proxy gives the header another name, and one in the replica gives it back its own.
 
 Ray takes a proxy's middlewares from the environment in which its nodes start (`adapters/ray_cluster/environment.py`).
+The proxy's process imports this module, and has five seconds to be ready: nothing heavy may be imported here.
 """
 
 from __future__ import annotations
