@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 
@@ -25,7 +25,7 @@ class Format(enum.StrEnum):
 Output = Annotated[Format, typer.Option("-o", "--output", help="table, json or yaml.")]
 
 
-def emit(kind: str, payload: Mapping[str, Any], output: Format, *, table: Table | str) -> None:
+def emit(kind: str, payload: Mapping[str, Any], output: Format, *, table: RenderableType) -> None:
     """Print `payload` as `{apiVersion, kind, ...}` or, for people, `table`."""
     # What a job's own `kind` says stands in its document; here it says what is printed.
     document = {"apiVersion": "tideline/v1", **payload, "kind": kind}
