@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Request
 from orchestrator.api import documents, models, render
 from orchestrator.api.differences import live_changes, must_drain
 from orchestrator.api.openapi import document_body
-from orchestrator.api.parts import NameFilter, TheCaller, TheService
+from orchestrator.api.parts import NameFilter, TheCaller, TheService, known_names
 from orchestrator.api.problems import responses
 from orchestrator.api.service import Service
 from orchestrator.ledger.errors import ConflictError, LedgerError
@@ -146,7 +146,7 @@ def _pools(service: Service) -> list[dict[str, Any]]:
     return items
 
 
-@router.get("/leases", response_model=models.LeaseList, responses=responses())
+@router.get("/leases", response_model=models.LeaseList, responses=responses(404))
 async def list_leases(
     service: TheService, caller: TheCaller, pool: NameFilter = None, tenant: NameFilter = None
 ) -> dict[str, Any]:
@@ -154,8 +154,10 @@ async def list_leases(
     if tenant is not None:
         caller.need_tenant(tenant)
     only = tenant or caller.only_tenant
-    rows = await service.reading(service.read.leases, pool=pool)
-    return {"items": [render.lease(row) for row in rows if only in (None, row.tenant)]}
+    rows = [row for row in await service.reading(service.read.leases, pool=pool) if only in (None, row.tenant)]
+    if not rows:
+        await known_names(service, pool=pool, tenant=tenant)
+    return {"items": [render.lease(row) for row in rows]}
 
 
 @router.get("/usage", response_model=models.Usage, responses=responses())

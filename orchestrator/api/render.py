@@ -7,12 +7,14 @@ import datetime as dt
 import json
 from decimal import Decimal
 from typing import Any
+from urllib.parse import urlsplit
 
 from orchestrator.api import models
+from orchestrator.api.progress import Progress, progress_of
 from orchestrator.ledger.keys import KeyRow
 from orchestrator.ledger.life import placement_of
 from orchestrator.ledger.reading import Event
-from orchestrator.ledger.rows import AttemptRow, JobRow, LeaseRow
+from orchestrator.ledger.rows import AttemptRow, JobRow, LeaseRow, NoticeRow
 from orchestrator.policy.queueing import edits
 from orchestrator.policy.queueing.decisions import (
     Admit,
@@ -26,6 +28,7 @@ from orchestrator.policy.queueing.decisions import (
     workers_in,
 )
 from orchestrator.policy.queueing.edits import Edit
+from orchestrator.policy.queueing.orders import Report
 from orchestrator.service.footprint import Footprint
 
 _MS_PER_HOUR = 3_600_000
@@ -50,9 +53,9 @@ def usd(micro_usd: int) -> str:
     return f"{Decimal(micro_usd) / 1_000_000:f}"
 
 
-def job(row: JobRow, workers_now: int) -> dict[str, Any]:
-    """A job."""
-    shape = row.shape
+def job(row: JobRow, workers_now: int, heard: tuple[Report, int] | None = None) -> dict[str, Any]:
+    """A job; `heard` is what its attempt said last, and when."""
+    shape, known = row.shape, progress_of(row, heard, workers_now)
     return {
         "id": row.id,
         "name": row.name,
@@ -78,13 +81,22 @@ def job(row: JobRow, workers_now: int) -> dict[str, Any]:
         "ended_at": instant_ms(row.ended_ms),
         "deadline": None if shape.deadline_s is None else instant(shape.deadline_s),
         "attempt": row.attempt,
-        "steps_done": row.steps_done,
+        "steps_done": row.steps_done if known is None else known.steps_done,
         "steps": shape.steps,
+        "progress": None if known is None else _progress(known),
         "failures": row.failures,
         "preemptions": row.preemptions,
         "resizes": row.resizes,
         "spent_usd": usd(row.spent_micro_usd),
         "device_hours": row.spent_device_ms / _MS_PER_HOUR,
+    }
+
+
+def _progress(known: Progress) -> dict[str, Any]:
+    return {
+        "heard_at": instant_ms(known.heard_ms),
+        "steps_per_s": known.steps_per_s,
+        "finish_at": instant_ms(known.finish_ms),
     }
 
 
@@ -147,6 +159,21 @@ def event(row: Event) -> dict[str, Any]:
         "tenant": row.tenant,
         "actor": row.actor,
         "data": row.data,
+    }
+
+
+def notice(row: NoticeRow) -> dict[str, Any]:
+    """A message to an address, of which only the host is shown."""
+    waits = row.next_ms is not None
+    return {
+        "id": row.id,
+        "event": row.event,
+        "host": urlsplit(row.url).netloc,
+        "state": "waiting" if waits else "given_up" if row.delivered_ms is None else "delivered",
+        "tries": row.tries,
+        "next_try_at": instant_ms(row.next_ms),
+        "delivered_at": instant_ms(row.delivered_ms),
+        "said": row.said,
     }
 
 

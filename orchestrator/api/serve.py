@@ -41,6 +41,8 @@ from orchestrator.ledger.repository import Ledger
 from orchestrator.ledger.schema import check_schema, upgrade, version_of
 from orchestrator.ledger.states import ENDED, JobState
 from orchestrator.ports import UnreachableError
+from orchestrator.service.folders import SECRETS_FOLDER
+from orchestrator.service.herald import Herald
 from orchestrator.service.local_nodes import default_cluster
 from orchestrator.service.logs import FileLogArchive
 from orchestrator.service.loop import ControlLoop, LivePorts
@@ -93,6 +95,9 @@ def run_server(options: ServerOptions, *, say: Callable[[str], None]) -> None:
         stack.callback(service.close)
         loop.start()
         stack.callback(loop.stop)
+        herald = Herald(ledger, options.home / SECRETS_FOLDER, time.time, service.hook_hosts)
+        herald.start()
+        stack.callback(herald.stop)
         _write_lock(lock, listeners)
         say(f"listening on {', '.join(one.address for one in listeners)}; Ctrl-C stops it")
         with asyncio.Runner(loop_factory=uvicorn.Config("", loop="auto", log_config=None).get_loop_factory()) as runner:
@@ -222,6 +227,7 @@ def _service(
         audit=AuditLog(options.home / AUDIT_NAME),
         registry=registry,
         check_cluster=_anything if options.rehearse else _runnable,
+        secrets=options.home / SECRETS_FOLDER,
         describe=ports.describe,
         footprint=ports.footprint,
     )

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry
@@ -62,7 +63,8 @@ class Applied:
 
 
 class Service:
-    """One per process. `check_cluster` raises UserError for a Cluster that this server could not run on."""
+    """One per process. `check_cluster` raises UserError for a Cluster that this server could not run on;
+    `secrets` is the folder of what hooks are signed with."""
 
     def __init__(
         self,
@@ -75,12 +77,14 @@ class Service:
         audit: AuditLog | None = None,
         registry: CollectorRegistry | None = None,
         check_cluster: Callable[[Cluster], None] = lambda cluster: None,
+        secrets: Path | None = None,
         describe: Callable[[str], dict[str, Any] | None] = lambda job: None,
         footprint: Callable[[str], Footprint | None] = lambda job: None,
     ) -> None:
         self.ledger, self.read, self.watched, self.loop, self.logs = ledger, ledger.read, watched, loop, logs
         self.clock = clock
         self.check_cluster = check_cluster
+        self.secrets = secrets
         self.describe = describe
         self.footprint = footprint
         self.audit = audit or AuditLog(None)
@@ -153,6 +157,10 @@ class Service:
                 self._applied, self._compared = applied, None
             self._looked_s = time.monotonic()
             return applied
+
+    def hook_hosts(self) -> tuple[str, ...]:
+        """The hosts that jobs may have called now; none = any. On any thread."""
+        return (self.applied_now() or self.look_up_cluster()).cluster.spec.notify.hosts
 
     def _same_pools(self) -> bool:
         """Whether as many devices are seen as when the checks were made."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 # Keys that only a control plane can keep its word on; alone they would be silence.
-_NEEDS_SERVER = ("window", "deadline", "after", "schedule", "budget")
+_NEEDS_SERVER = ("window", "deadline", "after", "schedule", "budget", "notify")
 _RUNTIME_NEEDS_SERVER = ("pip", "secrets")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from sqlalchemy import Connection, bindparam, func, insert, select
@@ -13,6 +13,7 @@ from sqlalchemy import Connection, bindparam, func, insert, select
 from orchestrator.ledger import fast, schedules, tables
 from orchestrator.ledger.change import SYSTEM, Change
 from orchestrator.ledger.errors import ConflictError
+from orchestrator.ledger.experience import Experience
 from orchestrator.ledger.rows import JobRow, JobShape
 from orchestrator.ledger.shelf import dumps
 from orchestrator.ledger.states import ENDED, JobState
@@ -69,7 +70,7 @@ class Accepted:
 
 
 def new_job(job: TrainJob, cluster: Cluster, *, now_s: float, paused: bool = False) -> NewJob:
-    """A TrainJob as the ledger takes it."""
+    """A TrainJob as the ledger takes it, while nothing is known of what its steps cost."""
     value = job_of(job, cluster, Progress(submitted_s=now_s))
     retries = job.spec.retries
     shape = JobShape(
@@ -96,6 +97,13 @@ def new_job(job: TrainJob, cluster: Cluster, *, now_s: float, paused: bool = Fal
         paused=paused,
         scheduled=job.spec.schedule is not None,
     )
+
+
+def experienced(new: NewJob, known: Experience | None) -> NewJob:
+    """The same job with its work estimated from an earlier run's steps."""
+    if known is None or new.shape.steps is None:
+        return new
+    return replace(new, shape=replace(new.shape, work_s=new.shape.steps * known.step_worker_s))
 
 
 def new_endpoint(endpoint: Endpoint, cluster: Cluster, *, now_s: float) -> NewJob:

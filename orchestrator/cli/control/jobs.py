@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli.control.connect import Job, connected
+from orchestrator.cli.control.connect import Job, connected, job_names
 from orchestrator.cli.control.follow import (
     detaching,
     event_line,
@@ -40,7 +40,7 @@ def ps(
         schedules = client.get("/schedules")["items"] if queue is None and not state else []
     schedules = [one for one in schedules if tenant in (None, one["tenant"])]
     rows = [_row(one) for one in items] + [_planned(one) for one in schedules]
-    columns = ("JOB", "STATE", "QUEUE", "TENANT", "WORKERS", "STEPS", "AGE", "WHY")
+    columns = ("JOB", "STATE", "QUEUE", "TENANT", "WORKERS", "STEPS", "AGE", "ENDS", "WHY")
     emit(
         "JobList",
         {"items": items, "schedules": schedules},
@@ -57,17 +57,25 @@ def _row(job: Json) -> list[str]:
     steps = steps if job["steps"] is None else f"{job['steps_done']}/{job['steps']}"
     why = f"{job['reason']}: {job['detail']}" if job["reason"] else job["detail"]
     now = f"{workers['now']} of {asked}{pinned}"
-    return [job["id"], job["state"], job["queue"], job["tenant"], now, steps, _age(job["submitted_at"]), why]
+    ends = _in(job["progress"]["finish_at"]) if job["progress"] and job["progress"]["finish_at"] else ""
+    return [job["id"], job["state"], job["queue"], job["tenant"], now, steps, _age(job["submitted_at"]), ends, why]
 
 
 def _planned(schedule: Json) -> list[str]:
     when = f"{schedule['cron']} ({schedule['timezone']})"
     following = f", next {schedule['next_at'][:16]}Z" if schedule["next_at"] else ""
-    return [schedule["name"], "scheduled", "", schedule["tenant"], "", "", "", f"{when}{following}"]
+    return [schedule["name"], "scheduled", "", schedule["tenant"], "", "", "", "", f"{when}{following}"]
 
 
 def _age(since: str) -> str:
-    seconds = (dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(since)).total_seconds()
+    return _spoken((dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(since)).total_seconds())
+
+
+def _in(until: str) -> str:
+    return f"in {_spoken((dt.datetime.fromisoformat(until) - dt.datetime.now(dt.UTC)).total_seconds())}"
+
+
+def _spoken(seconds: float) -> str:
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "m")):
         if seconds >= size:
             return f"{seconds / size:.0f}{unit}"
@@ -87,14 +95,30 @@ def _described(job: Json) -> Any:
     facts = [(key.replace("_", " "), job[key]) for key in (*named, "started_at", "ended_at", "deadline")]
     serves = job["kind"] == "Endpoint"
     facts += [("replicas" if serves else "workers", _row(job)[4])]
-    facts += _serving(job["serving"]) if serves else [("steps", f"{job['steps_done']} of {job['steps']}")]
+    facts += _serving(job["serving"]) if serves else [("steps", _steps(job))]
     facts += [("failures, preemptions, resizes", f"{job['failures']}, {job['preemptions']}, {job['resizes']}")]
     facts += [("spent", f"{job['spent_usd']} dollars, {job['device_hours']:.3f} device-hours")]
     facts += [("used", _used(job["footprint"]))]
     rows = [(name, value) for name, value in facts if value not in (None, "")]
     rows += [("", "")] if job["attempts"] else []
     rows += [(f"attempt {one['attempt']}", _attempt(one)) for one in job["attempts"]]
+    rows += [(f"told {one['host']}", _notice(one)) for one in job["notices"]]
     return make_table((job["id"], ""), rows)
+
+
+def _notice(one: Json) -> str:
+    when = one["delivered_at"] or one["next_try_at"]
+    state = {"waiting": "next try", "delivered": "delivered", "given_up": "given up"}[one["state"]]
+    at = f" at {when[:19]}" if when else ""
+    said = f": {one['said']}" if one["said"] else ""
+    return f"{one['event']}, {state}{at} after {one['tries']} tries{said}"
+
+
+def _steps(job: Json) -> str:
+    known = job["progress"] or {"steps_per_s": None, "finish_at": None}
+    speed = "" if known["steps_per_s"] is None else f", {known['steps_per_s']:.3g} a second"
+    ends = "" if known["finish_at"] is None else f", done at {known['finish_at'][:19]} if it goes on like this"
+    return f"{job['steps_done']} of {job['steps']}{speed}{ends}"
 
 
 def _used(found: Json | None) -> str | None:
@@ -146,7 +170,8 @@ def why(
 def _because(found: Json, tried: list[str]) -> str:
     verdict = found["verdict"]
     if verdict is None:
-        return f"{found['job']} is {found['state']} and does not wait. {found['detail']}".rstrip()
+        does = f"{found['job']} is {found['state']} and does not wait. {found['detail']}".rstrip()
+        return does if found["effect"] is None else f"{does}\nin the next cycle it {_done_to(found['effect'])}"
     lines = [f"{found['job']} is {found['state']}: {_said(verdict)}"]
     if verdict["decision"] != "start":
         lines += ["it would start at once if you:"] if found["unblock"] else ["no single change starts it now"]
@@ -154,6 +179,12 @@ def _because(found: Json, tried: list[str]) -> str:
     if found["what_if"] is not None:
         lines += [f"with {', '.join(tried)}: {_said(found['what_if'])}"]
     return "\n".join(lines)
+
+
+def _done_to(effect: Json) -> str:
+    for_job = f" for {effect['for_job']}" if effect["for_job"] else ""
+    what = "is stopped" if effect["action"] == "evict" else f"goes to {effect['workers']} workers"
+    return f"{what}{for_job}: {effect['cause']}, {effect['detail']}"
 
 
 def _said(verdict: Json) -> str:
@@ -192,7 +223,9 @@ def logs(
 
 @events_app.command()
 def events(
-    job: Annotated[str | None, typer.Argument(help="Only of this job.", show_default=False)] = None,
+    job: Annotated[
+        str | None, typer.Argument(help="Only of this job.", show_default=False, autocompletion=job_names)
+    ] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on; of a job, until it ends.")] = False,
     after: Annotated[int, typer.Option(min=0, help="Only those after this number.")] = 0,
     limit: Annotated[int, typer.Option("-n", min=1, max=1000, help="At most so many, oldest first.")] = 100,
