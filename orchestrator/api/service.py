@@ -29,6 +29,7 @@ from orchestrator.policy.queueing.places import Pool
 from orchestrator.policy.queueing.values import Snapshot
 from orchestrator.service.logs import LogArchive
 from orchestrator.service.loop import LoopHealth
+from orchestrator.service.visits import Visits
 from orchestrator.spec import Cluster
 from orchestrator.spec.errors import ExitCode
 
@@ -73,12 +74,14 @@ class Service:
         clock: Callable[[], float] = time.time,
         audit: AuditLog | None = None,
         registry: CollectorRegistry | None = None,
+        visits: Visits | None = None,
         check_cluster: Callable[[Cluster], None] = lambda cluster: None,
     ) -> None:
         self.ledger, self.read, self.watched, self.loop, self.logs = ledger, ledger.read, watched, loop, logs
         self.clock = clock
         self.check_cluster = check_cluster
         self.audit = audit or AuditLog(None)
+        self.visits = visits or Visits(None)
         self.counts = HttpCounts(registry or CollectorRegistry())
         self.keys = KeyRing(ledger.read, clock, lambda: self._applied.cluster if self._applied else None)
         self.writer = Writer(ledger, self._committed)

@@ -29,6 +29,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "why": ("orchestrator.cli.control.jobs:why_app", "Say why a job waits, and what would start it."),
     "logs": ("orchestrator.cli.control.jobs:logs_app", "Print or follow what a job's workers said."),
     "events": ("orchestrator.cli.control.jobs:events_app", "Print or follow what happened."),
+    "exec": ("orchestrator.cli.control.inside:exec_app", "Run a command beside a worker of a running job."),
+    "dump": ("orchestrator.cli.control.inside:dump_app", "Show where the ranks of a running job stand."),
     "cancel": ("orchestrator.cli.control.verbs:cancel_app", "End a job for good."),
     "pause": ("orchestrator.cli.control.verbs:pause_app", "Let a job give its devices back for a while."),
     "resume": ("orchestrator.cli.control.verbs:resume_app", "Let a paused job go on."),

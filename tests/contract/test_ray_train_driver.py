@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from jobs.train.config import RestoreFrom
 from jobs.train.messages import Checkpoint, Phase, Snapshot, Step, Stop, encode
 from orchestrator.adapters.ray_train.capacity import NodeView
 from orchestrator.adapters.ray_train.driver import Driver
-from orchestrator.adapters.ray_train.driver_ports import DriverConfig, Surroundings
+from orchestrator.adapters.ray_train.driver_ports import DriverConfig, NoStackFolder, Surroundings
 from orchestrator.adapters.ray_train.events import (
     AttemptClosed,
     AttemptOpened,
@@ -23,6 +24,7 @@ from orchestrator.adapters.ray_train.events import (
     Part,
     Remark,
     Snapshotted,
+    StacksTaken,
     StallPart,
     Status,
     StopAsked,
@@ -44,6 +46,7 @@ from orchestrator.adapters.ray_train.protocol import (
     Left,
     RunOver,
     Said,
+    StacksOf,
     Tell,
 )
 from orchestrator.adapters.ray_train.retries import (
@@ -56,6 +59,8 @@ from orchestrator.adapters.ray_train.retries import (
 )
 from orchestrator.adapters.ray_train.run import HABITS
 from orchestrator.adapters.ray_train.sizes import Size
+from orchestrator.adapters.ray_train.stack_files import KEPT_FILES, StackFiles
+from orchestrator.adapters.ray_train.stacks import RankStack
 from orchestrator.policy.batch_plan import BatchPlan
 from tests.contract.ray_train_fakes import JOB, FakeHub, plan
 
@@ -83,6 +88,7 @@ class World:
     left: list[frozenset[str]] = field(default_factory=list)
     refusals: list[set[str]] = field(default_factory=list)
     sizing: Any = None
+    stacks: Any = field(default_factory=NoStackFolder)
     warm_requests: list[tuple[str, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -94,7 +100,9 @@ class World:
                 first_cause=Cause.START,
                 budget=RetryBudget(failures=self.failures, preemptions=None),
             ),
-            Surroundings(hub=self.hub, sizing=self.sizing or self, agents=self, state=self, warming=self),
+            Surroundings(
+                hub=self.hub, sizing=self.sizing or self, agents=self, state=self, warming=self, stacks=self.stacks
+            ),
             emit=self.events.append,
             wants_stop=lambda: self.stop,
             now_s=lambda: self.now_s,
@@ -294,6 +302,33 @@ def test_a_stop_that_hangs_is_cut_short() -> None:
     world.now_s += 1000
     world.driver.tick()
     assert isinstance(world.hub.orders[-1], Abort)
+    assert world.hub.orders[-1].stacks
+
+
+def test_stacks_that_came_before_the_end_of_a_group_are_kept_and_told_first(tmp_path: Path) -> None:
+    world = World(stacks=StackFiles(tmp_path / "stacks"))
+    world.idle()
+    world.start()
+    stack = RankStack(rank=1, pid=7, how="py-spy", text="Thread 7: waits")
+    said = StacksOf(attempt=1, worker=1, node_id="a" * 40, stacks=(stack,))
+    world.driver.read([said, replace(lost("hang", 0), attempt=1)])
+    world.idle()
+    (taken,) = world.of(StacksTaken)
+    assert isinstance(taken, StacksTaken)
+    assert world.events.index(taken) < next(at for at, one in enumerate(world.events) if isinstance(one, AttemptClosed))
+    text = Path(taken.path).read_text()
+    assert f"=== rank 1 on node {'a' * 12}, in step {taken.step + 1}, process 7 (py-spy)" in text
+    assert "Thread 7: waits" in text
+    assert Path(taken.path).stat().st_mode & 0o777 == 0o600
+
+
+def test_only_the_newest_stacks_are_kept_and_a_full_disk_fails_nothing(tmp_path: Path) -> None:
+    files = StackFiles(tmp_path / "stacks")
+    for number in range(KEPT_FILES + 3):
+        assert files.keep(1, 0, [], 100.0 + number, "") is not None
+    assert len(list((tmp_path / "stacks").iterdir())) == KEPT_FILES
+    (tmp_path / "file").touch()
+    assert StackFiles(tmp_path / "file").keep(1, 0, [], 100.0, "") is None
 
 
 def test_too_little_room_waits_and_says_so_once() -> None:

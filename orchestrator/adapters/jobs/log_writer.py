@@ -91,6 +91,8 @@ def _sentence(event: Event) -> str:
             return f"node {event.node_id[:12]} will go {event.detail}".rstrip()
         case e.Remark():
             return event.detail
+        case e.StacksTaken():
+            return f"stacks of {event.num_ranks} ranks in {event.path} {event.detail}".rstrip()
         case e.StatusChanged():
             return f"{event.status}: {event.detail}" if event.detail else str(event.status)
         case _:

@@ -109,11 +109,19 @@ class Driver:
             return
         elif self._stopping is not None:
             if wanted > 1 or now_s - self._stopping_since_s > STOP_PATIENCE_S:
-                self._around.hub.order(Abort(attempt=attempt.plan.attempt, reason="the orderly stop took too long"))
+                late = "the orderly stop took too long"
+                self._around.hub.order(Abort(attempt=attempt.plan.attempt, reason=late, stacks=wanted <= 1))
         elif wanted:
             self.ask_to_stop(Cause.INTERRUPT, "asked to stop")
         elif attempt.first_step_at_s is not None:
             self._consider(attempt, now_s)
+
+    @property
+    def running(self) -> tuple[AttemptPlan, int] | None:
+        """The group that has been started and the last step of the run that was finished; None between groups. Any
+        thread."""
+        attempt = self._journal.attempt
+        return None if attempt is None else (attempt.plan, self._tempo.steps_done)
 
     # -- while an attempt runs ----------------------------------------------------------------------------------
 
@@ -234,6 +242,11 @@ class Driver:
     def _close(self, idle: GroupIdle, outcome: Outcome, cause: Cause | None, detail: str) -> None:
         attempt = self._journal.attempt
         assert attempt is not None
+        if attempt.stacks:
+            number, step = attempt.plan.attempt, self._tempo.steps_done
+            taken = self._around.stacks.keep(number, step, attempt.stacks, idle.at_s, "before the ranks were killed")
+            if taken is not None:
+                self._emit(taken)
         for event in self._journal.closing_parts(idle.at_s):
             self._emit(event)
         number, step = attempt.plan.attempt, attempt.last_step

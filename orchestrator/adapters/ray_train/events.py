@@ -181,6 +181,19 @@ class Remark:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StacksTaken:
+    """Where the threads of ranks stood, because somebody hung or asked, is in the file `path`. `step`: the last step
+    that the group had finished."""
+
+    at_s: float
+    attempt: int
+    step: int
+    num_ranks: int
+    path: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StatusChanged:
     """The run's standing as a whole; `detail` is the human sentence."""
 
@@ -200,6 +213,7 @@ Event = (
     | AttemptClosed
     | Noticed
     | Remark
+    | StacksTaken
     | StatusChanged
 )
 
@@ -216,6 +230,7 @@ KINDS: dict[str, type[Event]] = {
         AttemptClosed,
         Noticed,
         Remark,
+        StacksTaken,
         StatusChanged,
     )
 }

@@ -42,11 +42,13 @@ from orchestrator.adapters.ray_train.protocol import (
     GroupPlaced,
     GroupStarting,
     Held,
+    Hung,
     Item,
     Joined,
     Leaving,
     Left,
     Said,
+    StacksOf,
 )
 
 Metrics = Callable[[float], Mapping[str, float]]
@@ -70,6 +72,7 @@ class OpenAttempt:
     stop_asked_at_s: float | None = None
     parts: dict[Part, float] = field(default_factory=lambda: defaultdict(float))
     snapshots: dict[int, dict[int, Snapshot]] = field(default_factory=lambda: defaultdict(dict))
+    stacks: list[StacksOf] = field(default_factory=list)
 
     @property
     def is_stopped(self) -> bool:
@@ -129,6 +132,10 @@ class Journal:
                     attempt.parts[Part.PROCESS_START] += max(0.0, item.at_s - attempt.placed_at_s)
             case Left():
                 attempt.left[item.worker] = item
+            case StacksOf():
+                attempt.stacks.append(item)
+            case Hung():
+                return  # for the hub
 
     def _said(self, attempt: OpenAttempt, item: Said, message: Message | Control) -> Iterator[Event]:
         number = attempt.plan.attempt
