@@ -21,6 +21,7 @@ from jobs.train.groups import StepSum, join_group, leave_group
 from jobs.train.loop import Loop, Outcome, Saving
 from jobs.train.messages import Finished, Part, Phase, Stopped
 from jobs.train.not_finite import NotFiniteHandler
+from jobs.train.pace import pace_meter
 from jobs.train.passes import Share
 from jobs.train.places import NoSaving, Places, places_of
 from jobs.train.prefetch import Prefetcher
@@ -59,6 +60,7 @@ def run_rank(request: StartRequest, channel: Channel) -> None:
     if restored is not None:
         _say_restored(restored, channel)
     # 4. steps
+    engine.pace = pace_meter(device, 1 if job.strict else job.zero_stage, request.world_size, channel.send)
     replicated = restored.manifest.replicated if restored else {}
     start_step = restored.manifest.step if restored else job.start_step
     saver = _saver(request, dataset_hash, engine, places, channel)
@@ -95,6 +97,7 @@ def run_rank(request: StartRequest, channel: Channel) -> None:
         wishes=Wishlist(channel, 0.0 if request.rank or job.keeper_socket else job.checkpoint_every_s),
         begin_sum=lambda vector: StepSum(vector, groups),
         send_phase=channel.send,
+        after_step=engine.pace.step_ended,
     )
     try:
         outcome = loop.run()

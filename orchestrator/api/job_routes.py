@@ -156,6 +156,7 @@ def _detail(service: Service, row: JobRow) -> dict[str, Any]:
         **render.job(row, now),
         "attempts": [render.attempt(one) for one in attempts],
         "usage": read.usage(row.id),
+        "stragglers": [] if row.state in ENDED else render.stragglers(read.told(row.id, render.OF_STRAGGLERS)),
         "document": read.document(row.id),
     }
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator.ledger.keys import Role
 from orchestrator.ledger.states import Cause, JobState, Outcome
+from orchestrator.policy.node_health import HoldCause
 from orchestrator.policy.queueing.decisions import StartReason, WaitReason
 from orchestrator.policy.queueing.values import LeaseState
 from orchestrator.spec.names import NAME_PATTERN
@@ -95,11 +96,23 @@ class Seat(Model):
     workers: int
 
 
+class Straggler(Model):
+    """A rank for which all others wait: its own work takes `ratio` times as long as the median's, over `steps` steps."""
+
+    rank: int
+    node: str
+    ratio: float
+    steps: int
+    since: str
+
+
 class JobDetail(Job):
-    """A job with its attempts, what it was booked for, and the document its owner wrote."""
+    """A job with its attempts, what it was booked for, the ranks that hold it up now, and the document its owner
+    wrote."""
 
     attempts: list[Attempt]
     usage: dict[str, int]
+    stragglers: list[Straggler]
     document: dict[str, Any]
 
 
@@ -449,3 +462,38 @@ class Readiness(Model):
     cycles: int
     last_cycle_at: str | None
     last_error: str | None
+
+
+class NodeHold(Model):
+    """Why a node is held back, and until when; `until` None: until somebody lets it go."""
+
+    cause: HoldCause
+    since: str
+    until: str | None
+    detail: str
+    by: str
+
+
+class NodeItem(Model):
+    """A node as the last cycle saw it; `state` `gone`: one that is held back and is not there any more."""
+
+    name: str
+    pool: str | None
+    devices: int
+    leased: int
+    place: list[str]
+    state: Literal["ok", "held", "leaving", "gone"]
+    hold: NodeHold | None
+
+
+class NodeList(Model):
+    """Nodes, by pool and name."""
+
+    items: list[NodeItem]
+
+
+class NodeHoldBody(Model):
+    """How long (None: until it is let go), and why."""
+
+    for_s: float | None = Field(default=None, gt=0, le=31_536_000)
+    reason: str = Field(default="", max_length=400)

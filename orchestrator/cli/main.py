@@ -43,6 +43,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "keys": ("orchestrator.cli.keys", "Create, list and revoke API keys: of the control plane, or of endpoints."),
     "usage": ("orchestrator.cli.control.cluster:usage_app", "Show who used what, and what it was good for."),
     "queue": ("orchestrator.cli.control.cluster:queue_app", "Show queues, pools and leases; hold a queue."),
+    "node": ("orchestrator.cli.control.nodes:node_app", "List nodes; hold one back from work, or let it go."),
     "server": ("orchestrator.cli.control.server", "Run the control plane; stop it, or ask how it is."),
     "simulate": ("orchestrator.cli.simulate", "Replay recorded capacity against a policy."),
     "cluster": ("orchestrator.cli.cluster", "Play recorded nodes on this machine while a job trains."),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.adapters.capacity.joined import JoinedCapacity
-from orchestrator.adapters.capacity.ray_nodes import RayCapacitySource, read_nodes
+from orchestrator.adapters.capacity.ray_nodes import RayCapacitySource, answers, read_nodes
 from orchestrator.adapters.capacity.trace import TraceSource
 from orchestrator.adapters.jobs.archive import FileLogArchive
 from orchestrator.adapters.jobs.runner import JobRunner
@@ -24,6 +24,7 @@ from orchestrator.service.folders import JOBS_FOLDER, RAY_FOLDER
 from orchestrator.service.local_nodes import default_cluster, nodes_for
 from orchestrator.service.loop import LivePorts
 from orchestrator.service.metrics import PlaneMetrics
+from orchestrator.service.node_health import HeldCapacity, NodeHealth, Probes
 from orchestrator.service.schedules import Schedules
 from orchestrator.spec import Cluster, load_one
 from orchestrator.spec.cluster_pools import KubeRayCapacity, RayCapacity, TraceCapacity
@@ -76,11 +77,16 @@ class Surroundings:
         self._host_started_s = float("-inf")
         self._cluster: Cluster | None = None
         self._capacity = JoinedCapacity((), ())
+        self._of_ray: RayCapacitySource | None = None
 
     def observe(self) -> tuple[Pool, ...]:
         """All pools (`ports.Capacity`)."""
         self._follow()
         return self._capacity.observe()
+
+    def addresses(self) -> Mapping[str, str]:
+        """Where the daemons of Ray's nodes answered when they were last seen."""
+        return {} if self._of_ray is None else self._of_ray.addresses
 
     def ray(self) -> RayAddress:
         """Where Ray is; a local cluster is started if there is none. Raises: UnreachableError while there is none."""
@@ -130,7 +136,8 @@ class Surroundings:
         pools = cluster.spec.pools
         of_ray = [pool for pool in pools if isinstance(pool.capacity, RayCapacity)]
         of_trace = [pool for pool in pools if isinstance(pool.capacity, TraceCapacity)]
-        sources = [RayCapacitySource(of_ray, self.ray)] if of_ray else []
+        self._of_ray = RayCapacitySource(of_ray, self.ray) if of_ray else None
+        sources = [self._of_ray] if self._of_ray is not None else []
         traces = [TraceSource(of_trace, self._base, self._now_s)] if of_trace else []
         return JoinedCapacity([*sources, *traces], [pool.name for pool in pools])
 
@@ -183,14 +190,19 @@ def live_ports(
         now_s=clock,
     )
     metrics = PlaneMetrics(ledger.read)
+    capacity = HeldCapacity(around, lambda: ledger.node_holds)
     return LivePorts(
         clock=_Clock(clock),
-        capacity=around,
+        capacity=capacity,
         endpoints=NoEndpoints(),
         ledger=ledger,
         runner=Rehearsal() if given is not None and _is_recorded(given) else jobs,
         logs=FileLogArchive(logs),
-        chores=(ApplyCluster(ledger, given), Schedules(ledger)),
+        chores=(
+            ApplyCluster(ledger, given),
+            Schedules(ledger),
+            NodeHealth(ledger, capacity.nodes, Probes(around.addresses, answers)),
+        ),
         observe=metrics.observe,
         metrics=metrics,
     )

@@ -5,7 +5,8 @@ this process began, so that every server counts the same, also one that does not
 
 Names: `tide_queue_jobs{queue,reason}`, `tide_admission_seconds`, `tide_cycle_seconds`, `tide_leading`,
 `tide_pool_devices{pool}`, `tide_leased_devices{pool,state}`, `tide_preemptions_total{cause,how}`,
-`tide_cost_usd_per_hour{pool}`, `tide_power_watts{pool}`, `tide_badput_device_seconds_total{cause}`.
+`tide_cost_usd_per_hour{pool}`, `tide_power_watts{pool}`, `tide_badput_device_seconds_total{cause}`,
+`tide_stragglers_total`, `tide_worker_deaths_total`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from orchestrator.cycle import CycleReport
 from orchestrator.ledger.reading import Event, Reader
 from orchestrator.ledger.rows import AttemptRow
 from orchestrator.policy.queueing.decisions import ChangeCause
+from orchestrator.policy.queueing.orders import NoteKind
 from orchestrator.policy.queueing.values import LeaseState
 
 _PAGE = 1000
@@ -55,6 +57,12 @@ class PlaneMetrics(Collector):
             "tide_badput_device_seconds", "Held device-time without useful work, of attempts that have ended.",
             ["cause"], registry=self._own,
         )  # fmt: skip
+        self._stragglers = Counter(
+            "tide_stragglers", "Ranks that were named as slower than the others of their job.", registry=self._own
+        )
+        self._worker_deaths = Counter(
+            "tide_worker_deaths", "Workers that ended by themselves on nodes that go on.", registry=self._own
+        )
 
     def observe(self, report: CycleReport, seconds: float) -> None:
         """A cycle was run (`LivePorts.observe`)."""
@@ -116,6 +124,10 @@ class PlaneMetrics(Collector):
             self._admission_s.observe(max(0, started[job].at_ms - submitted_ms) / 1000)
         for event in events:
             cause = event.data.get("cause")
+            if event.kind == NoteKind.STRAGGLER:
+                self._stragglers.inc()
+            elif event.kind == NoteKind.WORKER_DIED:
+                self._worker_deaths.inc()
             if event.kind == "preempted":
                 self._preemptions.labels(cause, "evicted").inc()
             elif event.kind == "resizing" and cause in _TAKEN:

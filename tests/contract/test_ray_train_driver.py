@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from jobs.train.config import RestoreFrom
-from jobs.train.messages import Checkpoint, Phase, Snapshot, Step, Stop, encode
+from jobs.train.messages import Checkpoint, Pace, Phase, Snapshot, Step, Stop, encode
 from orchestrator.adapters.ray_train.capacity import NodeView
 from orchestrator.adapters.ray_train.driver import Driver
 from orchestrator.adapters.ray_train.driver_ports import DriverConfig, NoStackFolder, Surroundings
@@ -28,8 +28,9 @@ from orchestrator.adapters.ray_train.events import (
     StallPart,
     Status,
     StopAsked,
+    Straggler,
 )
-from orchestrator.adapters.ray_train.explain import explain
+from orchestrator.adapters.ray_train.explain import deaths, explain
 from orchestrator.adapters.ray_train.governor import Bounds, Change, Governor
 from orchestrator.adapters.ray_train.journal import OpenAttempt
 from orchestrator.adapters.ray_train.lease import Lease
@@ -612,3 +613,52 @@ def test_a_near_deadline_is_not_waited_out_for_others() -> None:
     seen[:] = [busy("a"), busy("b"), busy("c", drain=began_s + 8)]
     pass_time(world, 5)
     assert stops(world) == [(began_s + 3, "notice")]
+
+
+def speaks(world: World, rank: int, number: int, seconds: float) -> Said:
+    return Said(attempt=1, rank=rank, at_s=world.now_s, line=encode(Pace(step=number, passes=10, seconds=seconds)))
+
+
+def test_a_rank_that_holds_the_others_up_is_named_and_let_go() -> None:
+    world = World(size=Size(world_size=3, nodes=("n", "m", "m")))
+    world.idle()
+    world.start()
+    for number in range(1, 9):
+        slow_s = 9.0 if number < 5 else 5.0
+        for rank, seconds in ((2, slow_s), (0, 5.0), (1, 5.5)):
+            world.driver.read([speaks(world, rank, 10 * number, seconds)])
+    named = [one for one in world.of(Straggler) if isinstance(one, Straggler)]
+    assert [(one.rank, one.node_id, one.steps, one.over) for one in named] == [(2, "m", 30, False), (2, "m", 30, True)]
+    assert named[0].ratio == pytest.approx(9.0 / 5.5)
+
+
+def test_a_rank_that_speaks_twice_in_a_round_is_counted_whole() -> None:
+    world = World()
+    world.idle()
+    world.start()
+    for number in range(1, 4):
+        world.driver.read([speaks(world, 0, number, 1.0), speaks(world, 0, number, 3.0)])
+        world.driver.read([speaks(world, 1, number, 1.0)])
+    (named,) = world.of(Straggler)
+    assert isinstance(named, Straggler)
+    assert (named.rank, named.ratio) == (0, pytest.approx(2.0))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "silent", "lost_nodes", "died"),
+    [
+        (["killed", "lost_peer"], (), (), ["n"]),
+        (["user_code", "lost_peer"], (), (), []),
+        (["hang"], (), (), []),
+        ([], ("m",), (), ["m"]),
+        (["killed"], ("n",), ("n",), []),
+    ],
+    ids=["by-itself", "the-jobs-own-code", "a-hang", "silent", "with-its-node"],
+)
+def test_deaths_are_told_of_nodes_that_go_on(
+    kinds: list[str], silent: tuple[str, ...], lost_nodes: tuple[str, ...], died: list[str]
+) -> None:
+    attempt = OpenAttempt(plan=plan(), opened_at_s=0.0)
+    attempt.left = {worker: lost(kind, worker) for worker, kind in enumerate(kinds)}
+    found = list(deaths(attempt, GroupIdle(at_s=1.0, silent_nodes=silent), lost_nodes))
+    assert [one.node_id for one in found] == died

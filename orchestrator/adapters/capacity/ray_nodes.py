@@ -29,12 +29,14 @@ PLACE_LABEL = "tideline.io/place"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayNode:
-    """A living node: `total` resources, labels, and when it leaves (UTC seconds; 0 = at some time) if it drains."""
+    """A living node: `total` resources, labels, and when it leaves (UTC seconds; 0 = at some time) if it drains.
+    `address`: where its daemon answers."""
 
     node_id: str
     total: Mapping[str, float]
     labels: Mapping[str, str]
     drains_at_s: float | None = None
+    address: str = ""
 
 
 ReadNodes = Callable[[RayAddress], tuple[RayNode, ...]]
@@ -52,6 +54,8 @@ class RayCapacitySource:
         self._seen = {spec.name: pool_of(spec, ()) for spec in self._pools}
         self._nodes: dict[str, tuple[Node, ...]] = {}
         self._trouble = ""
+        self.addresses: dict[str, str] = {}
+        """Where the daemons of nodes answered when they were last seen."""
 
     def observe(self) -> tuple[Pool, ...]:
         """All pools; out of sight while Ray does not answer."""
@@ -61,6 +65,7 @@ class RayCapacitySource:
             self._say(str(error))
             return tuple(replace(self._seen[spec.name], in_sight=False) for spec in self._pools)
         self._say("")
+        self.addresses = {node.node_id: node.address for node in nodes if node.address}
         found = assign(self._pools, nodes)
         for spec in self._pools:
             # What has not changed stays the same object: the ledger looks at capacity only where it is another.
@@ -137,7 +142,22 @@ def read_nodes(address: RayAddress) -> tuple[RayNode, ...]:
             total=dict(info.resources_total),
             labels=dict(info.labels),
             drains_at_s=leaving.get(info.node_id),
+            address=f"{info.node_manager_address}:{info.node_manager_port}" if info.node_manager_port else "",
         )
         for info in nodes.node_info_list
         if info.state == gcs_pb2.GcsNodeInfo.GcsNodeState.ALIVE
     )
+
+
+def answers(address: str) -> bool:
+    """Whether a node's daemon answers the health check that Ray itself asks. Whatever else it says, it has answered."""
+    try:
+        with grpc.insecure_channel(address) as channel:
+            check = channel.unary_unary(
+                "/grpc.health.v1.Health/Check", request_serializer=bytes, response_deserializer=bytes
+            )
+            check(b"", timeout=ANSWER_S)
+    except grpc.RpcError as error:
+        code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNAVAILABLE
+        return code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    return True

@@ -23,7 +23,7 @@ from orchestrator.adapters.ray_train.events import (
     StatusChanged,
     StopAsked,
 )
-from orchestrator.adapters.ray_train.explain import explain
+from orchestrator.adapters.ray_train.explain import deaths, explain
 from orchestrator.adapters.ray_train.governor import Change
 from orchestrator.adapters.ray_train.journal import Journal, Metrics, OpenAttempt
 from orchestrator.adapters.ray_train.protocol import (
@@ -225,6 +225,8 @@ class Driver:
     def _on_failure(self, attempt: OpenAttempt, idle: GroupIdle) -> None:
         lost_nodes = self._around.agents.unreachable(idle.silent_nodes)
         cause, kind, detail = explain(attempt, idle, lost_nodes)
+        for died in deaths(attempt, idle, lost_nodes):
+            self._emit(died)
         self._close(idle, Outcome.FAILED, cause, detail)
         num_steps = 0 if attempt.first_step_at_s is None else 1
         failure = Failure(cause=cause, kind=kind, start_step=attempt.plan.job.start_step, num_steps=num_steps)

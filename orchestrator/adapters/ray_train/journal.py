@@ -16,6 +16,7 @@ from jobs.train.messages import (
     Finished,
     Message,
     NotSaved,
+    Pace,
     Phase,
     Restored,
     RolledBack,
@@ -35,6 +36,7 @@ from orchestrator.adapters.ray_train.events import (
     StallPart,
     StepDone,
 )
+from orchestrator.adapters.ray_train.paces import Paces
 from orchestrator.adapters.ray_train.protocol import (
     Announced,
     AttemptPlan,
@@ -73,6 +75,7 @@ class OpenAttempt:
     parts: dict[Part, float] = field(default_factory=lambda: defaultdict(float))
     snapshots: dict[int, dict[int, Snapshot]] = field(default_factory=lambda: defaultdict(dict))
     stacks: list[StacksOf] = field(default_factory=list)
+    paces: Paces = field(default_factory=Paces)
 
     @property
     def is_stopped(self) -> bool:
@@ -144,6 +147,8 @@ class Journal:
                 yield from self._step(attempt, item, message)
             case Phase():
                 self._phase(attempt, message)
+            case Pace():
+                yield from attempt.paces.hear(attempt.plan, item, message)
             case Snapshot():
                 yield from self._snapshot(attempt, item, message)
             case Saved():

@@ -24,6 +24,7 @@ from jobs.train.messages import (
     Failed,
     Finished,
     Message,
+    Pace,
     Phase,
     Step,
     Stop,
@@ -211,7 +212,7 @@ class Supervisor:
             watched.last_word = message
         if isinstance(message, Step) and watched.handle.rank != 0:
             return
-        urgent = not isinstance(message, Step | Phase)
+        urgent = not isinstance(message, Step | Phase | Pace)
         if isinstance(message, Failed) and message.kind == "hang":
             self._outbox.append(Hung(attempt=self._place.plan.attempt, worker=self._worker))
         self._outbox.append(

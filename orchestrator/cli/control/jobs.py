@@ -87,10 +87,16 @@ def _described(job: Json) -> Any:
     facts += [("workers", _row(job)[4]), ("steps", f"{job['steps_done']} of {job['steps']}")]
     facts += [("failures, preemptions, resizes", f"{job['failures']}, {job['preemptions']}, {job['resizes']}")]
     facts += [("spent", f"{job['spent_usd']} dollars, {job['device_hours']:.3f} device-hours")]
+    facts += [("held up by", _slow(one)) for one in job["stragglers"]]
     rows = [(name, value) for name, value in facts if value not in (None, "")]
     rows += [("", "")] if job["attempts"] else []
     rows += [(f"attempt {one['attempt']}", _attempt(one)) for one in job["attempts"]]
     return make_table((job["id"], ""), rows)
+
+
+def _slow(one: Json) -> str:
+    where = f"rank {one['rank']} on node {one['node'][:12]}"
+    return f"{where}: {one['ratio']:.1f}x slower than the median over {one['steps']} steps, since {one['since'][:19]}"
 
 
 def _attempt(one: Json) -> str:
