@@ -145,6 +145,16 @@ def test_a_command_goes_with_its_rank_and_says_so(commands: Commands) -> None:
     assert (heard.code, heard.why) == (128 + signal.SIGKILL, "rank 3 has left this node")
 
 
+def test_a_command_goes_with_its_rank_also_if_nobody_says_so(commands: Commands, rank: RankProcess) -> None:
+    name = commands.begin(3, ("sleep", "600"))
+    os.kill(rank.pid, signal.SIGKILL)
+    until(lambda: not stacks_module.is_rank(rank))
+    heard = commands.find(name).hear(0, 10.0)
+    assert (heard.code, heard.why) == (128 + signal.SIGKILL, "rank 3 has ended")
+    with pytest.raises(UserError, match="is not a rank"):
+        commands.begin(3, ("true",))
+
+
 def test_what_a_command_leaves_running_ends_with_it(commands: Commands) -> None:
     out, _, code = run(commands, "sh", "-c", "sleep 600 & echo $!")
     assert code == 0
@@ -186,8 +196,9 @@ def test_ranks_of_a_later_attempt_take_the_place_of_earlier_ones(rank: RankProce
     roster.came(2, 1, {0: rank})
     assert set(roster.ranks()) == {0}
     assert roster.gone(1, 1) == ()
+    assert roster.gone(1, 0) == ()
     assert roster.gone(2, 1) == (0,)
-    assert set(roster.ranks()) == {3}
+    assert roster.ranks() == {}
 
 
 @pytest.mark.parametrize("how", ["py-spy", "faulthandler"])
@@ -200,6 +211,13 @@ def test_a_stack_names_where_a_rank_waits(rank: RankProcess, how: str, monkeypat
     assert "waits_for_others" in stack.text
     assert "s3cret" not in stack.text
     assert Path(f"/proc/{rank.pid}").exists()
+
+
+def test_a_rank_that_was_stopped_is_read_all_the_same(rank: RankProcess) -> None:
+    os.kill(rank.pid, signal.SIGSTOP)
+    (stack,) = read_stacks({3: rank})
+    assert stack.how == "py-spy", stack.text
+    assert "waits_for_others" in stack.text
 
 
 def test_stacks_are_bounded_in_time_and_never_another_process(rank: RankProcess) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from orchestrator.adapters.ray_train.roster import Roster
-from orchestrator.adapters.ray_train.stacks import RankProcess
+from orchestrator.adapters.ray_train.stacks import RankProcess, is_rank
 from orchestrator.spec.errors import ExitCode, UserError
 
 MOST_BYTES = 1 << 20
@@ -190,7 +190,7 @@ class Commands:
     def __init__(self, roster: Roster) -> None:
         self._roster = roster
         self._lock = threading.Lock()
-        self._running: dict[str, tuple[int, Command]] = {}
+        self._running: dict[str, tuple[RankProcess, Command]] = {}
 
     def begin(self, rank: int, command: Sequence[str]) -> str:
         """Start a command beside a rank; what it is called from now on.
@@ -204,16 +204,22 @@ class Commands:
                 raise UserError(problem, code=ExitCode.CONFLICT, next_step="End one of them first")
             environment, folder = surroundings_of(process)
             name = secrets.token_hex(8)
-            self._running[name] = (rank, Command(command, environment, folder))
+            self._running[name] = (process, Command(command, environment, folder))
             return name
 
     def find(self, name: str) -> Command:
-        """The command of that name. Raises: UserError (unknown) once it has been let go."""
+        """The command of that name; it is ended if its rank is no more, whoever should have said so.
+
+        Raises: UserError (unknown) once it has been let go.
+        """
         with self._lock:
             found = self._running.get(name)
         if found is None:
             raise UserError("the command is not there any more", code=ExitCode.UNKNOWN)
-        return found[1]
+        beside, command = found
+        if not is_rank(beside):
+            command.end(f"rank {beside.rank} has ended")
+        return command
 
     def let_go(self, name: str) -> None:
         """End a command if it runs, and forget it."""
@@ -225,7 +231,7 @@ class Commands:
     def rank_left(self, rank: int) -> None:
         """End the commands beside a rank; whoever listens is told."""
         with self._lock:
-            ended = [command for beside, command in self._running.values() if beside == rank]
+            ended = [command for beside, command in self._running.values() if beside.rank == rank]
         for command in ended:
             command.end(f"rank {rank} has left this node")
 
@@ -236,12 +242,15 @@ class Commands:
 
 
 def surroundings_of(process: RankProcess) -> tuple[dict[str, str], str]:
-    """The environment and the folder that a rank runs in. Raises: UserError (conflict) if it has just ended."""
+    """The environment and the folder that a rank runs in. Raises: UserError (conflict) if it has just ended, or begins
+    to be one."""
     try:
+        if not is_rank(process):
+            raise ProcessLookupError(None, "its process is not a rank")
         raw = Path(f"/proc/{process.pid}/environ").read_bytes()
         folder = os.readlink(f"/proc/{process.pid}/cwd")
     except OSError as error:
-        problem = f"rank {process.rank} has just ended ({error.strerror})"
+        problem = f"rank {process.rank} has just ended or starts ({error.strerror})"
         raise UserError(problem, code=ExitCode.CONFLICT, next_step="Try again once the job runs") from None
     pairs = (item.split(b"=", 1) for item in raw.split(b"\0") if b"=" in item)
     began_with = {os.fsdecode(name): os.fsdecode(value) for name, value in pairs}

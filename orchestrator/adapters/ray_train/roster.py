@@ -10,15 +10,16 @@ from orchestrator.spec.errors import ExitCode, UserError
 
 
 class Roster:
-    """Ranks by the worker that supervises them; a worker of a later attempt takes the place of an earlier one."""
+    """Ranks by the worker that supervises them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._workers: dict[int, tuple[int, dict[int, RankProcess]]] = {}
 
     def came(self, attempt: int, worker: int, ranks: Mapping[int, RankProcess]) -> None:
-        """A worker has started its ranks."""
+        """A worker has started its ranks; those of earlier attempts are gone, whoever did not say so."""
         with self._lock:
+            self._workers = {at: found for at, found in self._workers.items() if found[0] >= attempt}
             self._workers[worker] = (attempt, dict(ranks))
 
     def gone(self, attempt: int, worker: int) -> tuple[int, ...]:
@@ -29,10 +30,9 @@ class Roster:
             return tuple(self._workers.pop(worker)[1])
 
     def ranks(self) -> dict[int, RankProcess]:
-        """All ranks that are here, of the newest attempt that has any."""
+        """All ranks that are here."""
         with self._lock:
-            newest = max((attempt for attempt, _ in self._workers.values()), default=0)
-            here = [ranks for attempt, ranks in self._workers.values() if attempt == newest]
+            here = [ranks for _, ranks in self._workers.values()]
         return {rank: process for ranks in here for rank, process in ranks.items()}
 
     def find(self, rank: int) -> RankProcess:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 STACKS_S = 10.0
 """All of a worker's stacks must be there by then; what is not is left out, with the reason."""
-ONE_S = 5.0
+ONE_S = 4.0
 AT_ONCE = 4
 STACK_SIGNAL = signal.SIGUSR2
 """Ranks answer it with their stacks on stderr (`jobs.train.rank`)."""
@@ -57,20 +57,23 @@ def read_stacks(ranks: Mapping[int, RankProcess], *, within_s: float = STACKS_S)
 def is_rank(process: RankProcess) -> bool:
     """Whether that process is still this rank's, and not a later one of the same number."""
     try:
-        return Path(f"/proc/{process.pid}/comm").read_text().strip() == f"tide-rank-{process.rank}"[:15]
+        name, _, rest = Path(f"/proc/{process.pid}/stat").read_text().partition(" (")[2].rpartition(") ")
     except OSError:
         return False
+    return name == f"tide-rank-{process.rank}"[:15] and rest[:1] not in ("Z", "X")
 
 
 def _of(process: RankProcess, until_s: float) -> RankStack:
-    left_s = min(ONE_S, until_s - time.monotonic())
-    if left_s <= 0:
+    if until_s - time.monotonic() <= 0:
         return _none(process, "the time for all stacks was over")
     if not is_rank(process):
         return _none(process, f"process {process.pid} has ended, or is not a rank yet")
-    text, trouble = _py_spy(process.pid, left_s)
-    if text:
-        return RankStack(rank=process.rank, pid=process.pid, how="py-spy", text=text)
+    trouble = "not installed"
+    # A process that is stopped or traced already cannot be held still for reading: then it is read as it is.
+    for how in ((), ("--nonblocking",)) if find_py_spy() else ():
+        text, trouble = _py_spy(process.pid, how, max(_LOOK_S, min(ONE_S, until_s - time.monotonic())))
+        if text:
+            return RankStack(rank=process.rank, pid=process.pid, how="py-spy", text=text)
     text = _fault_handler(process, max(_QUIET_S, min(ONE_S, until_s - time.monotonic())))
     if text:
         return RankStack(rank=process.rank, pid=process.pid, how="faulthandler", text=text)
@@ -81,12 +84,9 @@ def _none(process: RankProcess, why: str) -> RankStack:
     return RankStack(rank=process.rank, pid=process.pid, how="none", text=why)
 
 
-def _py_spy(pid: int, timeout_s: float) -> tuple[str, str]:
-    """Its output, or why there is none. The process is stopped for milliseconds while it is read."""
-    program = find_py_spy()
-    if program is None:
-        return "", "not installed"
-    command = [program, "dump", "--pid", str(pid)]
+def _py_spy(pid: int, how: tuple[str, ...], timeout_s: float) -> tuple[str, str]:
+    """Its output, or why there is none. The process is held still for milliseconds while it is read."""
+    command = [find_py_spy() or "py-spy", "dump", *how, "--pid", str(pid)]
     try:
         done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
