@@ -137,6 +137,8 @@ def _pools(service: Service) -> list[dict[str, Any]]:
                 "headroom": pool.headroom if pool else 0,
                 "most": spec.count,
                 "in_sight": pool.in_sight if pool else None,
+                "asked": pool.asked if pool else 0,
+                "asked_why": pool.asked_why or None if pool else None,
                 "nodes": nodes,
             }
         )

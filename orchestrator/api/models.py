@@ -243,7 +243,8 @@ class Node(Model):
 
 
 class Pool(Model):
-    """Interchangeable devices. `observed`: there at the last look; `in_sight` false: nobody can say now."""
+    """Interchangeable devices. `observed`: there at the last look; `in_sight` false: nobody can say now; `asked`: asked
+    for and not there, `asked_why` if somebody knows."""
 
     name: str
     resource: str
@@ -256,6 +257,8 @@ class Pool(Model):
     headroom: int
     most: int | None
     in_sight: bool | None
+    asked: int
+    asked_why: str | None
     nodes: list[Node]
 
 

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.adapters.capacity.joined import JoinedCapacity
+from orchestrator.adapters.capacity.kuberay.groups import WorkerGroups
+from orchestrator.adapters.capacity.kuberay.source import KubeRaySource
+from orchestrator.adapters.capacity.kuberay.wiring import kuberay
 from orchestrator.adapters.capacity.ray_nodes import RayCapacitySource, answers, read_nodes
 from orchestrator.adapters.capacity.trace import TraceSource
 from orchestrator.adapters.jobs.archive import FileLogArchive
@@ -25,6 +28,7 @@ from orchestrator.service.local_nodes import default_cluster, nodes_for
 from orchestrator.service.loop import LivePorts
 from orchestrator.service.metrics import PlaneMetrics
 from orchestrator.service.node_health import HeldCapacity, NodeHealth, Probes
+from orchestrator.service.scaling import Scaling
 from orchestrator.service.schedules import Schedules
 from orchestrator.spec import Cluster, load_one
 from orchestrator.spec.cluster_pools import KubeRayCapacity, RayCapacity, TraceCapacity
@@ -78,6 +82,12 @@ class Surroundings:
         self._cluster: Cluster | None = None
         self._capacity = JoinedCapacity((), ())
         self._of_ray: RayCapacitySource | None = None
+        self._groups: tuple[tuple[KubeRaySource, WorkerGroups], ...] = ()
+
+    def sizable(self) -> tuple[WorkerGroups, ...]:
+        """Worker groups that the Cluster which holds lets us size."""
+        self._follow()
+        return tuple(groups for _, groups in self._groups if groups.names)
 
     def observe(self) -> tuple[Pool, ...]:
         """All pools (`ports.Capacity`)."""
@@ -139,7 +149,12 @@ class Surroundings:
         self._of_ray = RayCapacitySource(of_ray, self.ray) if of_ray else None
         sources = [self._of_ray] if self._of_ray is not None else []
         traces = [TraceSource(of_trace, self._base, self._now_s)] if of_trace else []
-        return JoinedCapacity([*sources, *traces], [pool.name for pool in pools])
+        for source, groups in self._groups:
+            source.close()
+            groups.close()
+        of_kube = [pool for pool in pools if isinstance(pool.capacity, KubeRayCapacity)]
+        self._groups = (kuberay(of_kube, self.ray, self._base),) if of_kube else ()
+        return JoinedCapacity([*sources, *traces, *(one for one, _ in self._groups)], [pool.name for pool in pools])
 
 
 class ApplyCluster:
@@ -190,11 +205,11 @@ def live_ports(
         now_s=clock,
     )
     metrics = PlaneMetrics(ledger.read)
-    capacity = HeldCapacity(around, lambda: ledger.node_holds)
+    endpoints, capacity = NoEndpoints(), HeldCapacity(around, lambda: ledger.node_holds)
     return LivePorts(
         clock=_Clock(clock),
         capacity=capacity,
-        endpoints=NoEndpoints(),
+        endpoints=endpoints,
         ledger=ledger,
         runner=Rehearsal() if given is not None and _is_recorded(given) else jobs,
         logs=FileLogArchive(logs),
@@ -202,6 +217,7 @@ def live_ports(
             ApplyCluster(ledger, given),
             Schedules(ledger),
             NodeHealth(ledger, capacity.nodes, Probes(around.addresses, answers)),
+            Scaling(around.sizable, capacity, endpoints, ledger),
         ),
         observe=metrics.observe,
         metrics=metrics,
@@ -213,20 +229,36 @@ def _is_recorded(cluster: Cluster) -> bool:
 
 
 def require_adapters(cluster: Cluster, where: str) -> None:
-    """Refuse what this version can neither observe nor run on. Raises: UserError."""
-    if _is_recorded(cluster) and any(isinstance(pool.capacity, RayCapacity) for pool in cluster.spec.pools):
+    """Refuse what cannot be observed, or run on. Raises: UserError."""
+    pools = cluster.spec.pools
+    sources = {pool.capacity.source for pool in pools}
+    if "trace" in sources and len(sources) > 1:
         raise UserError(
-            "spec.pools: sources ray and trace in one Cluster; recorded devices run nothing, so it must be one of them",
+            f"spec.pools: sources {' and '.join(sorted(sources))} in one Cluster; recorded devices run nothing, so it "
+            "must be one of them",
             where=where,
             next_step="Rehearse with trace alone",
         )
-    for index, pool in enumerate(cluster.spec.pools):
-        if isinstance(pool.capacity, KubeRayCapacity):
-            raise UserError(
-                f"spec.pools[{index}].capacity: source kuberay cannot be observed by this version",
-                where=where,
-                next_step="Use source ray with the labels of that worker group: its nodes are Ray's nodes",
-            )
+    named = {_cluster_of(pool.capacity) for pool in pools if isinstance(pool.capacity, KubeRayCapacity)}
+    if len(named) > 1:
+        raise UserError(
+            f"spec.pools: groups of {len(named)} RayClusters ({', '.join(sorted(named))}); a Cluster has one Ray: all "
+            "must be of one RayCluster, by the same api, token_file and ca_file",
+            where=where,
+            next_step="Write a Cluster, and run a server, for each",
+        )
+    if named and cluster.spec.ray.address == "local":
+        raise UserError(
+            "spec.ray.address: local starts a Ray on this machine, which has no pods; it must lead to the RayCluster's "
+            "head, such as NAME-head-svc:6379",
+            where=where,
+            next_step="Name the head service",
+        )
+
+
+def _cluster_of(capacity: KubeRayCapacity) -> str:
+    at = " ".join(str(part) for part in (capacity.api, capacity.token_file, capacity.ca_file) if part is not None)
+    return f"{capacity.namespace}/{capacity.cluster}" + (f" at {at}" if at else "")
 
 
 def _answers(find: Callable[[], RayAddress]) -> bool:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orchestrator.spec.base import SpecModel
+from orchestrator.spec.base import SpecModel, without_effect
 from orchestrator.spec.fields import (
+    ApiUrl,
     Count,
     CountOrZero,
     Duration,
     FilePath,
+    Flag,
     Money,
     Name,
     OneOf,
@@ -22,6 +24,7 @@ from orchestrator.spec.fields import (
     TopologyPath,
     Word,
 )
+from orchestrator.spec.problems import Code, Finding
 
 
 class RayCapacity(SpecModel):
@@ -34,16 +37,35 @@ class RayCapacity(SpecModel):
 
 
 class KubeRayCapacity(SpecModel):
-    """Devices are counted on the worker group of a RayCluster in Kubernetes."""
+    """Devices are counted on the worker group of a RayCluster in Kubernetes: pods that Ray has as living nodes."""
 
     source: Literal["kuberay"]
-    """The Kubernetes API."""
+    """The Kubernetes API and Ray's view of its nodes."""
     namespace: Name = "default"
     """Where the RayCluster lives."""
     cluster: Name
-    """The RayCluster."""
+    """The RayCluster; `ray.address` must lead to its head."""
     group: Name
     """Its worker group."""
+    api: ApiUrl | None = None
+    """The API server; none = that of the Kubernetes cluster in which the server itself runs."""
+    token_file: FilePath | None = None
+    """A file with the bearer token, read for every request; none = that of the pod's service account."""
+    ca_file: FilePath | None = None
+    """The authority that signed the API server's certificate; none = the service account's, or the system's."""
+    scale: Flag = False
+    """Set the size of the group to what jobs can use, within its minReplicas and maxReplicas; false = only read it."""
+    idle: Duration = 600.0
+    """With scale: nodes on which nobody held anything for so long are given back."""
+
+    def cross_check(self) -> Iterator[Finding]:
+        if not self.scale:
+            yield from without_effect(self, ("idle",), "nothing is given back where scale is false")
+        if self.api is None:
+            yield from without_effect(self, ("token_file", "ca_file"), "the pod's service account is used without api")
+        elif self.token_file is None:
+            want = "a pod's own token is for its own API server: api needs the file with its token"
+            yield Finding(("token_file",), Code.MISSING_KEY, "is missing", want, "Name the file")
 
 
 class TraceCapacity(SpecModel):

@@ -14,6 +14,7 @@ URL_PATTERN = r"^(file:///|s3://|gs://|abfs://)[^\s]+$"
 TOPOLOGY_PATTERN = r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$"
 WORD_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 ADDRESS_PATTERN = r"^(auto|local|[A-Za-z0-9._-]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5})$"
+API_PATTERN = r"^(https://[^\s/@?#]+|http://(127\.[0-9.]+|localhost|\[::1\])(:[0-9]{1,5})?)(/[^\s?#]*)?$"
 KEY_PATH_PATTERN = r"^[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z_][A-Za-z0-9_-]*)*$"
 _NAME_WANT = "it must be 1..63 lower-case letters, digits and '-', with a letter or digit at both ends"
 _REFERENCE_WANT = "it must be name@version, such as python-stdlib@latest or gpt-code@3"
@@ -84,6 +85,20 @@ def parse_word(value: object) -> str:
     if matches(WORD_PATTERN, text):
         return text
     raise BadValueError(Code.BAD_NAME, f"{shown(text)} is not such a name", want)
+
+
+def parse_api(value: object) -> str:
+    """The URL of a Kubernetes API server; plain HTTP on loopback only, for a token goes with every request."""
+    want = "it must be https://host:port (http:// on loopback only), such as https://10.0.0.1:6443"
+    text = scalar_text(value, want)
+    if matches(API_PATTERN, text):
+        return text.rstrip("/")
+    advice = (
+        f"Did you mean https://{text.removeprefix('http://')}"
+        if matches(API_PATTERN, f"https://{text.removeprefix('http://')}")
+        else ""
+    )
+    raise BadValueError(Code.WRONG_VALUE, f"{shown(text)} is no such URL", want, advice)
 
 
 def parse_address(value: object) -> str:

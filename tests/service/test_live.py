@@ -36,6 +36,7 @@ RAY = "{name: p, device: H100, market: spot, price: '1', capacity: {source: ray}
 TRACE = "{name: p, device: H100, market: spot, price: '1', capacity: {source: trace, trace: s.csv, column: p}}"
 OTHER = "{name: q, device: H100, market: spot, price: '1', capacity: {source: trace, trace: s.csv, column: p}}"
 KUBE = "{name: p, device: H100, market: spot, price: '1', capacity: {source: kuberay, cluster: c, group: g}}"
+KUBE_2 = "{name: q, device: H100, market: spot, price: '1', capacity: {source: kuberay, cluster: d, group: g}}"
 SERIES = "time,p\n2025-10-04T00:00:00+00:00,8\n2025-10-04T00:10:00+00:00,8\n"
 
 
@@ -78,14 +79,28 @@ def test_a_recorded_series_is_decided_on_and_nothing_is_started(ledger: Ledger, 
 
 
 @pytest.mark.parametrize(
-    ("pools", "problem"),
-    [((KUBE,), r"spec\.pools\[0\]\.capacity: source kuberay"), ((RAY, OTHER), "sources ray and trace in one Cluster")],
+    ("pools", "address", "problem"),
+    [
+        ((RAY, OTHER), "h:1", "sources ray and trace in one Cluster"),
+        ((KUBE, OTHER), "h:1", "sources kuberay and trace in one Cluster"),
+        ((KUBE, KUBE_2), "h:1", r"groups of 2 RayClusters \(default/c, default/d\)"),
+        ((KUBE,), "local", r"spec\.ray\.address: local starts a Ray on this machine, which has no pods"),
+    ],
 )
-def test_what_this_version_cannot_do_is_refused(
-    ledger: Ledger, tmp_path: Path, pools: tuple[str, ...], problem: str
+def test_what_cannot_be_observed_or_run_on_is_refused(
+    ledger: Ledger, tmp_path: Path, pools: tuple[str, ...], address: str, problem: str
 ) -> None:
     with pytest.raises(UserError, match=problem):
-        live_ports(ledger, cluster=write(tmp_path, *pools), state=tmp_path)
+        live_ports(ledger, cluster=write(tmp_path, *pools, address=address), state=tmp_path)
+
+
+def test_worker_groups_outside_of_kubernetes_are_out_of_sight(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    ports = live_ports(ledger, cluster=write(tmp_path, KUBE), state=tmp_path, clock=lambda: 1000.0)
+    ControlLoop(ports)._round()
+    assert [pool.in_sight for pool in ports.capacity.observe()] == [False]
 
 
 def test_a_local_ray_that_does_not_start_is_not_started_twice_a_second(

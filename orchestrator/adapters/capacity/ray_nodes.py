@@ -30,12 +30,17 @@ PLACE_LABEL = "tideline.io/place"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayNode:
     """A living node: `total` resources, labels, and when it leaves (UTC seconds; 0 = at some time) if it drains.
-    `address`: where its daemon answers."""
+
+    `instance`: what whoever started it calls it (`RAY_CLOUD_INSTANCE_ID`), empty where nobody said. `address`: where
+    its daemon answers.
+    """
 
     node_id: str
     total: Mapping[str, float]
     labels: Mapping[str, str]
     drains_at_s: float | None = None
+    instance: str = ""
+    ip: str = ""
     address: str = ""
 
 
@@ -94,7 +99,7 @@ def assign(pools: Iterable[PoolSpec], nodes: Iterable[RayNode]) -> dict[str, tup
             left = math.inf if spec.count is None else spec.count - sum(one.devices for one in found[spec.name])
             devices = min(math.floor(node.total[spec.resource] + 1e-4), left)
             if devices > 0:
-                found[spec.name].append(_node(node, int(devices)))
+                found[spec.name].append(node_of(node, int(devices)))
     return {name: tuple(each) for name, each in found.items()}
 
 
@@ -106,7 +111,8 @@ def _belongs(spec: PoolSpec, node: RayNode) -> bool:
     return node.total.get(spec.resource, 0.0) >= 1 and _labels(spec).items() <= node.labels.items()
 
 
-def _node(node: RayNode, devices: int) -> Node:
+def node_of(node: RayNode, devices: int) -> Node:
+    """A node with so many devices, at the place that its label says."""
     place = node.labels.get(PLACE_LABEL, "")
     return Node(
         name=node.node_id,
@@ -142,6 +148,8 @@ def read_nodes(address: RayAddress) -> tuple[RayNode, ...]:
             total=dict(info.resources_total),
             labels=dict(info.labels),
             drains_at_s=leaving.get(info.node_id),
+            instance=info.instance_id,
+            ip=info.node_manager_address,
             address=f"{info.node_manager_address}:{info.node_manager_port}" if info.node_manager_port else "",
         )
         for info in nodes.node_info_list

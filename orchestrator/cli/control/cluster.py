@@ -83,19 +83,22 @@ def pools(output: Output = Format.TABLE) -> None:
     """List pools: devices that are there, leased, draining, kept for endpoints."""
     with connected() as client:
         found = client.get("/pools")
-    columns = ("POOL", "DEVICE", "MARKET", "USD/H", "THERE", "LEASED", "DRAINING", "KEPT", "NODES")
+    columns = ("POOL", "DEVICE", "MARKET", "USD/H", "THERE", "ASKED", "LEASED", "DRAINING", "KEPT", "NODES")
     rows = [
         (
             one["name"] + ("" if one["in_sight"] in (True, None) else " (out of sight)"),
             one["device"],
             one["market"],
             one["usd_per_device_hour"],
-            *(one[key] for key in ("observed", "leased", "draining", "headroom")),
+            *(one[key] for key in ("observed", "asked", "leased", "draining", "headroom")),
             len(one["nodes"]),
         )
         for one in found["items"]
     ]
     emit("PoolList", found, output, table=make_table(columns, rows, right=columns[3:]))
+    for one in found["items"]:
+        if one["asked_why"]:
+            typer.echo(f"{one['name']}: {one['asked']} devices asked for are not there: {one['asked_why']}", err=True)
 
 
 @queue_app.command("leases")

@@ -46,7 +46,8 @@ class Pool:
     """Interchangeable devices: `resource` is what a worker asks for, `device` the kind it gets.
 
     `headroom` devices are kept free for endpoints. `in_sight` is False while nobody can say what the pool holds; what
-    runs there goes on, and nothing new is started.
+    runs there goes on, and nothing new is started. `asked` devices were asked for and are not there: nothing is given
+    out on them; `asked_why` says why they are not, where somebody knows.
     """
 
     name: str
@@ -56,6 +57,8 @@ class Pool:
     nodes: tuple[Node, ...]
     headroom: int = 0
     in_sight: bool = True
+    asked: int = 0
+    asked_why: str = ""
 
     @property
     def observed(self) -> int:
