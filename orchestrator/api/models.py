@@ -97,7 +97,7 @@ class Seat(Model):
 
 
 class Straggler(Model):
-    """A rank for which all others wait: its own work takes `ratio` times as long as the median's, over `steps` steps."""
+    """A rank for which all others wait: its own work takes `ratio` times as long as the median's, over these steps."""
 
     rank: int
     node: str

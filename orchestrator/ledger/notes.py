@@ -44,6 +44,7 @@ class NoteBook:
 
 
 def _say(change: Change, job: JobRow, note: Note) -> None:
-    place = {} if note.rank is None else {"rank": note.rank}
-    place |= {"node": note.node} if note.node else {}
+    place: dict[str, str | int] = {} if note.rank is None else {"rank": note.rank}
+    if note.node:
+        place["node"] = note.node
     change.event(note.kind.value, job, note=note.id, happened_ms=round(note.at_s * 1000), **place, **dict(note.data))

@@ -75,6 +75,7 @@ class Ledger:
         self._heartbeat_ms = 0
         self._mirror: Mirror
         self._seer: Seer
+        self._node_holds: Holds
         self._forget()
         self._submit = GroupCommit(self.submit_all)
 
@@ -279,7 +280,7 @@ class Ledger:
                 enter_report(change, report)
             noted = self._notes.enter(change, reports)
         with self._lock:
-            self._notes.settle(noted, self._mirror.jobs.rows)
+            self._notes.settle(noted, (row.id for row in self._mirror.jobs.rows.values()))
             for report in reports:
                 if not report.over and report.job in self._mirror.holding:
                     self._mirror.note_report(report)
@@ -357,7 +358,7 @@ class Ledger:
         self._seer = Seer(self._mirror)
         self._scribe = Scribe(Digest())
         self._notes = NoteBook(self.read.notes)
-        self._node_holds: Holds = {}
+        self._node_holds = {}
 
     def _real_ms(self) -> int:
         return round(self._clock() * 1000)

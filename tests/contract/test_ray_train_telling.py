@@ -1,4 +1,4 @@
-"""What a run tells of its inside: where ranks stood before they were killed, who holds the others up, who died where."""
+"""What a run tells of its inside: where ranks stood before they were killed, who is slow, who died where."""
 
 from __future__ import annotations
 

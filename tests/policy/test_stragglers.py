@@ -42,7 +42,7 @@ SLOW, FAST, BETWEEN = (1.0, 1.0, 1.8, 1.0), (1.0, 1.0, 1.1, 1.0), (1.0, 1.0, 1.3
         (((0.0, 0.0),) * 5, []),
     ],
     ids=[
-        "slow-three-times", "said-once", "a-fast-round-between", "a-little-slow", "between-the-thresholds-nothing-changes",
+        "slow-three-times", "said-once", "a-fast-round-between", "a-little-slow", "nothing-changes-between",
         "over-after-as-many", "not-over-in-a-row", "of-two-the-slower", "alone", "not-measured",
     ],
 )  # fmt: skip

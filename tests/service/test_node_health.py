@@ -80,7 +80,7 @@ def hold(node: str, until_s: float | None = None) -> NodeHold:
 
 
 def test_a_node_on_which_workers_die_is_left_and_the_job_goes_on_elsewhere(sick: Cluster) -> None:
-    sick.world.ledger.submit(new("a", (1, 2)))
+    sick.world.ledger.submit(new("a", (1, 2), work_s=1e6))
     sick.cycle(times=3)
     (first,) = sick.nodes_of("a")
     other = "n1" if first == "n0" else "n0"
@@ -145,9 +145,9 @@ def test_a_hold_ends_in_time_with_an_answer_and_old_deaths_count_no_more(sick: C
     for number in range(3):
         sick.dies(number)
     sick.cycle()
+    sick.alive = False
     sick.cycle(seconds=1799)
     assert set(sick.world.ledger.node_holds) == {"n0"}
-    sick.alive = False
     sick.cycle(seconds=60)
     assert set(sick.world.ledger.node_holds) == {"n0"}, "it does not answer"
     sick.alive = True

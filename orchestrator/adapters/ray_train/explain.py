@@ -28,7 +28,7 @@ def explain(attempt: OpenAttempt, idle: GroupIdle, lost_nodes: Collection[str]) 
 
 def deaths(attempt: OpenAttempt, idle: GroupIdle, lost_nodes: Collection[str]) -> Iterator[WorkerDied]:
     """Nodes that go on and on which a worker has died by itself, each once; what others pulled along is not told."""
-    found = {node: "a worker died or does not answer" for node in idle.silent_nodes}
+    found = dict.fromkeys(idle.silent_nodes, "a worker died or does not answer")
     for left in sorted(attempt.left.values(), key=lambda one: one.worker, reverse=True):
         if left.how is Leaving.FAILED and left.kind in OF_THE_NODE:
             found[left.node_id] = left.detail

@@ -12,10 +12,10 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import structlog
@@ -42,6 +42,8 @@ STEM_TIMEOUT_S = 300.0
 PEOPLE = "people"
 """Threads of the actor that serve people alone: whoever watches a command must not keep the run's own calls waiting."""
 _PEOPLE_THREADS = 12
+F = TypeVar("F", bound=Callable[..., Any])
+_for_people: Callable[[F], F] = ray.method(concurrency_group=PEOPLE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,28 +175,28 @@ class NodeAgent:
         for rank in self._roster.gone(attempt, worker):
             self._commands.rank_left(rank)
 
-    @ray.method(concurrency_group=PEOPLE)
+    @_for_people
     def stacks(self, rank: int | None) -> tuple[RankStack, ...]:
         """Where the ranks of this node stand; of one rank, or of all."""
         ranks = self._roster.ranks()
         return read_stacks(ranks if rank is None else {rank: self._roster.find(rank)})
 
-    @ray.method(concurrency_group=PEOPLE)
+    @_for_people
     def begin(self, rank: int, command: Sequence[str]) -> str:
         """Start a command beside a rank; what it is called. Raises: UserError."""
         return self._commands.begin(rank, command)
 
-    @ray.method(concurrency_group=PEOPLE)
+    @_for_people
     def hear(self, name: str, taken: int, wait_s: float) -> Heard:
         """What a command has said. Raises: UserError."""
         return self._commands.find(name).hear(taken, wait_s)
 
-    @ray.method(concurrency_group=PEOPLE)
+    @_for_people
     def tell(self, name: str, data: bytes, end: bool) -> bool:
         """Input for a command, or its end; False: try again later. Raises: UserError."""
         return self._commands.find(name).tell(data, end=end)
 
-    @ray.method(concurrency_group=PEOPLE)
+    @_for_people
     def let_go(self, name: str) -> None:
         """End a command if it runs, and forget it."""
         self._commands.let_go(name)

@@ -58,7 +58,7 @@ class NoteKind(enum.StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
     """Something that happened in a job at `at_s` (UTC seconds). `id` tells it from all others of the job; it is told
-    again and again, and counts once. `node`, `rank`: where, as far as it has a place; `data` is for people and pages."""
+    again and again, and counts once. `node`, `rank`: where, if it has a place; `data` is for people and pages."""
 
     id: str
     at_s: float
