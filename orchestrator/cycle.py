@@ -73,8 +73,11 @@ def run_cycle(ports: Ports) -> CycleReport:
     #    before its runner may forget it; a runner that is out of sight changes nothing.
     now_s = ports.clock.now_s()
     _hear(ports, now_s)
-    headroom = ports.endpoints.headroom()
-    pools = tuple(replace(pool, headroom=headroom.get(pool.name, 0)) for pool in ports.capacity.observe())
+    headroom, owed = ports.endpoints.headroom(), ports.endpoints.owed()
+    pools = tuple(
+        replace(pool, headroom=headroom.get(pool.name, 0), owed=owed.get(pool.name, ()))
+        for pool in ports.capacity.observe()
+    )
     snapshot = ports.ledger.snapshot(pools, now_s=now_s)
     # 2. Decide.
     decisions = decide(snapshot)

@@ -10,18 +10,20 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from orchestrator.api.promises import SHORTEST_STEP_S, Fastest, check_budget, check_deadline
 from orchestrator.cycle import decide
 from orchestrator.ledger.errors import LedgerError
+from orchestrator.ledger.experience import Experience
 from orchestrator.ledger.facts import ClusterFacts
-from orchestrator.ledger.rows import JobRow, JobShape
+from orchestrator.ledger.rows import JobShape
 from orchestrator.ledger.submission import NewJob
 from orchestrator.policy.queueing.decisions import Admit, Explanation, WaitReason
 from orchestrator.policy.queueing.from_spec import tenant_of
-from orchestrator.policy.queueing.money import bill
 from orchestrator.policy.queueing.parties import Purse
 from orchestrator.policy.queueing.places import Pool, flat_pool
 from orchestrator.policy.queueing.values import Job, Snapshot
 from orchestrator.policy.queueing.why import verdict_of
+from orchestrator.policy.windows import Window
 from orchestrator.spec import Cluster
 from orchestrator.spec.errors import ExitCode
 from orchestrator.spec.fields import did_you_mean
@@ -29,8 +31,6 @@ from orchestrator.spec.fields import did_you_mean
 _UNBOUNDED = 10**7
 """Devices of a pool of which nobody says how many there could be."""
 _REMEMBERED = 2048
-# Nothing that a worker does is booked in less than this.
-_SHORTEST_STEP_S = 0.001
 _NEVER = frozenset(
     {
         WaitReason.NO_MATCHING_POOL,
@@ -51,10 +51,10 @@ class Admission:
     facts: ClusterFacts
     seen: tuple[Pool, ...] = ()
     _verdicts: OrderedDict[tuple[object, ...], LedgerError | None] = field(default_factory=OrderedDict)
+    _most: OrderedDict[tuple[object, ...], int] = field(default_factory=OrderedDict)
 
-    def check(self, job: NewJob, *, before: JobRow | None = None) -> None:
-        """Raises: LedgerError (unknown, forbidden, never). `before` is an earlier run of the same name: what its
-        steps cost is known."""
+    def check(self, job: NewJob, *, now_s: float, known: Experience | None = None) -> None:
+        """Raises: LedgerError (unknown, forbidden, never). `known`: what steps of the same work cost before."""
         self._names(job)
         key = (job.queue, job.tenant, _facet(job.shape))
         if key in self._verdicts:
@@ -66,23 +66,25 @@ class Admission:
         found = self._verdicts[key]
         if found is not None:
             raise LedgerError(found.problem, code=found.code, where=f"job {job.name}", next_step=found.next_step)
-        self._budget(job, before)
+        check_budget(job, _value(job), self._prices(job.shape), known)
+        if job.shape.deadline_s is not None and job.shape.steps is not None:
+            check_deadline(job, self._fastest(job, known), now_s=now_s, window=self._window(job))
 
     def _names(self, job: NewJob) -> None:
         where = f"job {job.name}"
         tenants = [one.name for one in self.facts.tenants]
         if tenants and job.tenant not in tenants:
-            raise _unknown("tenant", job.tenant, tenants, f"{where}: metadata.tenant")
+            raise unknown_name("tenant", job.tenant, tenants, f"{where}: metadata.tenant")
         queues = {one.name: one for one in self.facts.queues}
         queue = queues.get(job.queue)
         if queue is None:
-            raise _unknown("queue", job.queue, list(queues), f"{where}: spec.queue")
+            raise unknown_name("queue", job.queue, list(queues), f"{where}: spec.queue")
         if queue.tenants and job.tenant not in queue.tenants:
             problem = f"tenant {job.tenant!r} may not submit to queue {job.queue!r}; {_listed(queue.tenants)} may"
             raise LedgerError(problem, code=ExitCode.FORBIDDEN, where=where, next_step="Name another queue")
         windows = [one.window.name for one in self.facts.windows]
         if job.shape.window is not None and job.shape.window not in windows:
-            raise _unknown("window", job.shape.window, windows, f"{where}: spec.window")
+            raise unknown_name("window", job.shape.window, windows, f"{where}: spec.window")
 
     def _never(self, job: NewJob) -> LedgerError | None:
         value = _value(job)
@@ -95,9 +97,10 @@ class Admission:
         if why.reason not in _NEVER:
             return None
         largest = self._largest(value)
-        workers = f"spec.workers.min: {value.sizes[0]} can never start: {why.detail}"
+        least = "replicas.min" if value.serves else "workers.min"
+        workers = f"spec.{least}: {value.sizes[0]} can never start: {why.detail}"
         if largest:
-            step = f"The largest that could is {largest}: set workers.min to {largest} or less"
+            step = f"The largest that could is {largest}: set {least} to {largest} or less"
         else:
             step = "Name another queue, or ask for another resource; 'tide queue ls' shows what queues have"
         return LedgerError(workers, code=ExitCode.NEVER, next_step=step)
@@ -129,41 +132,48 @@ class Admission:
                 pool.name, most, resource=pool.resource, device=pool.device, micro_usd_per_device_hour=price
             )
 
+    def _prices(self, shape: JobShape) -> list[int]:
+        """What devices of the kind that it asks for may cost."""
+        pools = [pool for pool in self._grown() if pool.resource == shape.resource and pool.observed]
+        return [pool.micro_usd_per_device_hour for pool in pools]
+
+    def _fastest(self, job: NewJob, known: Experience | None) -> Fastest:
+        """The least time that all its steps take, with the most workers that it could ever hold."""
+        key = (job.queue, job.tenant, _facet(job.shape))
+        if key not in self._most:
+            value = _value(job)
+            self._most[key] = next(
+                size for size in reversed(value.sizes) if size == value.sizes[0] or self._alone_at(value, size)
+            )
+            if len(self._most) > _REMEMBERED:
+                self._most.popitem(last=False)
+        workers, steps = self._most[key], job.shape.steps or 0
+        kinds = {pool.device for pool in self.cluster.spec.pools if pool.resource == job.shape.resource}
+        measured = {pool.device for pool in self.cluster.spec.pools if known is not None and pool.name in known.pools}
+        if known is None or kinds != measured:
+            # On another kind of device a step may take less than it ever did.
+            return Fastest(run_s=steps * SHORTEST_STEP_S, workers=workers, measured_on=None)
+        return Fastest(run_s=steps * known.step_s(workers), workers=workers, measured_on=known.job)
+
+    def _alone_at(self, job: Job, workers: int) -> bool:
+        return self._alone(replace(job, sizes=(workers,))) is None
+
+    def _window(self, job: NewJob) -> Window | None:
+        """The hours that it must keep to; a schedule chooses its own begin."""
+        if job.scheduled or job.shape.window is None:
+            return None
+        return next(one.window for one in self.facts.windows if one.window.name == job.shape.window)
+
     def _largest(self, job: Job) -> int:
         """The largest gang that would start, by bisection; 0 if none would."""
         low, high = 0, job.sizes[0]
         while high - low > 1:
             middle = (low + high) // 2
-            if self._alone(replace(job, sizes=(middle,))) is None:
+            if self._alone_at(job, middle):
                 low = middle
             else:
                 high = middle
         return low
-
-    def _budget(self, job: NewJob, before: JobRow | None) -> None:
-        shape = job.shape
-        if shape.budget_micro_usd is None and shape.budget_device_ms is None:
-            return
-        value = _value(job)
-        prices = [
-            pool.micro_usd_per_device_hour
-            for pool in self._grown()
-            if pool.resource == shape.resource and pool.observed
-        ]
-        least = bill(value, value.sizes[0], _SHORTEST_STEP_S, min(prices, default=0))
-        micro_usd, device_ms, how = max(1, least.micro_usd) if any(prices) else 0, least.device_ms, "at the very least"
-        if before is not None and before.steps_done:
-            micro_usd = max(micro_usd, before.spent_micro_usd // before.steps_done)
-            device_ms = max(device_ms, before.spent_device_ms // before.steps_done)
-            how = f"as measured on {before.id}"
-        for key, limit, cost, unit in (
-            ("usd", shape.budget_micro_usd, micro_usd / 1e6, 1e6),
-            ("device_hours", shape.budget_device_ms, device_ms / 3.6e6, 3.6e6),
-        ):
-            if limit is not None and limit / unit < cost:
-                problem = f"spec.budget.{key}: {limit / unit:g} is less than one step costs, {cost:g} {how}"
-                step = f"Give it {cost:g} for each of its steps"
-                raise LedgerError(problem, code=ExitCode.NEVER, where=f"job {job.name}", next_step=step)
 
 
 def _facet(shape: JobShape) -> tuple[object, ...]:
@@ -184,10 +194,12 @@ def _value(job: NewJob) -> Job:
         coupling=shape.coupling,
         # The least that it could ever cost: whether it can pay for all of it shows as it goes.
         work_s=0.0,
+        serves=shape.kind == "Endpoint",
     )
 
 
-def _unknown(noun: str, name: str, known: list[str], where: str) -> LedgerError:
+def unknown_name(noun: str, name: str, known: list[str], where: str) -> LedgerError:
+    """There is no such queue, tenant, pool or window."""
     step = did_you_mean(name, tuple(known)) or "'tide queue ls' lists what the cluster has"
     return LedgerError(
         f"there is no {noun} {name!r}; there are {_listed(known)}", code=ExitCode.UNKNOWN, where=where, next_step=step

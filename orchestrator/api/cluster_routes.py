@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Request
 from orchestrator.api import documents, models, render
 from orchestrator.api.differences import live_changes, must_drain
 from orchestrator.api.openapi import document_body
-from orchestrator.api.parts import NameFilter, TheCaller, TheService
+from orchestrator.api.parts import NameFilter, TheCaller, TheService, known_names
 from orchestrator.api.problems import responses
 from orchestrator.api.service import Service
 from orchestrator.ledger.errors import ConflictError, LedgerError
@@ -25,6 +25,7 @@ from orchestrator.spec.names import NAME_PATTERN
 router = APIRouter(prefix="/api/v1", tags=["cluster"])
 _LIVE = tuple(state for state in JobState if state not in ENDED)
 _USED_FOR = ("useful", "stalled", "lost", "draining", "idle", "open", "held")
+_MOST_RUNNING = 200
 QueueName = Annotated[str, Path(pattern=NAME_PATTERN)]
 
 
@@ -145,7 +146,7 @@ def _pools(service: Service) -> list[dict[str, Any]]:
     return items
 
 
-@router.get("/leases", response_model=models.LeaseList, responses=responses())
+@router.get("/leases", response_model=models.LeaseList, responses=responses(404))
 async def list_leases(
     service: TheService, caller: TheCaller, pool: NameFilter = None, tenant: NameFilter = None
 ) -> dict[str, Any]:
@@ -153,8 +154,10 @@ async def list_leases(
     if tenant is not None:
         caller.need_tenant(tenant)
     only = tenant or caller.only_tenant
-    rows = await service.reading(service.read.leases, pool=pool)
-    return {"items": [render.lease(row) for row in rows if only in (None, row.tenant)]}
+    rows = [row for row in await service.reading(service.read.leases, pool=pool) if only in (None, row.tenant)]
+    if not rows:
+        await known_names(service, pool=pool, tenant=tenant)
+    return {"items": [render.lease(row) for row in rows]}
 
 
 @router.get("/usage", response_model=models.Usage, responses=responses())
@@ -185,7 +188,20 @@ def _usage(service: Service, only: str | None) -> dict[str, Any]:
         for one in service.read.tenant_usage()
         if only in (None, one.tenant)
     ]
-    return {"pools": dict(sorted(pools.items())) if only is None else {}, "tenants": tenants}
+    return {
+        "pools": dict(sorted(pools.items())) if only is None else {},
+        "tenants": tenants,
+        "running": _running(service, only),
+    }
+
+
+def _running(service: Service, only: str | None) -> list[dict[str, Any]]:
+    """Jobs that hold devices on pools that say more than a price."""
+    rows = service.read.jobs(JobFilter(tenant=only, states=tuple(HOLDING), limit=_MOST_RUNNING))
+    found = [(row, render.footprint(service.footprint(row.id))) for row in rows]
+    return [
+        {"job": row.id, "kind": row.shape.kind, "tenant": row.tenant, **used} for row, used in found if used is not None
+    ]
 
 
 @router.get("/cluster", response_model=models.AppliedCluster, responses=responses(404))

@@ -15,14 +15,15 @@ from fastapi import Request
 from pydantic import ValidationError
 
 from orchestrator.api.problems import ApiError, ProblemCode
-from orchestrator.spec import Cluster, SpecError, TrainJob, load_text
+from orchestrator.ledger.submission import Holder
+from orchestrator.spec import Cluster, Endpoint, SpecError, Study, TrainJob, load_text
 from orchestrator.spec.base import API_VERSION
 from orchestrator.spec.errors import ExitCode
 from orchestrator.spec.problems import Code, FindingsError, Problem
 from orchestrator.spec.reader import MAX_BYTES, MAX_DEPTH
 from orchestrator.spec.scalars import Plain, shown
 
-K = TypeVar("K", TrainJob, Cluster)
+K = TypeVar("K", TrainJob, Endpoint, Study, Cluster)
 MAX_DOCUMENT_BYTES = MAX_BYTES
 MAX_BATCH = 2_000
 MAX_BATCH_BYTES = 16 * 2**20
@@ -45,6 +46,30 @@ async def read_one(request: Request, kind: type[K], *, now: dt.datetime, tenant:
         return parse_json(text, kind, now=now, tenant=tenant)
     spec = _only(load_text(text, "body", now=now), kind)
     return _with_tenant(spec, tenant)
+
+
+async def read_holder(request: Request, *, now: dt.datetime, tenant: str | None = None) -> Holder:
+    """As `read_one`, for whatever can be submitted: the document's kind says what it is."""
+    body = await request.body()
+    text = _decoded(body)
+    if _media_type(request) == _JSON:
+        match _kind_in(_loads(text)):
+            case "Endpoint":
+                return parse_json(text, Endpoint, now=now, tenant=tenant)
+            case "Study":
+                return parse_json(text, Study, now=now, tenant=tenant)
+            case _:
+                return parse_json(text, TrainJob, now=now, tenant=tenant)
+    specs = load_text(text, "body", now=now)
+    if len(specs) == 1 and isinstance(specs[0], Endpoint):
+        return _with_tenant(specs[0], tenant)
+    if len(specs) == 1 and isinstance(specs[0], Study):
+        return _with_tenant(specs[0], tenant)
+    return _with_tenant(_only(specs, TrainJob), tenant)
+
+
+def _kind_in(data: Any) -> str:
+    return str(data.get("kind")) if isinstance(data, dict) else ""
 
 
 async def read_batch(request: Request) -> list[Any]:

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 
 from orchestrator.api import documents, models, render
 from orchestrator.api.callers import Caller
+from orchestrator.api.intake import admitted, all_admitted
 from orchestrator.api.openapi import document_body, items_body
 from orchestrator.api.paging import after_of, cursor_of
 from orchestrator.api.parts import (
@@ -22,6 +23,7 @@ from orchestrator.api.parts import (
     TheCaller,
     TheService,
     job_for,
+    known_names,
 )
 from orchestrator.api.problems import responses
 from orchestrator.api.service import Applied, Service
@@ -30,19 +32,20 @@ from orchestrator.ledger.keys import Role
 from orchestrator.ledger.reading import JobFilter
 from orchestrator.ledger.rows import JobRow
 from orchestrator.ledger.states import ENDED, JobState
-from orchestrator.ledger.submission import NewJob, Submission, new_job
-from orchestrator.spec import TrainJob
+from orchestrator.ledger.submission import NewJob, Submission
 
 router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"])
+PREFIX_PATTERN = r"^[a-z0-9][a-z0-9.-]{0,79}$"
 
 
-@router.get("", response_model=models.JobList, responses=responses())
+@router.get("", response_model=models.JobList, responses=responses(404))
 async def list_jobs(
     service: TheService,
     caller: TheCaller,
     tenant: NameFilter = None,
     queue: NameFilter = None,
     name: NameFilter = None,
+    prefix: Annotated[str | None, Query(pattern=PREFIX_PATTERN, description="How their ids begin.")] = None,
     state: Annotated[
         list[JobState] | None, Query(max_length=len(JobState), description="Repeat it for several.")
     ] = None,
@@ -57,13 +60,19 @@ async def list_jobs(
         queue=queue,
         states=None if state is None else tuple(state),
         name=name,
+        prefix=prefix,
         after=after_of(cursor),
         limit=limit + 1,
     )
     rows, sizes = await service.reading(_page, service, which)
+    if not rows:
+        await known_names(service, queue=queue, tenant=tenant)
     shown = rows[:limit]
     following = cursor_of(shown[-1].id) if len(rows) > limit else None
-    return {"items": [render.job(row, sizes.get(row.id, 0)) for row in shown], "next_cursor": following}
+    return {
+        "items": [render.job(row, sizes.get(row.id, 0), service.ledger.heard(row.id)) for row in shown],
+        "next_cursor": following,
+    }
 
 
 def _page(service: Service, which: JobFilter) -> tuple[list[JobRow], dict[str, int]]:
@@ -76,10 +85,10 @@ def _page(service: Service, which: JobFilter) -> tuple[list[JobRow], dict[str, i
     status_code=201,
     response_model=models.Submitted,
     responses={200: {"model": models.Submitted, "description": "Replayed."}, **responses(404, 409, 413, 415)},
-    openapi_extra=document_body("TrainJob"),
+    openapi_extra=document_body("TrainJob", "Endpoint", "Study"),
 )
 async def submit(request: Request, service: TheService, caller: TheCaller, key: IdempotencyKey = None) -> JSONResponse:
-    """Accept a job; when this is answered, it is on the disk."""
+    """Accept a job, an endpoint or a study; when this is answered, it is on the disk."""
     return await accept_job(request, service, caller, key)
 
 
@@ -87,9 +96,9 @@ async def accept_job(request: Request, service: Service, caller: Caller, key: st
     """As `submit`, for whoever does without the framework."""
     caller.need(Role.OPERATOR)
     applied = await service.applied()
-    job = await documents.read_one(request, TrainJob, now=service.now(), tenant=caller.only_tenant)
-    new = _checked(service, applied, caller, job, service.clock())
-    await _measured(service, applied, new)
+    job = await documents.read_holder(request, now=service.now(), tenant=caller.only_tenant)
+    caller.need_tenant(job.metadata.tenant)
+    new = await admitted(service, applied, job, service.clock())
     one = Submission(jobs=(new,), actor=caller.actor, scope=caller.scope, key=key)
     accepted = await service.writer.submit(one)
     answer = {"id": accepted.ids[0], "replayed": accepted.replayed}
@@ -122,23 +131,9 @@ def _all_checked(
     service: Service, applied: Applied, caller: Caller, items: list[Any], now: dt.datetime, tenant: str | None
 ) -> tuple[NewJob, ...]:
     jobs = documents.parse_items(items, now=now, tenant=tenant)
-    return tuple(_checked(service, applied, caller, job, now.timestamp()) for job in jobs)
-
-
-def _checked(service: Service, applied: Applied, caller: Caller, job: TrainJob, now_s: float) -> NewJob:
-    caller.need_tenant(job.metadata.tenant)
-    new = new_job(job, applied.cluster, now_s=now_s)
-    applied.admission.check(new)
-    return new
-
-
-async def _measured(service: Service, applied: Applied, new: NewJob) -> None:
-    """A job with a budget is held to what its last run's steps cost."""
-    if new.shape.budget_micro_usd is None and new.shape.budget_device_ms is None:
-        return
-    which = JobFilter(name=new.name, limit=1)
-    if await service.reading(service.read.jobs, which):
-        applied.admission.check(new, before=await service.reading(service.read.latest, new.name))
+    for job in jobs:
+        caller.need_tenant(job.metadata.tenant)
+    return all_admitted(service, applied, jobs, now.timestamp())
 
 
 @router.get("/{job}", response_model=models.JobDetail, responses=responses(404))
@@ -153,8 +148,11 @@ def _detail(service: Service, row: JobRow) -> dict[str, Any]:
     attempts = read.attempts(row.id)
     now = sum(one.world_size for one in attempts[-1:] if one.ended_ms is None)
     return {
-        **render.job(row, now),
+        **render.job(row, now, service.ledger.heard(row.id)),
+        "serving": service.describe(row.id) if row.shape.kind == "Endpoint" and row.state not in ENDED else None,
+        "footprint": render.footprint(service.footprint(row.id)),
         "attempts": [render.attempt(one) for one in attempts],
+        "notices": [render.notice(one) for one in read.notices(row.id)],
         "usage": read.usage(row.id),
         "stragglers": [] if row.state in ENDED else render.stragglers(read.told(row.id, render.OF_STRAGGLERS)),
         "document": read.document(row.id),
@@ -172,7 +170,7 @@ async def _do(
         await service.writer.do(lambda: work(row.id))
     after = await service.reading(service.read.job, row.id)
     sizes = await service.reading(service.read.world_sizes, [row.id])
-    return render.job(after, sizes.get(row.id, 0))
+    return render.job(after, sizes.get(row.id, 0), service.ledger.heard(row.id))
 
 
 _VERB: dict[str, Any] = {"response_model": models.Job, "responses": responses(404, 409)}

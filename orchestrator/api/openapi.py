@@ -17,9 +17,10 @@ _DESCRIPTION = (
 )
 
 
-def document_body(kind: str) -> dict[str, Any]:
-    """A request body that is one document of a kind, as JSON or YAML."""
-    schema = {"$ref": f"#/components/schemas/{kind}"}
+def document_body(*kinds: str) -> dict[str, Any]:
+    """A request body that is one document of one of these kinds, as JSON or YAML."""
+    schemas: list[dict[str, Any]] = [{"$ref": f"#/components/schemas/{kind}"} for kind in kinds]
+    schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
     content = {"application/json": {"schema": schema}, "application/yaml": {"schema": {"type": "string"}}}
     return {"requestBody": {"required": True, "content": content}}
 
@@ -46,7 +47,7 @@ def items_body(kind: str, most: int) -> dict[str, Any]:
 def _kind_schemas() -> dict[str, Any]:
     """The schemas of the kinds that are sent, and of their parts, under names of their own."""
     found: dict[str, Any] = {}
-    for kind in ("TrainJob", "Cluster"):
+    for kind in ("TrainJob", "Endpoint", "Study", "Cluster"):
         schema = json_schema(kind)
         parts = schema.pop("$defs", {})
         schema.pop("$schema", None)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Path, Query, Request
 
+from orchestrator.api.admission import unknown_name
 from orchestrator.api.callers import Caller
 from orchestrator.api.models import JOB_PATTERN
 from orchestrator.api.service import Service
@@ -51,3 +52,19 @@ async def job_for(service: Service, caller: Caller, name: str, role: Role = Role
     row = await service.job(name)
     caller.need_job(row, role)
     return row
+
+
+async def known_names(
+    service: Service, *, queue: str | None = None, tenant: str | None = None, pool: str | None = None
+) -> None:
+    """Raises: LedgerError (unknown) for a name that the Cluster does not have. Asked where nothing was found: what is
+    left of a queue that was removed can still be read."""
+    if queue is tenant is pool is None:
+        return
+    spec = (await service.applied()).cluster.spec
+    queues = [one.name for one in spec.queues] or ["default"]
+    tenants = [one.name for one in spec.tenants]
+    pools = [one.name for one in spec.pools]
+    for noun, name, names in (("queue", queue, queues), ("tenant", tenant, tenants), ("pool", pool, pools)):
+        if name is not None and names and name not in names:
+            raise unknown_name(noun, name, names, f"query {noun}")

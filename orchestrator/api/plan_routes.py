@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, assert_never
 
 from fastapi import APIRouter, Query, Request
 
 from orchestrator.api import documents, models, render
+from orchestrator.api.intake import admitted
 from orchestrator.api.openapi import document_body
 from orchestrator.api.parts import JobId, TheCaller, TheService, job_for
 from orchestrator.api.problems import ApiError, ProblemCode, responses
@@ -17,14 +18,14 @@ from orchestrator.ledger.errors import UnknownJobError
 from orchestrator.ledger.keys import Role
 from orchestrator.ledger.rows import JobRow
 from orchestrator.ledger.states import JobState
-from orchestrator.ledger.submission import new_job
+from orchestrator.ledger.submission import Holder, NewJob
 from orchestrator.policy.queueing.decisions import Admit, Decisions
 from orchestrator.policy.queueing.edits import Edit, MoveToQueue, SetCoupling, SetMinWorkers, SetPriority, SetWindow
-from orchestrator.policy.queueing.from_spec import Progress, job_of
-from orchestrator.policy.queueing.values import Coupling, Snapshot
+from orchestrator.policy.queueing.from_spec import Progress, job_of, replicas_of, search_of
+from orchestrator.policy.queueing.values import Coupling, Job, Snapshot
 from orchestrator.policy.queueing.why import edited, verdict_of
 from orchestrator.policy.queueing.why import why as explain
-from orchestrator.spec import Cluster, TrainJob
+from orchestrator.spec import Cluster, Endpoint, Study, TrainJob
 from orchestrator.spec.errors import ExitCode
 
 router = APIRouter(prefix="/api/v1", tags=["decisions"])
@@ -38,28 +39,43 @@ async def get_plan(service: TheService, caller: TheCaller) -> models.Plan:
 
 
 @router.post(
-    "/plan", response_model=models.Plan, responses=responses(404, 413, 415), openapi_extra=document_body("TrainJob")
+    "/plan",
+    response_model=models.Plan,
+    responses=responses(404, 413, 415),
+    openapi_extra=document_body("TrainJob", "Endpoint", "Study"),
 )
 async def try_plan(request: Request, service: TheService, caller: TheCaller) -> models.Plan:
     """What the next cycle would do if this job were submitted now; it is not."""
     caller.need(Role.OPERATOR)
     applied = await service.applied()
-    job = await documents.read_one(request, TrainJob, now=service.now(), tenant=caller.only_tenant)
+    job = await documents.read_holder(request, now=service.now(), tenant=caller.only_tenant)
     caller.need_tenant(job.metadata.tenant)
-    applied.admission.check(new_job(job, applied.cluster, now_s=service.clock()))
-    return await service.deciding(lambda: _with(service, job, applied.cluster, caller.only_tenant))
+    new = await admitted(service, applied, job, service.clock())
+    return await service.deciding(lambda: _with(service, job, new, applied.cluster, caller.only_tenant))
 
 
-def _with(service: Service, job: TrainJob, cluster: Cluster, tenant: str | None) -> models.Plan:
+def _with(service: Service, job: Holder, new: NewJob, cluster: Cluster, tenant: str | None) -> models.Plan:
     snapshot = service.snapshot()
-    unmet = tuple(name for name in job.spec.after if not _succeeded(service, name))
-    value = job_of(job, cluster, Progress(submitted_s=snapshot.now_s, unmet=unmet))
+    value = replace(_value(service, job, cluster, snapshot.now_s), work_s=new.shape.work_s)
     running = {one.job.id for one in snapshot.running}
     if value.id in running:
         number = next(number for number in range(2, len(running) + 3) if f"{value.id}.{number}" not in running)
         value = replace(value, id=f"{value.id}.{number}")
     waiting = tuple(one for one in snapshot.waiting if one.id != value.id)
     return _plan(replace(snapshot, waiting=(*waiting, value)), value.id, tenant)
+
+
+def _value(service: Service, spec: Holder, cluster: Cluster, now_s: float) -> Job:
+    match spec:
+        case TrainJob():
+            unmet = tuple(name for name in spec.spec.after if not _succeeded(service, name))
+            return job_of(spec, cluster, Progress(submitted_s=now_s, unmet=unmet))
+        case Endpoint():
+            return replicas_of(spec, cluster, submitted_s=now_s)
+        case Study():
+            return search_of(spec, cluster, Progress(submitted_s=now_s))
+        case _:
+            assert_never(spec)
 
 
 def _succeeded(service: Service, name: str) -> bool:
@@ -92,7 +108,8 @@ async def why(
         list[str] | None, Query(max_length=8, description=f"KEY=VALUE; keys: {_EDITS}. Repeat it for several.")
     ] = None,
 ) -> models.Why:
-    """Why a job waits, until when, and what would start it: each change was tried on a copy before it is said."""
+    """Why a job waits, until when, and what would start it: each change was tried on a copy before it is said. Decided
+    anew on what is there now; of a job that runs, what the next cycle would do to it."""
     row = await job_for(service, caller, job)
     edits = [_edit(row.id, text) for text in what_if or ()]
     return await service.deciding(lambda: _why(service, row, edits))
@@ -100,9 +117,16 @@ async def why(
 
 def _why(service: Service, row: JobRow, edits: list[Edit]) -> models.Why:
     snapshot = service.snapshot()
-    if all(one.id != row.id for one in snapshot.waiting):
-        return models.Why(job=row.id, state=row.state, detail=row.detail, verdict=None, unblock=[], what_if=None)
-    answer = explain(snapshot, row.id)
+    # Read again: it may have started since it was found.
+    row = service.read.job(row.id)
+    runs = any(one.job.id == row.id for one in snapshot.running)
+    if not runs and all(one.id != row.id for one in snapshot.waiting):
+        return models.Why(job=row.id, state=row.state, detail=row.detail)
+    decisions = decide(snapshot)
+    if runs:
+        effects = [render.effect(one) for one in decisions.changes if one.job == row.id]
+        return models.Why(job=row.id, state=row.state, detail=row.detail, effect=next(iter(effects), None))
+    answer = explain(snapshot, row.id, decisions)
     found = render.verdict(answer.verdict)
     other = render.verdict(verdict_of(decide(edited(snapshot, edits)), row.id)) if edits else None
     return models.Why(

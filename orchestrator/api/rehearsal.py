@@ -6,10 +6,11 @@ second. Nothing is trained, and nothing outside is touched.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.ledger.repository import Ledger
 from orchestrator.policy.queueing.decisions import Admit, Resize, workers_in
@@ -25,6 +26,8 @@ from orchestrator.sim.outside import SimClock, SimEndpoints, SimRunner
 from orchestrator.spec.cluster_pools import Pool as PoolSpec
 
 _DEVICES_WHERE_NONE_ARE_SAID = 8
+_ENDLESS_S = 1e15
+"""An endpoint serves until it is cancelled."""
 
 
 @dataclass(slots=True)
@@ -72,13 +75,17 @@ class RehearsedRunner:
     now_s: Callable[[], float] = time.time
     _clock: SimClock = field(default_factory=SimClock)
     _runner: SimRunner = field(init=False)
+    _steps: dict[str, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self._runner = SimRunner(self._clock, self._work)
 
     def _work(self, job: str) -> float:
-        return float(self.ledger.read.job(job).shape.steps or 1)
+        """A step is a second of one worker."""
+        shape = self.ledger.read.job(job).shape
+        self._steps[job] = shape.steps or 1
+        return _ENDLESS_S if shape.kind == "Endpoint" else float(self._steps[job])
 
     def ask(self, order: Order) -> None:
         """See `ports.Runner`."""
@@ -94,7 +101,12 @@ class RehearsedRunner:
         """See `ports.Runner`."""
         with self._lock:
             self._clock.at_s = self.now_s()
-            return self._runner.reports()
+            return tuple(self._with_steps(report) for report in self._runner.reports())
+
+    def _with_steps(self, report: Report) -> Report:
+        if report.work_left_s is None:
+            return report
+        return replace(report, steps_done=max(0, self._steps[report.job] - math.ceil(report.work_left_s)))
 
     def acknowledge(self, ended: tuple[Report, ...]) -> None:
         """See `ports.Runner`."""

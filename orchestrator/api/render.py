@@ -8,12 +8,14 @@ import json
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
+from urllib.parse import urlsplit
 
 from orchestrator.api import models
+from orchestrator.api.progress import Progress, progress_of
 from orchestrator.ledger.keys import KeyRow
 from orchestrator.ledger.life import placement_of
 from orchestrator.ledger.reading import Event
-from orchestrator.ledger.rows import AttemptRow, JobRow, LeaseRow
+from orchestrator.ledger.rows import AttemptRow, JobRow, LeaseRow, NoticeRow
 from orchestrator.policy.queueing import edits
 from orchestrator.policy.queueing.decisions import (
     Admit,
@@ -27,7 +29,8 @@ from orchestrator.policy.queueing.decisions import (
     workers_in,
 )
 from orchestrator.policy.queueing.edits import Edit
-from orchestrator.policy.queueing.orders import NoteKind
+from orchestrator.policy.queueing.orders import NoteKind, Report
+from orchestrator.service.footprint import Footprint
 
 _MS_PER_HOUR = 3_600_000
 OF_STRAGGLERS = frozenset({NoteKind.STRAGGLER.value, NoteKind.STRAGGLER_OVER.value})
@@ -64,12 +67,13 @@ def stragglers(told: Iterable[Event]) -> list[dict[str, Any]]:
     return [slow[rank] for rank in sorted(slow)]
 
 
-def job(row: JobRow, workers_now: int) -> dict[str, Any]:
-    """A job."""
-    shape = row.shape
+def job(row: JobRow, workers_now: int, heard: tuple[Report, int] | None = None) -> dict[str, Any]:
+    """A job; `heard` is what its attempt said last, and when."""
+    shape, known = row.shape, progress_of(row, heard, workers_now)
     return {
         "id": row.id,
         "name": row.name,
+        "kind": shape.kind,
         "run": row.run,
         "tenant": row.tenant,
         "queue": row.queue,
@@ -91,14 +95,28 @@ def job(row: JobRow, workers_now: int) -> dict[str, Any]:
         "ended_at": instant_ms(row.ended_ms),
         "deadline": None if shape.deadline_s is None else instant(shape.deadline_s),
         "attempt": row.attempt,
-        "steps_done": row.steps_done,
+        "steps_done": row.steps_done if known is None else known.steps_done,
         "steps": shape.steps,
+        "progress": None if known is None else _progress(known),
         "failures": row.failures,
         "preemptions": row.preemptions,
         "resizes": row.resizes,
         "spent_usd": usd(row.spent_micro_usd),
         "device_hours": row.spent_device_ms / _MS_PER_HOUR,
     }
+
+
+def _progress(known: Progress) -> dict[str, Any]:
+    return {
+        "heard_at": instant_ms(known.heard_ms),
+        "steps_per_s": known.steps_per_s,
+        "finish_at": instant_ms(known.finish_ms),
+    }
+
+
+def footprint(found: Footprint | None) -> dict[str, float | None] | None:
+    """What a job has used."""
+    return None if found is None else {"kwh": found.kwh, "g_co2": found.g_co2, "usd": found.usd}
 
 
 def attempt(row: AttemptRow) -> dict[str, Any]:
@@ -155,6 +173,21 @@ def event(row: Event) -> dict[str, Any]:
         "tenant": row.tenant,
         "actor": row.actor,
         "data": row.data,
+    }
+
+
+def notice(row: NoticeRow) -> dict[str, Any]:
+    """A message to an address, of which only the host is shown."""
+    waits = row.next_ms is not None
+    return {
+        "id": row.id,
+        "event": row.event,
+        "host": urlsplit(row.url).netloc,
+        "state": "waiting" if waits else "given_up" if row.delivered_ms is None else "delivered",
+        "tries": row.tries,
+        "next_try_at": instant_ms(row.next_ms),
+        "delivered_at": instant_ms(row.delivered_ms),
+        "said": row.said,
     }
 
 

@@ -41,7 +41,8 @@ from orchestrator.ledger.repository import Ledger
 from orchestrator.ledger.schema import check_schema, upgrade, version_of
 from orchestrator.ledger.states import ENDED, JobState
 from orchestrator.ports import UnreachableError
-from orchestrator.service.folders import JOBS_FOLDER
+from orchestrator.service.folders import JOBS_FOLDER, SECRETS_FOLDER
+from orchestrator.service.herald import Herald
 from orchestrator.service.local_nodes import default_cluster
 from orchestrator.service.logs import FileLogArchive
 from orchestrator.service.loop import ControlLoop, LivePorts
@@ -95,6 +96,9 @@ def run_server(options: ServerOptions, *, say: Callable[[str], None]) -> None:
         stack.callback(service.close)
         loop.start()
         stack.callback(loop.stop)
+        herald = Herald(ledger, options.home / SECRETS_FOLDER, time.time, service.hook_hosts)
+        herald.start()
+        stack.callback(herald.stop)
         _write_lock(lock, listeners)
         say(f"listening on {', '.join(one.address for one in listeners)}; Ctrl-C stops it")
         with asyncio.Runner(loop_factory=uvicorn.Config("", loop="auto", log_config=None).get_loop_factory()) as runner:
@@ -225,6 +229,9 @@ def _service(
         registry=registry,
         visits=Visits(None if options.rehearse else options.home / JOBS_FOLDER / "jobs"),
         check_cluster=_anything if options.rehearse else _runnable,
+        secrets=options.home / SECRETS_FOLDER,
+        describe=ports.describe,
+        footprint=ports.footprint,
     )
 
 

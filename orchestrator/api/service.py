@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry
@@ -27,6 +28,7 @@ from orchestrator.ledger.repository import Ledger
 from orchestrator.ledger.rows import JobRow
 from orchestrator.policy.queueing.places import Pool
 from orchestrator.policy.queueing.values import Snapshot
+from orchestrator.service.footprint import Footprint
 from orchestrator.service.logs import LogArchive
 from orchestrator.service.loop import LoopHealth
 from orchestrator.service.visits import Visits
@@ -62,7 +64,8 @@ class Applied:
 
 
 class Service:
-    """One per process. `check_cluster` raises UserError for a Cluster that this server could not run on."""
+    """One per process. `check_cluster` raises UserError for a Cluster that this server could not run on;
+    `secrets` is the folder of what hooks are signed with."""
 
     def __init__(
         self,
@@ -76,10 +79,16 @@ class Service:
         registry: CollectorRegistry | None = None,
         visits: Visits | None = None,
         check_cluster: Callable[[Cluster], None] = lambda cluster: None,
+        secrets: Path | None = None,
+        describe: Callable[[str], dict[str, Any] | None] = lambda job: None,
+        footprint: Callable[[str], Footprint | None] = lambda job: None,
     ) -> None:
         self.ledger, self.read, self.watched, self.loop, self.logs = ledger, ledger.read, watched, loop, logs
         self.clock = clock
         self.check_cluster = check_cluster
+        self.secrets = secrets
+        self.describe = describe
+        self.footprint = footprint
         self.audit = audit or AuditLog(None)
         self.visits = visits or Visits(None)
         self.counts = HttpCounts(registry or CollectorRegistry())
@@ -151,6 +160,10 @@ class Service:
                 self._applied, self._compared = applied, None
             self._looked_s = time.monotonic()
             return applied
+
+    def hook_hosts(self) -> tuple[str, ...]:
+        """The hosts that jobs may have called now; none = any. On any thread."""
+        return (self.applied_now() or self.look_up_cluster()).cluster.spec.notify.hosts
 
     def _same_pools(self) -> bool:
         """Whether as many devices are seen as when the checks were made."""

@@ -10,7 +10,7 @@ import traceback
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import CompletionItem, TyperGroup  # type: ignore[attr-defined]
 from typer.exceptions import Abort, TyperException
 
 from orchestrator.spec.errors import ExitCode, UserError
@@ -49,6 +49,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "cluster": ("orchestrator.cli.cluster", "Play recorded nodes on this machine while a job trains."),
     "window": ("orchestrator.cli.window", "List windows, when they open next, and whether a session fits."),
     "db": ("orchestrator.cli.db", "Set up, check and back up the control plane's database."),
+    "completion": ("orchestrator.cli.completion", "Print what makes a shell complete verbs and names of jobs."),
     "doctor": ("orchestrator.cli.doctor", "Check this machine and say what to mend."),
 }
 
@@ -69,6 +70,11 @@ class LazyGroup(TyperGroup):
         command.name = cmd_name
         command.short_help = help_line
         return command
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        # The inherited way imports every verb for its help: Ray and torch, between two strokes of a key.
+        lines = {verb: line for verb, (_, line) in VERBS.items() if verb.startswith(incomplete)}
+        return [CompletionItem(verb, help=line) for verb, line in lines.items()]
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Verbs"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import shutil
 import sys
@@ -47,7 +48,7 @@ def plan(
     if len(specs) == 1 and isinstance(specs[0], Study):
         _plan_study(specs[0], rates_of(cluster, pool, usd, watts), step_s, output)
         return
-    job = load_one(file, TrainJob)
+    job = load_one(file, TrainJob, now=dt.datetime.now(dt.UTC) if decide else None)
     spec = job.spec
     batch = BatchPlan(spec.batch.global_batch_size, spec.batch.micro_batch_size)
     described = describe(job.metadata.name, batch, spec.workers.min, spec.workers.max)

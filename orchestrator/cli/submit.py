@@ -15,7 +15,7 @@ import typer
 from orchestrator.cli.home import home_dir
 from orchestrator.cli.observe import configure_logging
 from orchestrator.cli.output import Format, Output, emit, make_table
-from orchestrator.spec import TrainJob, load_one
+from orchestrator.spec import Endpoint, Study, TrainJob, load_one_of
 from orchestrator.spec.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 # Keys that only a control plane can keep its word on; alone they would be silence.
-_NEEDS_SERVER = ("window", "deadline", "after", "schedule", "budget")
+_NEEDS_SERVER = ("window", "deadline", "after", "schedule", "budget", "notify")
 _RUNTIME_NEEDS_SERVER = ("pip", "secrets")
 
 
 @app.command()
 def submit(
-    file: Annotated[Path, typer.Argument(help="A YAML file with one TrainJob.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="A YAML file with one TrainJob, Study or Endpoint.", show_default=False)],
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end, and exit as it ends.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be decided.")] = False,
     key: Annotated[
@@ -45,13 +45,19 @@ def submit(
     ] = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Submit a training job; it runs on without this command. A server of your own is started if none answers.
+    """Submit a training job, a study or an endpoint; it runs on without this command. A server of yours is started if
+    none answers. An endpoint holds leases like a job, lends devices where the Cluster says so, ends by 'tide cancel'.
 
     Exit codes with --wait: 0 done, 100 failed, 103 cancelled, 130 detached by Ctrl-C (the job goes on). With
     --in-process the job is this command: 100 failed or its gate was not reached, 130 stopped with its state saved.
     """
-    job = load_one(file, TrainJob, now=dt.datetime.now(dt.UTC))
-    if in_process:
+    job = _load(file)
+    if isinstance(job, Endpoint):
+        _refuse({"--wait": wait, "--in-process": in_process, "--fresh": fresh}, "an endpoint runs under a server")
+        job = with_whole_paths(job, file.resolve().parent)
+    elif isinstance(job, Study):
+        _refuse({"--in-process": in_process, "--fresh": fresh}, "'tide study run' runs a study in the foreground")
+    elif in_process:
         _refuse_what_has_no_effect(job, file)
         if dry_run or key is not None:
             raise UserError("--dry-run and --idempotency-key ask a server", code=ExitCode.USAGE, where="--in-process")
@@ -65,6 +71,31 @@ def submit(
         show_decision(job, output)
     else:
         submit_to_server(job, output, wait=wait, key=key)
+
+
+def _load(file: Path) -> TrainJob | Endpoint | Study:
+    found = load_one_of(file, (TrainJob, Endpoint, Study), now=dt.datetime.now(dt.UTC))
+    assert isinstance(found, TrainJob | Endpoint | Study), "only these are asked for"
+    return found
+
+
+def _refuse(options: dict[str, bool], because: str) -> None:
+    given = [name for name, said in options.items() if said]
+    if given:
+        raise UserError(f"{', '.join(given)}: {because}", code=ExitCode.USAGE, next_step="Submit it without")
+
+
+def with_whole_paths(endpoint: Endpoint, base: Path) -> Endpoint:
+    """Files that it names, by their whole paths: who serves it stands somewhere else."""
+    spec = endpoint.spec
+    tls = spec.listen.tls
+    if tls is not None:
+        tls = tls.model_copy(update={"cert": str(base / tls.cert), "key": str(base / tls.key)})
+    update = {
+        **({"keys": str(base / spec.keys)} if spec.keys is not None else {}),
+        **({"listen": spec.listen.model_copy(update={"tls": tls})} if tls is not None else {}),
+    }
+    return endpoint.model_copy(update={"spec": spec.model_copy(update=update)}) if update else endpoint
 
 
 def _run_here(job: TrainJob, file: Path, fresh: bool, output: Format) -> None:

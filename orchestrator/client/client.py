@@ -31,8 +31,11 @@ API = "/api/v1"
 class Client:
     """A context manager; not for several threads at once."""
 
-    def __init__(self, place: Place, *, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self, place: Place, *, transport: httpx.BaseTransport | None = None, timeout_s: float | None = None
+    ) -> None:
         self.place = place
+        timeout = _TIMEOUT if timeout_s is None else httpx.Timeout(timeout_s)
         self._given = transport is not None
         if transport is None and place.socket is not None:
             transport = httpx.HTTPTransport(uds=str(place.socket))
@@ -40,7 +43,7 @@ class Client:
         verify = True if place.ca is None else _trusting(str(place.ca))
         self._knocked = False
         self._http = httpx.Client(
-            base_url=place.url, transport=transport, headers=headers, timeout=_TIMEOUT, verify=verify, trust_env=False
+            base_url=place.url, transport=transport, headers=headers, timeout=timeout, verify=verify, trust_env=False
         )
 
     def __enter__(self) -> Client:

@@ -79,13 +79,25 @@ class Change:
 
     def event(self, kind: str, job: JobRow | None = None, **data: object) -> None:
         """Say what happened."""
+        if job is None:
+            self._event(kind, None, None, None, data)
+        else:
+            self._event(kind, job.id, job.attempt, job.tenant, data)
+
+    def event_of(self, kind: str, job_id: str, tenant: str, **data: object) -> None:
+        """Say what happened around a job that may have ended long ago."""
+        self._event(kind, job_id, None, tenant, data)
+
+    def _event(
+        self, kind: str, job: str | None, attempt: int | None, tenant: str | None, data: dict[str, object]
+    ) -> None:
         self.events.append(
             {
                 "at_ms": self.now_ms,
                 "kind": kind,
-                "job": None if job is None else job.id,
-                "attempt": None if job is None else job.attempt,
-                "tenant": None if job is None else job.tenant,
+                "job": job,
+                "attempt": attempt,
+                "tenant": tenant,
                 "actor": self.actor,
                 "data": dumps(data) if data else "{}",
             }

@@ -10,6 +10,7 @@ from orchestrator.policy.queueing.parties import Queue, Reach, Rules
 from orchestrator.policy.queueing.places import Level, OpenHours
 from orchestrator.spec import Cluster
 from orchestrator.spec.cluster_queues import Tenant as TenantSpec
+from orchestrator.spec.notify import Hook
 
 DEFAULT_RULES = Rules(
     tight=Reach(),
@@ -34,6 +35,7 @@ class ClusterFacts:
     tenants: tuple[TenantSpec, ...] = ()
     windows: tuple[OpenHours, ...] = ()
     levels: tuple[Level, ...] = ()
+    hooks: tuple[Hook, ...] = ()
     rules: Rules = DEFAULT_RULES
     document: str = ""
 
@@ -46,6 +48,7 @@ def facts_of(cluster: Cluster, generation: int, rules: Rules = DEFAULT_RULES) ->
         tenants=cluster.spec.tenants,
         windows=windows_of(cluster),
         levels=levels_of(cluster),
+        hooks=cluster.spec.notify.hooks,
         rules=rules,
         document=json.dumps(cluster.to_document(), separators=(",", ":"), default=str),
     )

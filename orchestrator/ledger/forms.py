@@ -13,6 +13,7 @@ from orchestrator.ledger.rows import (
     JobShape,
     LeaseRow,
     MeterRow,
+    NoticeRow,
     OrderRow,
     PromiseRow,
     RecentRow,
@@ -58,3 +59,4 @@ SCHEDULES = Form(
     write={"instances": dumps},
     read={"instances": lambda text: tuple(json.loads(text))},
 )
+NOTICES = Form(tables.notices, NoticeRow, ("id",))

@@ -41,7 +41,8 @@ def _jobs() -> Shelf[JobRow]:
 class Mirror:
     """Shelves, and what follows from them: `waiting` jobs as the queues see them, `holding` jobs, leases by holder.
 
-    `reports`: the last that was said of each running attempt; only in memory, for it is said again and again.
+    `reports`: the last that was said of each running attempt, and `heard_ms` when; only in memory, for it is said again
+    and again.
     `finished`: how the latest run of each name ended that some job waits for (None: it has not).
     """
 
@@ -61,6 +62,7 @@ class Mirror:
     holding: set[str] = field(default_factory=set)
     by_holder: dict[str, set[int]] = field(default_factory=dict)
     reports: dict[str, Report] = field(default_factory=dict)
+    heard_ms: dict[str, int] = field(default_factory=dict)
     finished: dict[str, JobState | None] = field(default_factory=dict)
     clock_ms: int = 0
     next_lease: int = 1
@@ -79,7 +81,8 @@ class Mirror:
         self._index(connection)
 
     def _index(self, connection: Connection) -> None:
-        self.waiting, self.holding, self.by_holder, self.reports, self.finished = {}, set(), {}, {}, {}
+        self.waiting, self.holding, self.by_holder, self.finished = {}, set(), {}, {}
+        self.reports, self.heard_ms = {}, {}
         rows = list(self.jobs.rows.values())
         self.await_names(connection, rows)
         self.note_jobs(rows)
@@ -113,6 +116,7 @@ class Mirror:
         else:
             self.holding.discard(row.id)
             self.reports.pop(row.id, None)
+            self.heard_ms.pop(row.id, None)
         if row.state in ENDED:
             self.jobs.rows.pop(row.id, None)
 
@@ -120,8 +124,9 @@ class Mirror:
         """Keep why jobs wait; to the queues they are what they were."""
         self.jobs.rows.update((row.id, row) for row in rows)
 
-    def note_report(self, report: Report) -> None:
+    def note_report(self, report: Report, now_ms: int) -> None:
         """Keep the last that was said of a running attempt; the same again is the same object as before."""
+        self.heard_ms[report.job] = now_ms
         before = self.reports.get(report.job)
         if before != report and (before is None or before.attempt <= report.attempt):
             self.reports[report.job] = report

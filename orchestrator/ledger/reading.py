@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Select, func, select
 
-from orchestrator.ledger import forms, tables
+from orchestrator.ledger import forms, notices, tables
 from orchestrator.ledger.clusters import load_cluster, load_holds
 from orchestrator.ledger.database import Database
 from orchestrator.ledger.errors import UnknownJobError
+from orchestrator.ledger.experience import Experience, experience_of, same_work
 from orchestrator.ledger.keys import KeyRow, Role, matches, split
 from orchestrator.ledger.leader import Leader, read_leader
 from orchestrator.ledger.node_holds import Holds, load_node_holds
 from orchestrator.ledger.notes import KINDS as NOTE_KINDS
 from orchestrator.ledger.notes import LOOKED_BACK
-from orchestrator.ledger.rows import AttemptRow, JobRow, LeaseRow, MeterRow, ScheduleRow
+from orchestrator.ledger.rows import AttemptRow, JobRow, LeaseRow, MeterRow, NoticeRow, ScheduleRow
 from orchestrator.ledger.shelf import Form
 from orchestrator.ledger.states import ENDED, WAITING, JobState, Unit
 from orchestrator.policy.queueing.decisions import WaitReason
@@ -56,12 +57,13 @@ class DecisionRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """Which jobs; None = any. `after` is the id of the last one of the page before."""
+    """Which jobs; None = any. `after` is the id of the last one of the page before, `prefix` how ids begin."""
 
     tenant: str | None = None
     queue: str | None = None
     states: tuple[JobState, ...] | None = None
     name: str | None = None
+    prefix: str | None = None
     after: str | None = None
     limit: int = 100
 
@@ -96,6 +98,8 @@ class Reader:
             where.append(table.state.in_([state.value for state in which.states]))
         if which.after is not None:
             where.append(table.id > which.after)
+        if which.prefix is not None:
+            where.append(table.id.startswith(which.prefix, autoescape=True))
         return self._rows(forms.JOBS, _page(forms.JOBS, where, table.id, which.limit))
 
     def job(self, job_id: str) -> JobRow:
@@ -139,6 +143,35 @@ class Reader:
         """A job's attempts, oldest first."""
         table = tables.attempts.c
         return self._rows(forms.ATTEMPTS, _page(forms.ATTEMPTS, [table.job == job_id], table.attempt, 10_000))
+
+    def experience(self, names: Mapping[str, Mapping[str, Any]]) -> dict[str, Experience]:
+        """What is known of jobs before they run, from the newest run of each name that was their tenant's, did the
+        same work and got anywhere; `names` are documents by name. Names of which nothing is known are not in it."""
+        found: dict[str, Experience] = {}
+        for row in self._experienced(sorted(names)):
+            if row.name in found or row.tenant != names[row.name]["metadata"].get("tenant", row.tenant):
+                continue
+            if same_work(document := self.document(row.id), names[row.name]):
+                known = experience_of(row, self.attempts(row.id), document)
+                found |= {} if known is None else {row.name: known}
+        return found
+
+    def _experienced(self, names: Sequence[str]) -> list[JobRow]:
+        table, rows = tables.jobs.c, list[JobRow]()
+        for start in range(0, len(names), 500):
+            where = [table.name.in_(names[start : start + 500]), table.steps_done > 0]
+            rows += self._rows(forms.JOBS, _page(forms.JOBS, where, table.run.desc(), 10_000))
+        return rows
+
+    def notices(self, job_id: str) -> list[NoticeRow]:
+        """Who is told of a job's end, and what became of it."""
+        table = tables.notices.c
+        return self._rows(forms.NOTICES, _page(forms.NOTICES, [table.job == job_id], table.id, 1000))
+
+    def due_notices(self, *, now_s: float, most_each: int) -> list[NoticeRow]:
+        """Messages whose next try has come, so many of each address."""
+        with self._database.reading() as connection:
+            return notices.due(connection, round(now_s * 1000), most_each)
 
     def schedules(self) -> list[ScheduleRow]:
         """Jobs that start by a clock, by name; some of their instances may have ended."""

@@ -12,11 +12,11 @@ next transaction, forgets what he has in memory, and may lead again later.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from orchestrator.ledger import faults, leader, retention, schedules, submission
+from orchestrator.ledger import faults, leader, notices, retention, schedules, submission
 from orchestrator.ledger.change import SYSTEM, Change
 from orchestrator.ledger.clusters import apply_cluster, load_facts, load_holds, set_hold
 from orchestrator.ledger.database import Database, open_database
@@ -32,7 +32,7 @@ from orchestrator.ledger.notes import NoteBook
 from orchestrator.ledger.reading import Reader
 from orchestrator.ledger.reports import enter as enter_report
 from orchestrator.ledger.requests import cancel, live, pause, pin, resume
-from orchestrator.ledger.rows import ScheduleRow
+from orchestrator.ledger.rows import JobRow, LeaseRow, ScheduleRow
 from orchestrator.ledger.schema import check_schema
 from orchestrator.ledger.seeing import Seer
 from orchestrator.ledger.shelf import dumps
@@ -41,7 +41,7 @@ from orchestrator.ledger.submission import Accepted, Submission
 from orchestrator.policy.node_health import NodeHold
 from orchestrator.policy.queueing.decisions import Decisions
 from orchestrator.policy.queueing.orders import Order, Report
-from orchestrator.policy.queueing.parties import Rules
+from orchestrator.policy.queueing.parties import Queue, Rules
 from orchestrator.policy.queueing.places import Pool
 from orchestrator.policy.queueing.record import from_text
 from orchestrator.policy.queueing.values import Snapshot
@@ -52,19 +52,29 @@ PATIENCE_S = 10.0
 """A leader that was not heard of for so long has lost the lead; it says something every third of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """An endpoint that holds devices."""
+
+    row: JobRow
+    leases: tuple[LeaseRow, ...]
+    observed: Mapping[str, int]
+
+
 class Ledger:
-    """Durable state behind one database. `holder` names this process to others; `clock` gives UTC seconds."""
+    """Durable state behind one database, which may be open already. `holder` names this process to others; `clock`
+    gives UTC seconds."""
 
     def __init__(
         self,
-        url: str,
+        url: str | Database,
         *,
         holder: str,
         clock: Callable[[], float],
         rules: Rules = DEFAULT_RULES,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        self.database: Database = open_database(url)
+        self.database: Database = open_database(url) if isinstance(url, str) else url
         self.read = Reader(self.database)
         self.holder = holder
         self._clock = clock
@@ -73,6 +83,7 @@ class Ledger:
         self._lock = threading.RLock()
         self._token: int | None = None
         self._heartbeat_ms = 0
+        self._noticed: int | None
         self._mirror: Mirror
         self._seer: Seer
         self._node_holds: Holds
@@ -233,6 +244,28 @@ class Ledger:
             known = {key.id for key in self.read.api_keys()}
             revoke_key(change, key_id, known)
 
+    def endpoints(self) -> tuple[Serving, ...]:
+        """Endpoints that hold devices, with their leases and the devices that each pool was last seen to have.
+
+        Raises: NotLeadingError.
+        """
+        with self._lock:
+            self._lead_or_raise()
+            mirror = self._mirror
+            rows = (mirror.jobs.rows[job] for job in sorted(mirror.holding))
+            observed = {meter.pool: meter.observed for meter in mirror.meters.rows.values()}
+            return tuple(
+                Serving(
+                    row, tuple(mirror.leases.rows[key] for key in sorted(mirror.by_holder.get(row.id, ()))), observed
+                )
+                for row in rows
+                if row.shape.kind == "Endpoint"
+            )
+
+    def queues(self) -> tuple[Queue, ...]:
+        """The queues of the Cluster that holds."""
+        return self._facts.queues
+
     # --- What starts by a clock --------------------------------------------------------------------------------------
 
     def schedules(self) -> tuple[ScheduleRow, ...]:
@@ -271,6 +304,25 @@ class Ledger:
             change.others += statements
             return more
 
+    # --- Who is told when jobs end -----------------------------------------------------------------------------------
+
+    def gather_notices(self) -> bool:
+        """Make messages of the ends that were not looked at yet; whether more are left. Raises: NotLeadingError."""
+        with self._change("notices", SYSTEM) as change:
+            hooks = [hook.to_document() for hook in self._facts.hooks]
+            with self.database.reading() as connection:
+                after = notices.mark(connection) if self._noticed is None else self._noticed
+                reading = notices.gather(connection, after, hooks, change.now_ms)
+            if reading.keep:
+                notices.enter(change, reading)
+        self._noticed = reading.upto
+        return reading.more
+
+    def notices_tried(self, outcomes: Sequence[notices.Tried]) -> None:
+        """Keep what became of tries to deliver. Raises: NotLeadingError."""
+        with self._change("tried", SYSTEM) as change:
+            notices.tried(change, outcomes)
+
     # --- The control cycle (ports.Ledger) ----------------------------------------------------------------------------
 
     def record(self, reports: tuple[Report, ...], *, now_s: float) -> tuple[Report, ...]:
@@ -283,8 +335,15 @@ class Ledger:
             self._notes.settle(noted, (row.id for row in self._mirror.jobs.rows.values()))
             for report in reports:
                 if not report.over and report.job in self._mirror.holding:
-                    self._mirror.note_report(report)
+                    self._mirror.note_report(report, round(now_s * 1000))
         return tuple(report for report in reports if report.over)
+
+    def heard(self, job_id: str) -> tuple[Report, int] | None:
+        """The last report of a job that runs and when (UTC milliseconds) it came; None where this process does not
+        lead, or has not heard of it. Waits for nobody: what is in memory is replaced, never changed half-way."""
+        mirror = self._mirror
+        report, at_ms = mirror.reports.get(job_id), mirror.heard_ms.get(job_id)
+        return None if report is None or at_ms is None else (report, at_ms)
 
     def snapshot(self, pools: tuple[Pool, ...], *, now_s: float) -> Snapshot:
         """Everything that decides, at an instant after every decision that did something. Raises: NotLeadingError.
@@ -353,6 +412,7 @@ class Ledger:
 
     def _forget(self) -> None:
         self._token = None
+        self._noticed = None
         self._decided_ms = 0
         self._mirror = Mirror()
         self._seer = Seer(self._mirror)

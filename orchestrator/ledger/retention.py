@@ -24,6 +24,11 @@ def deletions(connection: Connection, before_ms: int) -> tuple[list[Statement], 
     keys = tables.idempotency
     if connection.execute(select(keys.c.key).where(keys.c.at_ms < before_ms).limit(1)).first() is not None:
         found.append((delete(keys).where(keys.c.at_ms < bindparam("before")), [{"before": before_ms}]))
+    told = tables.notices
+    done = (told.c.created_ms < before_ms, told.c.next_ms.is_(None))
+    if connection.execute(select(told.c.id).where(*done).limit(1)).first() is not None:
+        gone = delete(told).where(told.c.created_ms < bindparam("before"), told.c.next_ms.is_(None))
+        found.append((gone, [{"before": before_ms}]))
     return found, more
 
 

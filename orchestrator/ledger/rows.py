@@ -16,10 +16,11 @@ from orchestrator.policy.queueing.values import Coupling, LeaseState
 class JobShape:
     """What a job asks for and never changes: what the queues need of its file.
 
-    `work_s`, `deadline_s`, budgets: None = not known, none. `after`: names of jobs that must have succeeded.
-    `max_preemptions` None = any number.
+    `kind`: of its document. `work_s`, `deadline_s`, budgets: None = not known, none. `after`: names of jobs that must
+    have succeeded. `max_preemptions` None = any number.
     """
 
+    kind: str = "TrainJob"
     sizes: tuple[int, ...]
     resource: str = "GPU"
     devices_per_worker: int = 1
@@ -223,3 +224,30 @@ class TempoRow:
 
     job: str
     state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoticeRow:
+    """One message to one address that a job has ended. `id` is told to the receiver, who may hear it twice; `body` is
+    what is sent, the same at every try. `secret`: a file below the server's folder of secrets, never what it holds.
+
+    `next_ms` None: it was delivered, or given up; `said`: what became of the last try.
+    """
+
+    id: str
+    job: str
+    tenant: str
+    event: str
+    url: str
+    secret: str | None
+    body: str
+    created_ms: int
+    tries: int = 0
+    next_ms: int | None = None
+    delivered_ms: int | None = None
+    said: str = ""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the job's owner named the address, not the Cluster."""
+        return self.id.rpartition("-")[2].startswith("j")

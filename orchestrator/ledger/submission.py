@@ -5,19 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import assert_never
 
 from sqlalchemy import Connection, bindparam, func, insert, select
 
 from orchestrator.ledger import fast, schedules, tables
 from orchestrator.ledger.change import SYSTEM, Change
 from orchestrator.ledger.errors import ConflictError
+from orchestrator.ledger.experience import Experience
 from orchestrator.ledger.rows import JobRow, JobShape
 from orchestrator.ledger.shelf import dumps
 from orchestrator.ledger.states import ENDED, JobState
-from orchestrator.policy.queueing.from_spec import Progress, job_of
-from orchestrator.spec import Cluster, TrainJob
+from orchestrator.policy.queueing.from_spec import Progress, job_of, replicas_of, search_of
+from orchestrator.spec import Cluster, Endpoint, Study, TrainJob
 
+Holder = TrainJob | Endpoint | Study
+"""What can be submitted: kinds whose holders have leases."""
+# A process that dies is started again; one that dies so often will not live.
+_ENDPOINT_FAILURES = 1000
 _LATEST = select(func.max(tables.jobs.c.run)).where(tables.jobs.c.name == bindparam("of_name"))
 
 
@@ -64,7 +70,7 @@ class Accepted:
 
 
 def new_job(job: TrainJob, cluster: Cluster, *, now_s: float, paused: bool = False) -> NewJob:
-    """A TrainJob as the ledger takes it."""
+    """A TrainJob as the ledger takes it, while nothing is known of what its steps cost."""
     value = job_of(job, cluster, Progress(submitted_s=now_s))
     retries = job.spec.retries
     shape = JobShape(
@@ -91,6 +97,74 @@ def new_job(job: TrainJob, cluster: Cluster, *, now_s: float, paused: bool = Fal
         paused=paused,
         scheduled=job.spec.schedule is not None,
     )
+
+
+def experienced(new: NewJob, known: Experience | None) -> NewJob:
+    """The same job with its work estimated from an earlier run's steps."""
+    if known is None or new.shape.steps is None:
+        return new
+    return replace(new, shape=replace(new.shape, work_s=new.shape.steps * known.step_worker_s))
+
+
+def new_endpoint(endpoint: Endpoint, cluster: Cluster, *, now_s: float) -> NewJob:
+    """An Endpoint as the ledger takes it. What it serves with is started again as often as it fails."""
+    value = replicas_of(endpoint, cluster, submitted_s=now_s)
+    shape = JobShape(
+        kind="Endpoint",
+        sizes=value.sizes,
+        resource=value.resource,
+        devices_per_worker=value.devices_per_worker,
+        coupling=value.coupling,
+        max_failures=_ENDPOINT_FAILURES,
+    )
+    return NewJob(
+        name=endpoint.metadata.name,
+        tenant=value.tenant,
+        queue=value.queue,
+        priority=value.priority,
+        shape=shape,
+        document=json.dumps(endpoint.to_document(), separators=(",", ":"), default=str),
+    )
+
+
+def new_study(study: Study, cluster: Cluster, *, now_s: float) -> NewJob:
+    """A Study as the ledger takes it."""
+    value = search_of(study, cluster, Progress(submitted_s=now_s))
+    retries = study.spec.template.retries
+    shape = JobShape(
+        kind="Study",
+        sizes=value.sizes,
+        resource=value.resource,
+        devices_per_worker=value.devices_per_worker,
+        coupling=value.coupling,
+        window=value.window,
+        deadline_s=value.deadline_s,
+        budget_micro_usd=value.spending.micro_usd,
+        budget_device_ms=value.spending.device_ms,
+        max_failures=retries.failures,
+        max_preemptions=retries.preemptions,
+    )
+    return NewJob(
+        name=study.metadata.name,
+        tenant=value.tenant,
+        queue=value.queue,
+        priority=value.priority,
+        shape=shape,
+        document=json.dumps(study.to_document(), separators=(",", ":"), default=str),
+    )
+
+
+def new_holder(spec: Holder, cluster: Cluster, *, now_s: float) -> NewJob:
+    """Whatever can be submitted, as the ledger takes it."""
+    match spec:
+        case TrainJob():
+            return new_job(spec, cluster, now_s=now_s)
+        case Endpoint():
+            return new_endpoint(spec, cluster, now_s=now_s)
+        case Study():
+            return new_study(spec, cluster, now_s=now_s)
+        case _:
+            assert_never(spec)
 
 
 def answers(connection: Connection, submissions: Iterable[Submission]) -> dict[tuple[str, str], tuple[str, str]]:

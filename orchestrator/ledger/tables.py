@@ -239,6 +239,32 @@ schedules = Table(
     Column("instances", Text, nullable=False),
 )
 
+notices = Table(
+    "notices",
+    metadata,
+    Column("id", String(200), primary_key=True),
+    Column("job", String(160), nullable=False),
+    Column("tenant", String(128), nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("secret", String(200)),
+    Column("body", Text, nullable=False),
+    Column("created_ms", _MS, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("next_ms", _MS),
+    Column("delivered_ms", _MS),
+    Column("said", Text, nullable=False),
+    Index("notices_by_job", "job"),
+    Index("notices_by_next", "next_ms"),
+)
+
+marks = Table(
+    "marks",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+)
+
 idempotency = Table(
     "idempotency",
     metadata,

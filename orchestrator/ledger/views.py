@@ -32,6 +32,7 @@ def job_value(row: JobRow, unmet: tuple[str, ...] = (), *, accrued_ms: int = 0, 
         spending=_spending(row, shape, accrued_ms, accrued_micro_usd),
         unmet=unmet,
         active=row.state is not JobState.PAUSED,
+        serves=shape.kind == "Endpoint",
     )
 
 
@@ -68,4 +69,5 @@ def with_report(row: JobRow, report: Report | None) -> JobRow:
     """A running job's row with the progress that its attempt told last."""
     if report is None or report.attempt != row.attempt:
         return row
-    return replace(row, steps_done=max(row.steps_done, report.steps_done), work_left_s=report.work_left_s)
+    left_s = row.work_left_s if report.work_left_s is None else report.work_left_s
+    return replace(row, steps_done=max(row.steps_done, report.steps_done), work_left_s=left_s)

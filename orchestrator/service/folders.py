@@ -2,3 +2,4 @@
 
 JOBS_FOLDER = "jobs"
 RAY_FOLDER = "ray"
+SECRETS_FOLDER = "secrets"

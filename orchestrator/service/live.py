@@ -17,13 +17,17 @@ from orchestrator.adapters.capacity.kuberay.source import KubeRaySource
 from orchestrator.adapters.capacity.kuberay.wiring import kuberay
 from orchestrator.adapters.capacity.ray_nodes import RayCapacitySource, answers, read_nodes
 from orchestrator.adapters.capacity.trace import TraceSource
+from orchestrator.adapters.endpoints.holders import EndpointHolders, Holding, live_terms, sights_in
 from orchestrator.adapters.jobs.archive import FileLogArchive
 from orchestrator.adapters.jobs.runner import JobRunner
 from orchestrator.adapters.ray_cluster.host import RayAddress, find_host, start_host
 from orchestrator.ledger.repository import Ledger
+from orchestrator.policy.lending.values import RecallTimes, Terms
 from orchestrator.policy.queueing.places import Pool
 from orchestrator.ports import Order, Report, UnreachableError
 from orchestrator.service.folders import JOBS_FOLDER, RAY_FOLDER
+from orchestrator.service.footprint import Footprints
+from orchestrator.service.holdings import Holdings
 from orchestrator.service.local_nodes import default_cluster, nodes_for
 from orchestrator.service.loop import LivePorts
 from orchestrator.service.metrics import PlaneMetrics
@@ -44,14 +48,6 @@ BETWEEN_STARTS_S = 30.0
 class _Clock:
     def __init__(self, now_s: Callable[[], float]) -> None:
         self.now_s = now_s
-
-
-class NoEndpoints:
-    """No endpoint holds devices back."""
-
-    def headroom(self) -> Mapping[str, int]:
-        """Nothing is kept free."""
-        return {}
 
 
 class Rehearsal:
@@ -113,6 +109,11 @@ class Surroundings:
             case address:
                 return RayAddress(host_port=str(address), token_file=token_file or _own_token_file())
 
+    def lending(self, one: Holding, times: RecallTimes) -> Terms | None:
+        """The terms under which an endpoint lends; None = not at all."""
+        self._follow()
+        return None if self._cluster is None else live_terms(self._cluster, one, times)
+
     def notices(self) -> dict[str, Any] | None:
         """Where nodes look for the end that is announced to them; None: by what machine each of them is."""
         self._follow()
@@ -121,6 +122,15 @@ class Surroundings:
         said = self._cluster.spec.notices
         file = "" if said.file is None else str(said.file)
         return {"sources": list(said.sources), "file": file, "poll_s": said.poll, "deadline_s": said.deadline}
+
+    def prices(self) -> list[dict[str, Any]]:
+        """What a device of each pool costs and draws."""
+        self._follow()
+        pools = () if self._cluster is None else self._cluster.spec.pools
+        return [
+            {"resource": one.resource, "usd": None if one.price is None else str(one.price), "watts": one.power_w}
+            for one in pools
+        ]
 
     def _local(self, cluster: Cluster) -> RayAddress:
         folder = self._state / RAY_FOLDER
@@ -199,13 +209,21 @@ def live_ports(
             "home": str(state),
             "logs": str(logs),
             "notices": around.notices(),
+            "prices": around.prices(),
         },
         environment=lambda: around.ray().environment(),
         is_reachable=lambda: _answers(around.ray),
         now_s=clock,
     )
     metrics = PlaneMetrics(ledger.read)
-    endpoints, capacity = NoEndpoints(), HeldCapacity(around, lambda: ledger.node_holds)
+    capacity = HeldCapacity(around, lambda: ledger.node_holds)
+    endpoints = EndpointHolders(
+        Holdings(ledger),
+        terms=around.lending,
+        sight=sights_in(state / JOBS_FOLDER / "jobs"),
+        clock=_Clock(clock),
+        memories=state / "endpoints",
+    )
     return LivePorts(
         clock=_Clock(clock),
         capacity=capacity,
@@ -221,6 +239,8 @@ def live_ports(
         ),
         observe=metrics.observe,
         metrics=metrics,
+        describe=endpoints.describe,
+        footprint=Footprints(ledger, base, clock),
     )
 
 

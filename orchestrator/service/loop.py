@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import structlog
 
@@ -19,6 +19,7 @@ from orchestrator.adapters.jobs.archive import FileLogArchive
 from orchestrator.cycle import CycleReport, Ports, run_cycle
 from orchestrator.ledger.errors import NotLeadingError
 from orchestrator.ports import FencedError, UnreachableError
+from orchestrator.service.footprint import Footprint
 from orchestrator.service.metrics import PlaneMetrics
 
 log = structlog.get_logger(__name__)
@@ -54,6 +55,11 @@ class LoopHealth:
     last_error: str | None
 
 
+def _say_nothing(job: str) -> None:
+    """Nothing is known of it."""
+    return
+
+
 def _ignore(report: CycleReport, seconds: float) -> None:
     """Nobody counts cycles."""
 
@@ -61,12 +67,15 @@ def _ignore(report: CycleReport, seconds: float) -> None:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LivePorts(Ports):
     """The ports of a live control plane. `logs`: of attempts. `chores` are done by the leader before every cycle;
-    `observe` is told of every cycle with the seconds that it took. `metrics` is a collector for whoever is scraped."""
+    `observe` is told of every cycle with the seconds that it took. `describe`: how an endpoint
+    stands, and `footprint`: what a job has used, for people. `metrics` is a collector for whoever is scraped."""
 
     logs: FileLogArchive
     chores: tuple[Chore, ...] = ()
     observe: Callable[[CycleReport, float], None] = _ignore
     metrics: PlaneMetrics | None = None
+    describe: Callable[[str], dict[str, Any] | None] = _say_nothing
+    footprint: Callable[[str], Footprint | None] = _say_nothing
 
 
 class ControlLoop:

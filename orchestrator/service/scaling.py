@@ -62,8 +62,11 @@ class Scaling:
         every = {name: room for found in rooms.values() for name, room in found.items()}
         if not every:
             return
-        kept = self._endpoints.headroom()
-        pools = tuple(replace(pool, headroom=kept.get(pool.name, 0)) for pool in self._capacity.observe())
+        kept, owed = self._endpoints.headroom(), self._endpoints.owed()
+        pools = tuple(
+            replace(pool, headroom=kept.get(pool.name, 0), owed=owed.get(pool.name, ()))
+            for pool in self._capacity.observe()
+        )
         # Of what cannot be seen nobody knows whether it is needed.
         every = {pool.name: every[pool.name] for pool in pools if pool.in_sight and pool.name in every}
         snapshot = self._ledger.snapshot(pools, now_s=now_s)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 
 import structlog
 
+from orchestrator.ledger.experience import Experience
 from orchestrator.ledger.repository import Ledger
 from orchestrator.ledger.rows import ScheduleRow
-from orchestrator.ledger.submission import NewJob, new_job
+from orchestrator.ledger.submission import NewJob, experienced, new_job
 from orchestrator.policy.schedule import Due, Start, due_instances
 from orchestrator.spec import TrainJob, load_text
 
@@ -48,12 +50,22 @@ class Schedules:
         return due.next_s
 
     def _submit(self, row: ScheduleRow, job: TrainJob, due: Due, now_s: float) -> None:
-        jobs = [self._instance(job, start, now_s) for start in due.starts]
+        known = self._known(row.name) if due.starts else None
+        jobs = [experienced(self._instance(job, start, now_s), known) for start in due.starts]
         self.ledger.start_due(row, due, jobs, now_s=now_s)
         for start in due.starts:
             log.info("started by schedule", schedule=row.name, job=start.instance.id, reason=start.reason)
         for skip in due.skipped:
             log.warning("not started by schedule", schedule=row.name, job=skip.instance.id, reason=skip.reason)
+
+    def _known(self, schedule: str) -> Experience | None:
+        """What the instances before have taught."""
+        row = next((one for one in self.ledger.read.schedules() if one.name == schedule), None)
+        if row is None or not row.instances:
+            return None
+        document = json.loads(row.document)
+        known = self.ledger.read.experience(dict.fromkeys((one.partition(".")[0] for one in row.instances), document))
+        return known[max(known)] if known else None
 
     def _instance(self, job: TrainJob, start: Start, now_s: float) -> NewJob:
         """The job of one instant: of that name, and without the schedule."""

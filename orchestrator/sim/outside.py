@@ -49,6 +49,10 @@ class SimEndpoints:
         """Devices to be kept free, by pool."""
         return self.kept
 
+    def owed(self) -> Mapping[str, tuple[tuple[str, int], ...]]:
+        """Endpoints hold no leases here."""
+        return {}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Physics:

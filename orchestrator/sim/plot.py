@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from orchestrator.sim.engine import Run
 from orchestrator.sim.result import Result
@@ -24,7 +25,9 @@ from orchestrator.spec.errors import ExitCode, UserError
 SUFFIXES = (".png", ".html")
 _OFFERED, _SPOT, _ON_DEMAND, _STALL, _LOST, _INK = "#ced4da", "#0b7285", "#f08c00", "#c92a2a", "#862e9c", "#1f2933"
 _CARBON = "#5c7c2f"
+_AHEAD, _BEHIND, _STOOD, _GRID = "#c5e4ea", "#ffd8a8", "#f5a9a9", "#e9ecef"
 MAX_POINTS = 4000  # a year of ten-minute ticks is drawn by every 13th
+MAX_BARS = 120  # of stalls: single ticks of a run of days would be hairlines
 
 
 def check_target(path: Path) -> None:
@@ -70,19 +73,22 @@ def _figure(run: Run, result: Result) -> Figure:
     hours = np.arange(len(ticks)) * tick_h * step
     _draw_held(held, run, hours, step)
     _draw_progress(progress, run, hours, step)
-    _draw_stalls(stalls, run, hours, step)
+    _draw_stalls(stalls, run)
     bill.plot(hours + tick_h, [t.cost / COST_UNITS_PER_USD for t in ticks], color=_INK, label="paid")
     if result.on_demand_cost_usd is not None:
         bill.axhline(result.on_demand_cost_usd, color=_ON_DEMAND, linestyle="--", label="on-demand alone")
     if run.world.carbon is not None:
         _draw_carbon(bill, hours + tick_h, [t.carbon / CARBON_UNITS_PER_KG for t in ticks])
     bill.set_ylabel("US dollars")
+    bill.yaxis.set_major_formatter("{x:,.0f}")
     bill.set_xlabel(f"hours since {run.world.start.isoformat(timespec='minutes')}")
     for axes in (held, progress, stalls, bill):
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_ylim(bottom=0)
         axes.margins(x=0.01)
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
+        axes.grid(axis="y", color=_GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.075, 1.0), frameon=False, fontsize=8)
     saved = "" if result.savings is None else f", {result.savings:.1%} saved"
     kept = "kept" if result.deadline_met else "missed"
     figure.suptitle(f"{result.scenario}: {result.policy}{saved}, deadline {kept}", fontsize=11)
@@ -99,35 +105,56 @@ def _draw_held(axes: Axes, run: Run, hours: np.ndarray, step: int) -> None:
     axes.fill_between(hours, spot, total, step="post", color=_ON_DEMAND, label="on-demand held", linewidth=0)
     for workers, name in ((run.world.min_workers, "min"), (run.world.max_workers, "max")):
         axes.axhline(workers, color=_INK, linewidth=0.7, linestyle=":")
-        axes.annotate(f"{name} {workers}", (0.0, workers), xycoords=("axes fraction", "data"), fontsize=7, va="bottom")
+        at = ("axes fraction", "data")
+        axes.annotate(
+            f"{name} {workers}",
+            (1.0, workers),
+            (4, 0),
+            xycoords=at,
+            textcoords="offset points",
+            fontsize=8,
+            va="center",
+        )
     axes.set_ylabel("devices")
 
 
 def _draw_progress(axes: Axes, run: Run, hours: np.ndarray, step: int) -> None:
     world, tick_h = run.world, run.world.tick_us / US_PER_HOUR
-    done = [t.done_us / US_PER_HOUR for t in run.ticks[::step]]
+    done = np.array([t.done_us / US_PER_HOUR for t in run.ticks[::step]])
     work_h, deadline_h = world.work_us / US_PER_HOUR, world.deadline_us / US_PER_HOUR
+    pace = np.minimum((hours + tick_h) / deadline_h, 1.0) * work_h
+    for where, colour, name in ((done >= pace, _AHEAD, "ahead of it"), (done < pace, _BEHIND, "behind it")):
+        if where.any():
+            axes.fill_between(
+                hours + tick_h, done, pace, where=where, interpolate=True, color=colour, label=name, linewidth=0
+            )
     axes.plot(hours + tick_h, done, color=_SPOT, label="work done")
     axes.plot([0, deadline_h], [0, work_h], color=_INK, linewidth=0.8, linestyle="--", label="steady pace")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.axvline(deadline_h, color=_STALL, linewidth=1.0, label="deadline")
     if run.finished_us is not None:
         axes.plot([run.finished_us / US_PER_HOUR], [work_h], "o", color=_SPOT, markersize=5, label="finished")
     axes.set_ylabel("worker-hours")
 
 
-def _draw_stalls(axes: Axes, run: Run, hours: np.ndarray, step: int) -> None:
-    """Seconds of stall per tick; marks below stand for ticks in which devices vanished."""
-    starts = range(0, len(run.ticks), step)
-    stalled = [sum(t.stalled_us for t in run.ticks[i : i + step]) / 1e6 / step for i in starts]
-    gone = np.array([sum(t.preempted for t in run.ticks[i : i + step]) for i in starts])
-    axes.fill_between(hours, stalled, step="post", color=_STALL, label="stalled", linewidth=0)
-    axes.set_ylabel("s per tick")
+def _draw_stalls(axes: Axes, run: Run) -> None:
+    """Share of the time in which the whole job stood, and devices that vanished, summed over bars of equal length."""
+    each = -(-len(run.ticks) // MAX_BARS)
+    starts = np.arange(0, len(run.ticks), each)
+    tick_h = run.world.tick_us / US_PER_HOUR
+    bars = [run.ticks[first : first + each] for first in starts]
+    stood = [sum(t.stalled_us for t in bar) / (len(bar) * run.world.tick_us) for bar in bars]
+    gone = np.array([sum(t.preempted for t in bar) for bar in bars])
+    middles = (starts + each / 2) * tick_h
+    axes.bar(middles, stood, width=each * tick_h * 0.9, color=_STOOD, label="time stalled", linewidth=0)
+    axes.set_ylabel("share of time")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     lost = axes.twinx()
-    lost.plot(hours[gone > 0], gone[gone > 0], ".", color=_LOST, markersize=3, label="devices lost")
+    lost.plot(middles[gone > 0], gone[gone > 0], "o", color=_LOST, markersize=3, label="devices lost")
     lost.set_ylabel("devices", color=_LOST)
     lost.set_ylim(bottom=0)
     lost.spines["top"].set_visible(False)
-    lost.legend(loc="lower left", bbox_to_anchor=(1.04, 0.0), frameon=False, fontsize=8)
+    lost.legend(loc="lower left", bbox_to_anchor=(1.075, 0.0), frameon=False, fontsize=8)
 
 
 def _draw_carbon(bill: Axes, hours: np.ndarray, kilograms: list[float]) -> None:
@@ -136,7 +163,7 @@ def _draw_carbon(bill: Axes, hours: np.ndarray, kilograms: list[float]) -> None:
     carbon.set_ylabel("kg CO2", color=_CARBON)
     carbon.set_ylim(bottom=0)
     carbon.spines["top"].set_visible(False)
-    carbon.legend(loc="lower left", bbox_to_anchor=(1.04, 0.0), frameon=False, fontsize=8)
+    carbon.legend(loc="lower left", bbox_to_anchor=(1.075, 0.0), frameon=False, fontsize=8)
 
 
 def _page(svg: str, result: Result) -> str:

@@ -7,7 +7,7 @@ from orchestrator.spec.cluster import Cluster
 from orchestrator.spec.endpoint import Endpoint
 from orchestrator.spec.errors import ExitCode, UserError
 from orchestrator.spec.kinds import KINDS, Spec
-from orchestrator.spec.load import check_file, check_text, load_file, load_one, load_text
+from orchestrator.spec.load import check_file, check_text, load_file, load_one, load_one_of, load_text
 from orchestrator.spec.merge import Merge
 from orchestrator.spec.problems import Code, Problem, SpecError
 from orchestrator.spec.scenario import Scenario
@@ -32,5 +32,6 @@ __all__ = [
     "check_text",
     "load_file",
     "load_one",
+    "load_one_of",
     "load_text",
 ]

@@ -12,6 +12,7 @@ from orchestrator.spec.cluster_pools import Level, Pool
 from orchestrator.spec.cluster_queues import Queue, Tenant
 from orchestrator.spec.cluster_rules import Health, Lending, Notices, RayConnection, Window
 from orchestrator.spec.fields import Many
+from orchestrator.spec.notify import Notify
 from orchestrator.spec.problems import Code, Finding, Path
 
 
@@ -36,6 +37,8 @@ class ClusterSpec(SpecModel):
     """Where nodes learn that they will be taken away."""
     health: Health = Field(default_factory=Health)
     """When a node is held back."""
+    notify: Notify = Field(default_factory=Notify)
+    """Who is told when jobs end."""
 
     def cross_check(self) -> Iterator[Finding]:
         if not self.pools:

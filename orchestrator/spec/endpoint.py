@@ -77,6 +77,8 @@ class Replicas(SpecModel):
     """What one replica holds."""
     drain: PositiveDuration = 30.0
     """How long a replica that leaves may finish what it has."""
+    rps: Positive | None = None
+    """Requests a second that one replica serves within its promises, as measured; none = its devices are not lent."""
 
     def cross_check(self) -> Iterator[Finding]:
         yield from min_above_max(self.min, self.max)

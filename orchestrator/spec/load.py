@@ -54,12 +54,17 @@ def load_one(path: str | Path, kind: type[K], *, now: dt.datetime | None = None)
 
     Raises: SpecError, also when the file holds another kind or more than one document.
     """
+    return load_one_of(path, (kind,), now=now)
+
+
+def load_one_of(path: str | Path, kinds: tuple[type[K], ...], *, now: dt.datetime | None = None) -> K:
+    """As `load_one`, where several kinds will do."""
     specs = load_file(path, now=now)
     first = specs[0]
-    if len(specs) == 1 and isinstance(first, kind):
+    if len(specs) == 1 and isinstance(first, kinds):
         return first
     names = ", ".join(type(spec).__name__ for spec in specs)
-    want = f"it must hold one {kind.__name__} and nothing else"
+    want = f"it must hold one {' or '.join(kind.__name__ for kind in kinds)} and nothing else"
     raise SpecError((_about_file(str(path), Code.WRONG_KIND, f"holds {names}", want),))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -78,6 +79,8 @@ def test_jobs_are_found_by_state_queue_and_name(world: ApiWorld, client: TestCli
         ({"state": ["submitted", "cancelled"]}, ["a", "b"]),
         ({"queue": "main"}, ["a"]),
         ({"name": "b"}, ["b"]),
+        ({"prefix": "b"}, ["b"]),
+        ({"prefix": "b."}, []),
         ({"tenant": "blue"}, []),
     ):
         assert [one["id"] for one in client.get("/api/v1/jobs", params=params).json()["items"]] == wanted
@@ -141,3 +144,33 @@ def test_a_job_that_is_held_up_by_a_rank_says_so_until_it_is_not(world: ApiWorld
     assert found == {"rank": 5, "node": "n", "ratio": 1.8, "steps": 30, "since": "1970-01-12T13:46:40.000Z"}
     over = replace(slow, id="s-2", kind=NoteKind.STRAGGLER_OVER)
     assert tell(slow, over) == []
+
+
+def test_a_running_job_says_how_far_it_is_how_fast_and_until_when(world: ApiWorld, client: TestClient) -> None:
+    client.post("/api/v1/jobs", json=job("a"))
+    world.run(3)
+    clock = world.world.clock
+    # 40 of 100 steps; what is left takes 2 workers 30 s.
+    said = Report(job="a", attempt=1, phase=Phase.RUNNING, steps_done=40, work_left_s=60.0)
+    world.world.ledger.record((said,), now_s=clock.at_s)
+    clock.at_s += 7.0  # nothing was heard since
+    (listed,) = client.get("/api/v1/jobs").json()["items"]
+    found = client.get("/api/v1/jobs/a").json()
+    assert listed["progress"] == found["progress"]
+    assert (found["steps_done"], found["progress"]["steps_per_s"]) == (40, 2.0)
+    heard, ends = (datetime.fromisoformat(found["progress"][key]) for key in ("heard_at", "finish_at"))
+    assert (ends - heard).total_seconds() == 30.0
+    assert heard.timestamp() == clock.at_s - 7.0
+    world.world.ledger.pause("a")
+    world.run(5)
+    assert client.get("/api/v1/jobs/a").json()["progress"] is None
+
+
+def test_before_anything_was_measured_nothing_is_promised(world: ApiWorld, client: TestClient) -> None:
+    client.post("/api/v1/jobs", json=job("a"))
+    assert client.get("/api/v1/jobs/a").json()["progress"] is None
+    world.run(3)
+    said = Report(job="a", attempt=1, phase=Phase.RUNNING, steps_done=1)
+    world.world.ledger.record((said,), now_s=world.world.clock.at_s)
+    found = client.get("/api/v1/jobs/a").json()["progress"]
+    assert (found["steps_per_s"], found["finish_at"]) == (None, None)

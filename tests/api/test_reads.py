@@ -112,3 +112,38 @@ def test_why_and_plan_are_what_the_next_cycle_does(world: ApiWorld, client: Test
     assert [one["kind"] for one in why["unblock"]] == ["AddDevices"]
     running = client.get("/api/v1/jobs/a/why").json()
     assert (running["verdict"], running["state"]) == (None, "running")
+
+
+def test_why_decides_anew_on_what_is_there_now(world: ApiWorld, client: TestClient) -> None:
+    client.post("/api/v1/jobs", json=job("a", workers={"min": 8, "max": 8, "resources": {"GPU": 1}}))
+    world.run(3)
+    wide = {"min": 4, "max": 4, "resources": {"GPU": 1}}
+    client.post("/api/v1/jobs", json=job("b", workers=wide, priority=90))
+    # No cycle has looked at it yet, and its answer is there.
+    assert client.get("/api/v1/jobs/b").json()["reason"] is None
+    first = client.get("/api/v1/jobs/b/why").json()
+    assert first["verdict"]["decision"] == "wait"
+    world.cycle()
+    stored = client.get("/api/v1/jobs/b").json()["reason"]
+    assert stored is not None
+    client.post("/api/v1/jobs/a/cancel")
+    world.world.clock.at_s += 1.0
+    world.world.runner.advance()
+    world.world.ledger.record(world.world.runner.reports(), now_s=world.world.clock.at_s)
+    world.world.runner.ended.clear()
+    assert client.get("/api/v1/jobs/b").json()["reason"] == stored
+    now = client.get("/api/v1/jobs/b/why").json()
+    then = client.get("/api/v1/plan").json()
+    assert [one for one in then["starts"] if one["job"] == "b"] == (
+        [now["verdict"]] if now["verdict"]["decision"] == "start" else []
+    )
+
+
+def test_why_of_a_running_job_is_what_happens_to_it_next(world: ApiWorld, client: TestClient) -> None:
+    client.post("/api/v1/jobs", json=job("a", workers={"min": 4, "max": 8, "resources": {"GPU": 1}}, priority=10))
+    world.run(3)
+    assert client.get("/api/v1/jobs/a/why").json()["effect"] is None
+    client.post("/api/v1/jobs", json=job("b", workers={"min": 4, "max": 4, "resources": {"GPU": 1}}, priority=90))
+    found = client.get("/api/v1/jobs/a/why").json()
+    assert (found["verdict"], found["effect"]["for_job"]) == (None, "b")
+    assert found["effect"] == client.get("/api/v1/plan").json()["changes"][0]

@@ -7,6 +7,7 @@ and ends the run with exit code 1.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import random
 import sys
@@ -17,8 +18,10 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from orchestrator.ledger.database import Database, open_database
 from tests.benchmarks.harness import print_result, read_options, say
 from tests.ledger.machine import Machine, template
+from tests.ledger.world import sqlite
 
 _HISTORY = 100
 _BASE = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -40,22 +43,30 @@ _STEPS = {
 }
 
 
+@functools.cache
+def home(ready: Path) -> tuple[Path, Database]:
+    """This process's own folder and the database in it, for all its histories, one after the other."""
+    folder = ready.parent / str(os.getpid())
+    folder.mkdir()
+    return folder, open_database(sqlite(folder))
+
+
 def history(seed: int, ready: Path) -> tuple[int, Counter[str], str]:
     """One history of a hundred steps and its end; the seed, what was done, and the law that was broken."""
     draw, done = random.Random(seed), Counter[str]()
     names, weights = list(_STEPS), [weight for weight, _ in _STEPS.values()]
-    with tempfile.TemporaryDirectory(dir=_BASE) as folder:
-        machine = Machine(Path(folder), ready)
-        try:
-            for name in draw.choices(names, weights, k=_HISTORY):
-                getattr(machine, name)(*_STEPS[name][1](draw))
-                done[name] += 1
-                machine.check()
-            machine.finish()
-        except AssertionError as error:
-            return seed, done, f"{type(error).__name__}: {error}"
-        finally:
-            machine.world.ledger.database.close()
+    folder, database = home(ready)
+    machine = Machine(folder, ready, database)
+    try:
+        for name in draw.choices(names, weights, k=_HISTORY):
+            getattr(machine, name)(*_STEPS[name][1](draw))
+            done[name] += 1
+            machine.check()
+        machine.finish()
+    except AssertionError as error:
+        return seed, done, f"{type(error).__name__}: {error}"
+    finally:
+        database.close()
     return seed, done, ""
 
 

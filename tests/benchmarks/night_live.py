@@ -2,12 +2,13 @@
 
     python -m tests.benchmarks.night_live [--quick] [--seconds N] [--devices N] [--without-lending]
 
-16 hours, from 20:00 to 12:00, in 320 s: demand falls to a fifth of its peak, and rises again from 05:00 to 10:00. Ray,
-Ray Serve, the HTTP requests, Ray Train, DeepSpeed and every process start are real. A device is one CPU of Ray's
-bookkeeping, and a replica's engine waits where a device would compute (`engine.step_time`), so that replicas have a
-capacity of their own on a machine with few cores: 5 requests a second each, 3.5 of them counted on. The job's passes
-wait, too. Lending decides once a second by the clock of the compressed day; two earlier days of the same demand are
-played into its memory first. Requests are sent on schedule whatever becomes of earlier ones.
+16 hours, from 20:00 to 12:00, in 320 s: demand falls to a fifth of its peak, and rises again from 05:00 to 10:00. The
+control loop and its ledger, endpoint and job as holders of leases with a process each, Ray, Ray Serve, the HTTP
+requests, Ray Train, DeepSpeed and every process start are real. A device is one CPU of Ray's bookkeeping, and a
+replica's engine waits where a device would compute (`engine.step_time`), so that replicas have a capacity of their own
+on a machine with few cores: 5 requests a second each, 3.5 of them counted on. The job's passes wait, too. Lending
+decides in every cycle, once a second, by the clock of the compressed day; two earlier days of the same demand are
+written into its memory first. Requests are sent on schedule whatever becomes of earlier ones.
 
 A breach is a request that is not answered within 2 s, refused ones included. `--without-lending` sends the same load to
 the same endpoint with nothing lent. The last line on stdout is one JSON object.
@@ -16,7 +17,6 @@ the same endpoint with nothing lent. The last line on stdout is one JSON object.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import math
 import os
@@ -29,12 +29,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from orchestrator.adapters.endpoints.live import Lending, LiveEndpoints
-from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
-from orchestrator.adapters.ray_serve import Deployed, deploy
-from orchestrator.adapters.ray_train.lease import FileLease, Lease
 from orchestrator.policy.lending.values import Decision, Emergency, Keep, Standing
-from orchestrator.spec.errors import UnreachableError
 from tests.benchmarks.elastic_ours import steps_of
 from tests.benchmarks.harness import print_result, read_options, say
 from tests.benchmarks.night_live_parts import (
@@ -43,23 +38,18 @@ from tests.benchmarks.night_live_parts import (
     DRAIN_S,
     HOURS,
     PEAK_LOAD,
-    POOL,
     REPLICA_RPS,
     ROOT,
     RUN,
     SLO_S,
     SNAPSHOT_S,
     DayClock,
-    Place,
-    earlier_days,
-    endpoint_of,
+    Plane,
     make_load,
+    plane,
     registry_in,
-    terms_of,
-    training,
 )
 from tests.benchmarks.serving_loads import Load
-from tests.benchmarks.watching import packed_dataset
 
 
 @dataclass(slots=True)
@@ -79,9 +69,14 @@ class Diary:
     recalls: dict[float, Back] = field(default_factory=dict)
     decisions: dict[str, int] = field(default_factory=dict)
     emergencies: int = 0
+    last: Decision | None = None
 
-    def note(self, real_s: float, decision: Decision | None, standing: Standing, workers: int, rps: float) -> None:
-        if decision is not None and not isinstance(decision, Keep):
+    def note(
+        self, real_s: float, decision: Decision | None, standing: Standing, workers: int, rps: float,
+        held: dict[str, int],
+    ) -> None:  # fmt: skip
+        known, self.last = self.last is decision, decision
+        if decision is not None and not known and not isinstance(decision, Keep):
             name = f"{type(decision).__name__} ({decision.reason})"
             self.decisions[name] = self.decisions.get(name, 0) + 1
             self.emergencies += isinstance(decision, Emergency)
@@ -96,50 +91,30 @@ class Diary:
             if called_s not in open_calls and back.served_after_s is None:
                 back.served_after_s = real_s - back.at_s
         self.lines.append({"at_s": round(real_s, 1), "rps": round(rps, 2), "serving": standing.serving,
-                           "lent": standing.lent, "returning": standing.returning, "workers": workers})  # fmt: skip
+                           "lent": standing.lent, "returning": standing.returning, "workers": workers,
+                           "leased": held.get("night", 0), "trains_on": held.get(RUN, 0)})  # fmt: skip
 
 
-def play(deployed: Deployed, node_id: str, home: Path, lease: FileLease | None, devices: int, load: Load) -> Any:
-    """The night; returns the diary and the client's records. Without a job's lease nothing is lent."""
-    scale = HOURS * 3600 / load.seconds
-    clock, terms = DayClock(scale), terms_of(devices, scale)
-    peak_rps = PEAK_LOAD * devices * REPLICA_RPS
-    place = Place(deployed, clock, devices, node_id)
-    lending = Lending(name="night", terms=terms, around=place, memory=earlier_days(terms, peak_rps, scale),
-                      window_s=4 * scale)  # fmt: skip
-    live, diary = LiveEndpoints((lending,), clock), Diary()
+def play(found: Plane, clock: DayClock, load: Load) -> Any:
+    """The night; returns the diary and the client's records."""
+    scale, diary, home = HOURS * 3600 / load.seconds, Diary(), found.home
     plan, result = home / "plan.json", home / "result.json"
-    shape = {"urls": {"interactive": deployed.url}, "seed": 7, "batch_shape": (1, 1)}
+    shape = {"urls": {"interactive": found.sight().urls["interactive"]}, "seed": 7, "batch_shape": (1, 1)}
     plan.write_text(json.dumps({**asdict(load), **shape}))
     client = subprocess.Popen([sys.executable, "-m", "tests.benchmarks.serving_client", str(plan), str(result)],
                               cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
     clock.start()
-    allowed = 1
     while client.poll() is None:
         began_s = time.time()
-        if lease is not None:
-            allowed = _look(live, lease, devices, allowed)
-        standing, sample = live.standing("night"), live.demand("night")
-        workers = steps_of(home / "job", RUN)[-1]["world_size"] if lease is not None else 0
-        rps = sample.rps * scale if sample else 0.0
-        diary.note(began_s - clock.zero_s, live.decision("night"), standing, workers, rps)
+        workers, lender = steps_of(home, RUN)[-1]["world_size"], found.endpoints.lenders.get("night")
+        standing = Standing(serving=found.sight().answering) if lender is None else lender.standing
+        rps = lender.demand.rps * scale if lender is not None and lender.demand is not None else 0.0
+        diary.note(began_s - clock.zero_s, None if lender is None else lender.decision, standing, workers, rps,
+                   found.held())  # fmt: skip
         time.sleep(max(0.0, began_s + 1.0 - time.time()))
     if client.returncode:
         raise RuntimeError(f"the client ended with {client.returncode}")
     return diary, json.loads(result.read_text())
-
-
-def _look(live: LiveEndpoints, lease: FileLease, devices: int, allowed: int) -> int:
-    """One turn of the cycle: what endpoints do not keep is the job's, beside its own device."""
-    try:
-        now_allowed = 1 + devices - live.headroom()[POOL]
-    except UnreachableError as error:
-        say(f"  {error}")
-        return allowed
-    if now_allowed != allowed:
-        lease.write(Lease(workers=now_allowed))
-        say(f"       the job may hold {now_allowed} devices")
-    return now_allowed
 
 
 def summary(diary: Diary, records: list[dict[str, Any]], steps: list[dict[str, Any]], load: Load) -> dict[str, Any]:
@@ -148,8 +123,9 @@ def summary(diary: Diary, records: list[dict[str, Any]], steps: list[dict[str, A
     breaches = [r for r, waited_s in zip(records, latencies, strict=True) if waited_s > SLO_S]
     answered = sorted(one for one in latencies if math.isfinite(one))
     lent_at = {int(line["at_s"]) for line in diary.lines if line["lent"] or line["returning"]}
+    watched = ("serving", "lent", "returning", "workers", "leased")
     changes = [line for before, line in zip([{}, *diary.lines], diary.lines, strict=False)
-               if any(before.get(key) != line[key] for key in ("serving", "lent", "returning", "workers"))]  # fmt: skip
+               if any(before.get(key) != line[key] for key in watched)]  # fmt: skip
     ramp_s = load.seconds * (29 - BEGIN_H) / HOURS
     away = [line["at_s"] for line in diary.lines if line["lent"] or line["returning"]]
     backs = list(diary.recalls.values())
@@ -183,20 +159,17 @@ def main() -> None:
     options = read_options(__doc__ or "", extra=extra)
     devices = options.rest.devices
     load = make_load(options.rest.seconds or (200.0 if options.quick else 320.0), PEAK_LOAD * devices * REPLICA_RPS, 7)
+    lends, clock = not options.rest.without_lending, DayClock(HOURS * 3600 / load.seconds)
     with tempfile.TemporaryDirectory(prefix="tide-night-", ignore_cleanup_errors=True) as folder:
         home = Path(folder)
-        head, pool = NodeSize(num_cpus=0), NodeSize(num_cpus=devices + 1, resources={POOL: devices})
-        with LocalCluster((head, pool)) as cluster, contextlib.ExitStack() as stack:
-            deployed = deploy(endpoint_of(devices), registry_in(home))
-            stack.callback(deployed.close)
-            lease = None
-            if not options.rest.without_lending:
-                lease = stack.enter_context(training(home / "job", cluster.address, devices, packed_dataset()))
-            say(f"{devices} replicas answer at {deployed.url}; {len(load.arrivals)} requests in {load.seconds:.0f} s")
-            diary, records = play(deployed, cluster.nodes[1].node_id, home, lease, devices, load)
-            figures = summary(diary, records, steps_of(home / "job", RUN) if lease else [], load)
+        registry_in(home)
+        with plane(home, devices, clock, clock.scale, lends=lends) as found:
+            urls = sorted(set(found.sight().urls.values()))
+            say(f"{devices} replicas answer at {urls[0]}; {len(load.arrivals)} requests in {load.seconds:.0f} s")
+            diary, records = play(found, clock, load)
+            figures = summary(diary, records, steps_of(home, RUN), load)
     print_result({"benchmark": "night_live", "devices": devices, "seconds": load.seconds, "slo_s": SLO_S,
-                  "lending": lease is not None, **figures}, quick=options.quick)  # fmt: skip
+                  "lending": lends, **figures}, quick=options.quick)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,42 +1,48 @@
-"""What `night_live` plays with: the compressed day and its requests, the endpoint from outside, the job beside it."""
+"""What `night_live` plays with: the compressed day and its requests, and the control plane over endpoint and job."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 import math
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import ray
-from ray._private.state import available_resources_per_node
-
-from orchestrator.adapters.endpoints.live import Seen
-from orchestrator.adapters.ray_serve import Deployed
-from orchestrator.adapters.ray_train.lease import FileLease, Lease
+from orchestrator.adapters.endpoints.holders import EndpointHolders
+from orchestrator.adapters.endpoints.memory import write_memory
+from orchestrator.adapters.endpoints.sight import Sight, read_sight
+from orchestrator.adapters.jobs.folder import JobFolder
+from orchestrator.adapters.ray_cluster.host import await_host, start_host, stop_host
+from orchestrator.ledger.check import check
+from orchestrator.ledger.repository import Ledger
+from orchestrator.ledger.schema import upgrade
+from orchestrator.ledger.states import ENDED
+from orchestrator.ledger.submission import new_holder
 from orchestrator.policy.lending.decide import Memory, Sample, decide_lending
 from orchestrator.policy.lending.values import RecallTimes, Standing, Terms
 from orchestrator.registry import Provenance, Registry
-from orchestrator.spec import Endpoint, load_text
-from orchestrator.spec.errors import UnreachableError
+from orchestrator.service.holdings import Holdings
+from orchestrator.service.live import live_ports
+from orchestrator.service.local_nodes import nodes_for
+from orchestrator.service.loop import ControlLoop
+from orchestrator.spec import Cluster, Endpoint, TrainJob, load_text
 from tests.benchmarks.elastic_ours import steps_of
 from tests.benchmarks.serving_loads import Arrival, Load
+from tests.benchmarks.watching import packed_dataset
 
 BEGIN_H, HOURS = 20.0, 16.0
 MIDNIGHT_S = dt.datetime(2026, 6, 3, tzinfo=dt.UTC).timestamp()
 SLO_S = 2.0
 STEP_S, PROMPT, TOKENS = 0.05, 8, 4  # one prefill and three decodes: 0.2 s of a replica
 REPLICA_RPS, PEAK_LOAD, NIGHT = 3.5, 0.85, 0.2
-POOL, RUN = "endpoint", "night"
+POOL, RUN = "cores", "trains"
 # Real seconds, as seen on this kind of machine; the lead that they add up to is what lending counts on.
 SNAPSHOT_S, DRAIN_S, COLD_START_S = 3.0, 6.0, 12.0
+PATIENCE_S = 180.0
 ROOT = Path(__file__).resolve().parents[2]
 
 ENDPOINT = """
@@ -47,8 +53,19 @@ spec:
   model: bench@1
   listen: {port: 0}
   engine: {name: echo, slots: 1, step_time: STEPms}
-  replicas: {min: DEVICES, max: DEVICES, drain: 5s, resources: {CPU: 1, custom: {POOL: 1}}}
+  replicas: {min: 1, max: DEVICES, drain: 5s, rps: RPS, resources: {CPU: 1}}
   tiers: {interactive: {slo: {latency: SLOs}, max_queue: 64}}
+"""
+CLUSTER = """
+apiVersion: tideline/v1
+kind: Cluster
+metadata: {name: night}
+spec:
+  ray: {address: local}
+  pools:
+  - {name: cores, device: cpu, resource: CPU, devices_per_node: DEVICES, count: DEVICES, market: on_demand,
+     price: "0.36", capacity: {source: ray}}
+  lending: {pools: [cores]}
 """
 JOB = """
 apiVersion: tideline/v1
@@ -70,16 +87,16 @@ spec:
 
 @dataclass(slots=True)
 class DayClock:
-    """The compressed day: `scale` of its seconds pass in each real one."""
+    """The compressed day: `scale` of its seconds pass in each real one, and none before it is started."""
 
     scale: float
-    zero_s: float = 0.0
+    zero_s: float = float("inf")
 
     def start(self) -> None:
         self.zero_s = time.time()
 
     def at(self, real_s: float) -> float:
-        return MIDNIGHT_S + BEGIN_H * 3600 + (real_s - self.zero_s) * self.scale
+        return MIDNIGHT_S + BEGIN_H * 3600 + max(0.0, real_s - self.zero_s) * self.scale
 
     def now_s(self) -> float:
         return self.at(time.time())
@@ -124,71 +141,118 @@ def earlier_days(terms: Terms, peak_rps: float, scale: float) -> Memory:
     return memory
 
 
-class Place:
-    """The endpoint from outside: one node with the endpoint's devices and one of the job's own."""
-
-    def __init__(self, deployed: Deployed, clock: DayClock, devices: int, node_id: str) -> None:
-        self._deployed, self._clock, self._devices, self._node_id = deployed, clock, devices, node_id
-        self.leased = devices
-
-    def see(self) -> Seen:
-        """Raises: UnreachableError."""
-        try:
-            counters = tuple(replace(one, at_s=self._clock.at(one.at_s)) for one in self._deployed.arrivals())
-            answering = self._deployed.num_answering()
-        except (TimeoutError, ray.exceptions.RayError) as error:
-            raise UnreachableError(f"endpoint {self._deployed.name}: {error}") from error
-        free = available_resources_per_node().get(self._node_id, {})
-        holding = round(self._devices - free.get(POOL, 0.0))
-        used = round(self._devices + 1 - free.get("CPU", 0.0))
-        return Seen(counters=counters, answering=answering, holding=holding, training=max(0, used - holding - 1))
-
-    def lease(self, replicas: int) -> None:
-        if replicas != self.leased:
-            self._deployed.lease(replicas)
-            self.leased = replicas
-
-
 @contextlib.contextmanager
-def training(home: Path, address: str, devices: int, data: Path) -> Iterator[FileLease]:
-    """The job in a process of its own, held to its own device at first."""
-    home.mkdir()
-    (home / "datasets").symlink_to(data.parents[1], target_is_directory=True)
+def plane(home: Path, devices: int, clock: DayClock, scale: float, *, lends: bool) -> Iterator[Plane]:
+    """Ray, an endpoint and a job under a control loop: all of them up, the endpoint with all of its devices."""
+    text = CLUSTER.replace("DEVICES", str(devices + 1))
+    cluster_file = home / "cluster.yaml"
+    cluster_file.write_text(text)
+    (cluster,) = load_text(text)
+    assert isinstance(cluster, Cluster)
+    with contextlib.ExitStack() as stack:
+        start_host(home / "ray", nodes_for(cluster))
+        stack.callback(stop_host, home / "ray")
+        await_host(home / "ray", timeout_s=PATIENCE_S)
+        ledger = Ledger(f"sqlite:///{home / 'tide.db'}", holder="night", clock=time.time)
+        stack.callback(ledger.close)
+        upgrade(ledger.database)
+        assert ledger.lead()
+        ledger.apply(cluster)
+        stack.callback(_kill_processes, home)
+        found = Plane(home=home, ledger=ledger, endpoints=_holders(home, ledger, devices, clock, scale, lends=lends))
+        ports = dataclasses.replace(live_ports(ledger, cluster=cluster_file, state=home), endpoints=found.endpoints)
+        loop = ControlLoop(ports)
+        loop.start()
+        stack.callback(loop.stop)
+        found.submit(endpoint_of(devices), cluster)
+        found.until("all replicas answer", lambda: found.sight().answering == devices)
+        found.submit(_job(home, devices), cluster)
+        found.until("the job makes steps", lambda: len(steps_of(home, RUN)) > 3)
+        yield found
+        found.end()
+
+
+def _holders(
+    home: Path, ledger: Ledger, devices: int, clock: DayClock, scale: float, *, lends: bool
+) -> EndpointHolders:
+    """The live port, in the seconds of the compressed day."""
+    terms = terms_of(devices, scale)
+    write_memory(home / "endpoints" / "night.json", earlier_days(terms, PEAK_LOAD * devices * REPLICA_RPS, scale))
+
+    def sight(job: str) -> Sight:
+        seen = read_sight(home / "jobs" / "jobs" / job)
+        return replace(seen, counters=tuple(replace(one, at_s=clock.at(one.at_s)) for one in seen.counters))
+
+    return EndpointHolders(
+        Holdings(ledger),
+        terms=lambda one, times: terms if lends else None,
+        sight=sight,
+        clock=clock,
+        memories=home / "endpoints",
+        window_s=4 * scale,
+    )
+
+
+@dataclass(slots=True)
+class Plane:
+    """The control plane of the night, from outside."""
+
+    home: Path
+    ledger: Ledger
+    endpoints: EndpointHolders
+
+    def submit(self, spec: Endpoint | TrainJob, cluster: Cluster) -> None:
+        self.ledger.submit(new_holder(spec, cluster, now_s=time.time()))
+
+    def sight(self) -> Sight:
+        return read_sight(self.home / "jobs" / "jobs" / "night")
+
+    def held(self) -> dict[str, int]:
+        """Devices by holder, draining ones included."""
+        held: dict[str, int] = {}
+        for lease in self.ledger.read.leases():
+            held[lease.holder] = held.get(lease.holder, 0) + lease.devices
+        return held
+
+    def until(self, what: str, holds: Callable[[], bool]) -> None:
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not holds():
+            if time.monotonic() > deadline_s:
+                said = [path.read_text()[-2000:] for path in sorted(self.home.glob("jobs/jobs/*/output"))]
+                rows = [(row.id, row.state.value, row.reason, row.detail) for row in self.ledger.read.jobs()]
+                raise RuntimeError(f"still not: {what}\n{rows}\n{said}")
+            time.sleep(0.2)
+
+    def end(self) -> None:
+        """Cancel both; everything that they had is given back in order, and the books are checked."""
+        for job in ("night", RUN):
+            self.ledger.cancel(job)
+        self.until("both have gone", lambda: all(row.state in ENDED for row in self.ledger.read.jobs()))
+        with self.ledger.database.reading() as connection:
+            wrong = check(connection)
+        if wrong:
+            raise RuntimeError(f"the books do not balance: {wrong}")
+
+
+def _kill_processes(home: Path) -> None:
+    for folder in (home / "jobs" / "jobs").glob("*"):
+        JobFolder(folder).kill()
+
+
+def _job(home: Path, devices: int) -> TrainJob:
     pace = home / "pace"
     pace.write_text("0.05")
+    (home / "datasets").symlink_to(packed_dataset().parents[1], target_is_directory=True)
     text = JOB.replace("PACE", str(pace)).replace("RUN", RUN).replace("MOST", str(devices + 1))
-    job = home / "job.yaml"
-    job.write_text(text.replace("FOLDER", str(ROOT)))
-    lease = FileLease(home / "runs" / RUN)
-    lease.write(Lease(workers=1))
-    command = [sys.executable, "-m", "tests.benchmarks.elastic_ours", str(job), str(home), address, "1"]
-    with (home / "output.txt").open("wb") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-                                   env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})  # fmt: skip
-    try:
-        _wait(lambda: len(steps_of(home, RUN)) > 3, "the job's first steps", process, home / "output.txt")
-        yield lease
-    finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def _wait(holds: Callable[[], bool], what: str, process: subprocess.Popen[bytes], output: Path) -> None:
-    deadline = time.monotonic() + 120
-    while not holds():
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"still not: {what}\n{output.read_text()[-2000:]}")
-        time.sleep(0.2)
+    (job,) = load_text(text.replace("FOLDER", str(ROOT)))
+    assert isinstance(job, TrainJob)
+    return job
 
 
 def endpoint_of(devices: int) -> Endpoint:
     """The endpoint that lends."""
     text = ENDPOINT.replace("STEP", f"{STEP_S * 1000:.0f}").replace("SLO", f"{SLO_S:.0f}")
-    (loaded,) = load_text(text.replace("DEVICES", str(devices)).replace("POOL", POOL))
+    (loaded,) = load_text(text.replace("DEVICES", str(devices)).replace("RPS", str(REPLICA_RPS)))
     assert isinstance(loaded, Endpoint)
     return loaded
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -36,6 +38,7 @@ spec:
   queues:
   - {name: main, quotas: [{pool: p, nominal: 8}], min_run: 0s}
   - {name: small, quotas: [{pool: p, nominal: 2}], min_run: 0s}
+  tenants: [{name: default, role: admin}, {name: stranger}]
 """
 PROGRAM = "from orchestrator.cli.main import main; main()"
 FOREVER = 10_000_000
@@ -191,8 +194,12 @@ def test_a_node_is_held_and_released_by_the_begin_of_its_name(
         ({"deadline": "2001-01-01T00:00:00Z"}, 3),
         ({"queue": "nobody"}, 4),
         ({"queue": "small", "workers": {"min": 3, "max": 3, "resources": {"GPU": 1}}}, 8),
+        ({"workers": {"min": 9, "max": 9, "resources": {"GPU": 1}}, "batch": {"global_batch_size": 64,
+          "micro_batch_size": 1}}, 8),
+        ({"deadline": "1h"}, 8),
+        ({"workers": {"min": 2, "max": 2, "resources": {"GPU": 1}}, "budget": {"usd": "0.000001"}}, 8),
     ],
-)
+)  # fmt: skip
 def test_submissions_that_are_refused_have_their_exit_code(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], spec: dict[str, Any], code: int
 ) -> None:
@@ -201,7 +208,39 @@ def test_submissions_that_are_refused_have_their_exit_code(
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert "Traceback" not in error
+    for asked in (("submit", "--dry-run"), ("plan", "--decide")):
+        assert tide(asked[0], file, asked[1]) == code
+        assert _timeless(capsys.readouterr().err) == _timeless(error)
     assert tide("describe", "refused") == 4
+
+
+def _timeless(text: str) -> str:
+    return re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+", "TIME", text)
+
+
+def test_files_that_are_refused_before_anybody_is_asked(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = Path(job_file(tmp_path, "good")).read_text()
+    bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"{new}: &{new} [{', '.join(['*' + old] * 10)}]\n" for old, new in zip("abcdef", "bcdefg", strict=True)
+    )
+    quota = CLUSTER.replace("nominal: 2", "nominal: -2")
+    for verb, text in (("submit", good.replace("name: good", "name: go/od")), ("submit", bomb), ("apply", quota)):
+        (tmp_path / "bad.yaml").write_text(text)
+        assert tide(verb, str(tmp_path / "bad.yaml")) == 3
+        assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'bad.yaml'}:")
+
+
+def test_names_that_are_not_there(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = Path(job_file(tmp_path, "stranger")).read_text().replace("metadata:\n", "metadata:\n  tenant: nobody\n")
+    (tmp_path / "stranger.yaml").write_text(text)
+    assert tide("submit", str(tmp_path / "stranger.yaml")) == 4
+    assert "there is no tenant 'nobody'; there are default, stranger" in capsys.readouterr().err
+    assert tide("queue", "leases", "--pool", "nothing") == 4
+    assert tide("ps", "--queue", "nothing") == 4
+    assert tide("queue", "hold", "nothing") == 4
+    assert tide("why", "nothing") == 4
 
 
 def test_a_name_in_use_is_a_conflict_and_an_idempotency_key_is_none(
@@ -211,6 +250,7 @@ def test_a_name_in_use_is_a_conflict_and_an_idempotency_key_is_none(
     assert answer(capsys, "submit", file, "--idempotency-key", "k")["replayed"] is False
     assert answer(capsys, "submit", file, "--idempotency-key", "k")["replayed"] is True
     assert tide("submit", file) == 7
+    assert tide("submit", job_file(tmp_path, "another"), "--idempotency-key", "k") == 7
     assert tide("cancel", "twice") == 0
 
 
@@ -323,10 +363,30 @@ def test_one_server_per_state_folder(server: Server, capsys: pytest.CaptureFixtu
     assert checks["server"]["state"] == checks["database"]["state"] == "ok"
 
 
-def test_names_of_jobs_complete_in_the_shell(server: Server, tmp_path: Path) -> None:
+def test_names_of_jobs_complete_in_the_shell(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert tide("submit", job_file(tmp_path, "complete-me")) == 0
     assert connect.job_names("complete-") == ["complete-me"]
+    assert connect.job_names("complete-no") == connect.job_names("%") == []
+    capsys.readouterr()
+    assert tide("completion", "bash") == 0
+    script = capsys.readouterr().out
+    # As bash calls it when TAB is pressed behind "tide describe comp".
+    typed = f"{script}\ntide() {{ {sys.executable} -c '{PROGRAM}' \"$@\"; }}\nCOMP_WORDS=(tide describe comp)\n"
+    typed += 'COMP_CWORD=2\n_tide_complete\nprintf "%s\\n" "${COMPREPLY[@]}"\n'
+    done = subprocess.run(["bash", "-c", typed], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["complete-me"]
     assert tide("cancel", "complete-me") == 0
+
+
+def test_nobody_waits_long_for_a_server_that_does_not_answer(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert connect.job_names("a") == []
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(other / "tide.sock"))
+        silent.listen()
+        monkeypatch.setattr(connect, "COMPLETE_S", 0.05)
+        assert connect.job_names("a") == []
 
 
 @pytest.fixture
@@ -412,6 +472,14 @@ def test_over_tls_nobody_enters_without_a_key(
     assert answer(capsys, "ps")["items"] == []
     assert tide("submit", job_file(tmp_path, "a")) == 0
     assert tide("keys", "ls") == ExitCode.FORBIDDEN
+    (other / "context.json").unlink()
+    strange = answer(capsys, "keys", "create", "--tenant", "stranger", "--role", "operator")["key"]
+    (other / "context.json").write_text(json.dumps(context))
+    (tmp_path / "key").write_text(strange)
+    assert tide("describe", "a") == tide("cancel", "a") == tide("why", "a") == ExitCode.FORBIDDEN
+    theirs = Path(job_file(tmp_path, "b")).read_text().replace("metadata:\n", "metadata:\n  tenant: default\n")
+    (tmp_path / "b.yaml").write_text(theirs)
+    assert tide("submit", str(tmp_path / "b.yaml")) == ExitCode.FORBIDDEN
     (tmp_path / "key").write_text("tide_000000000000_wrong")
     assert tide("ps") == ExitCode.FORBIDDEN
     audit = (other / "logs" / "audit.jsonl").read_text()

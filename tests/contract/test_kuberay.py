@@ -360,6 +360,32 @@ def test_empty_nodes_go_by_name_after_their_time_and_take_nothing_new(world: Wor
     assert sorted(world.kube.things["pods"]) == [pods[0]]
 
 
+def test_two_groups_of_a_cluster_do_not_disturb_each_other(tmp_path: Path, stand_in: StandIn) -> None:
+    lines = [
+        f"{{source: kuberay, cluster: harbour, group: {name}, scale: true, {at(stand_in)}}}" for name in ("h100", "cpu")
+    ]
+    world = World(tmp_path, stand_in, *lines)
+    world.grow(2)
+    world.settle(0.0, spare=("ray-001",))
+    world.settle(600.0, spare=("ray-001",))
+    for _ in range(2):
+        first, second = world.source.observe()
+        assert [node.state for node in first.nodes] == [NodeState.LEAVING, NodeState.OK]
+        assert second.nodes == ()
+    world.close()
+
+
+def test_a_pod_that_somebody_wants_back_is_used_again(world: World) -> None:
+    world.grow(2)
+    world.settle(0.0, spare=("ray-002",))
+    world.settle(600.0, spare=("ray-002",))
+    world.until(lambda pool: world.source.removing == set())
+    found = world.kube.things["rayclusters"]["harbour"]
+    found["spec"]["workerGroupSpecs"][1] |= {"replicas": 2, "scaleStrategy": {"workersToDelete": []}}
+    world.kube.put("rayclusters", found)
+    world.until(lambda pool: pool.nodes[1].state is NodeState.OK)
+
+
 def test_a_node_that_is_used_in_between_begins_its_time_anew(world: World) -> None:
     world.grow(2)
     world.settle(0.0, spare=("ray-001", "ray-002"))

@@ -7,11 +7,13 @@ Small numbers name jobs and nodes: they are taken modulo how many there are, so 
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 from collections import Counter
 from pathlib import Path
 
 from orchestrator.ledger import faults
+from orchestrator.ledger.database import Database
 from orchestrator.ledger.errors import LedgerError
 from orchestrator.ledger.mirror import Mirror
 from orchestrator.ledger.states import HOLDING, Unit
@@ -55,6 +57,7 @@ def template(folder: Path) -> Path:
     return folder / "tide.db"
 
 
+@functools.cache
 def _spec(usd: str = "0.5") -> Cluster:
     (found,) = load_text(SPEC.replace("USD", usd))
     assert isinstance(found, Cluster)
@@ -62,13 +65,22 @@ def _spec(usd: str = "0.5") -> Cluster:
 
 
 class Machine:
-    """A world with steps. `paid_ms` is device-time as an outsider counts it: devices the books knew of, by time."""
+    """A world with steps. `paid_ms` is device-time as an outsider counts it: devices the books knew of, by time.
 
-    def __init__(self, folder: Path, ready: Path) -> None:
+    `database`: of `folder`, to be used again for the next history: its statements are compiled already.
+    """
+
+    def __init__(self, folder: Path, ready: Path, database: Database | None = None) -> None:
+        for name in ("tide.db-wal", "tide.db-shm"):
+            (folder / name).unlink(missing_ok=True)
         shutil.copy(ready, folder / "tide.db")
         self.states: dict[int, NodeState] = {}
         self.world = World(
-            sqlite(folder), spec=_spec(), pools=self._pools(), physics=Physics(start_s=1.0, stop_s=2.0), is_new=False
+            database or sqlite(folder),
+            spec=_spec(),
+            pools=self._pools(),
+            physics=Physics(start_s=1.0, stop_s=2.0),
+            is_new=False,
         )
         self.names: list[str] = []
         self.steps = self._granted = 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from orchestrator.cycle import CycleReport, Ports, run_cycle
 from orchestrator.ledger.check import check
+from orchestrator.ledger.database import Database
 from orchestrator.ledger.facts import DEFAULT_RULES
 from orchestrator.ledger.repository import Ledger
 from orchestrator.ledger.rows import JobShape
@@ -52,9 +53,9 @@ def new(name: str, sizes: int | tuple[int, ...] = 1, *, work_s: float | None = 1
 
 @dataclass
 class World:
-    """`work` is what each job really has to do, whatever it says."""
+    """`work` is what each job really has to do, whatever it says. `url`: of the database, or one that is open."""
 
-    url: str
+    url: str | Database
     spec: Cluster = field(default_factory=cluster)
     pools: tuple[Pool, ...] = field(default_factory=lambda: (pool(),))
     physics: Physics = field(default_factory=Physics)

@@ -10,8 +10,8 @@ import pytest
 from orchestrator.policy.queueing.places import Node
 from orchestrator.policy.queueing.wanted import Need, Room
 from orchestrator.ports import UnreachableError
-from orchestrator.service.live import NoEndpoints
 from orchestrator.service.scaling import EVERY_S, Scaling
+from orchestrator.sim.outside import SimEndpoints
 from tests.ledger.world import World, new
 
 
@@ -38,7 +38,7 @@ def sizable() -> Sizable:
 
 @pytest.fixture
 def scaling(world: World, sizable: Sizable) -> Scaling:
-    return Scaling(lambda: (sizable,), world.capacity, NoEndpoints(), world.ledger)
+    return Scaling(lambda: (sizable,), world.capacity, SimEndpoints(), world.ledger)
 
 
 def test_waiting_jobs_ask_for_nodes_and_empty_ones_are_spare(world: World, scaling: Scaling, sizable: Sizable) -> None:
@@ -69,4 +69,4 @@ def test_a_server_that_does_not_answer_stops_nobody(world: World, scaling: Scali
 
 
 def test_with_nothing_to_size_nothing_is_asked(world: World) -> None:
-    assert Scaling(tuple, world.capacity, NoEndpoints(), world.ledger)(0.0) is None
+    assert Scaling(tuple, world.capacity, SimEndpoints(), world.ledger)(0.0) is None

@@ -1,115 +1,83 @@
-"""The `Endpoints` port over live ones: measures demand, lets the lending policy decide, and holds replicas to it.
+"""One live endpoint's lending: measures demand, lets the lending policy decide, and sees what becomes of it.
 
-What is lent is told to the endpoint at once; training gets it when replicas have let go, and an endpoint gets it back
-when training has. Who holds what is observed at every look and never assumed. The clock is whoever's runs the cycle.
+A device changes hands when it is seen to have: replicas gone before training grows, training gone before they start.
+Who holds what is observed at every look and never assumed. Refuses to know ledgers, Ray and clocks.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 from orchestrator.policy.lending.decide import Memory, Sample, decide_lending
 from orchestrator.policy.lending.rates import Counter, demand_between
 from orchestrator.policy.lending.standing import apply
-from orchestrator.policy.lending.values import Decision, Return, Standing, Terms
-from orchestrator.ports import Clock
+from orchestrator.policy.lending.values import Decision, Loan, Return, Standing, Terms
+
+_KEPT_DRAINS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """One look at an endpoint and its devices. `counters`: requests that came, by replica; `answering`: replicas that
-    take requests; `holding`: devices that replicas hold, those that start or drain included; `training`: devices that
-    jobs hold."""
+    take requests; `held`: devices in the endpoint's own hands, draining ones not counted."""
 
     counters: tuple[Counter, ...]
     answering: int
-    holding: int
-    training: int
+    held: int
 
 
-class Around(Protocol):
-    """A live endpoint, from outside."""
+class Lender:
+    """What is known of one endpoint between two looks. `window_s`: over how long demand is measured."""
 
-    def see(self) -> Seen:
-        """How things are. Raises: UnreachableError."""
-        ...
+    def __init__(self, memory: Memory | None = None, *, window_s: float = 30.0) -> None:
+        self.memory = Memory() if memory is None else memory
+        self.decision: Decision | None = None
+        self.standing = Standing(serving=0)
+        self.drains_s: tuple[float, ...] = ()
+        self._meter = _Meter(window_s)
+        self._left: set[float] = set()
 
-    def lease(self, replicas: int) -> None:
-        """Hold the endpoint to so many replicas from now on; more start, or those too many drain."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lending:
-    """One endpoint: its terms, where it is, what is known of earlier days, and over how long demand is measured."""
-
-    name: str
-    terms: Terms
-    around: Around
-    memory: Memory = field(default_factory=Memory)
-    window_s: float = 30.0
-
-
-class _Kept:
-    def __init__(self, one: Lending) -> None:
-        self.standing = Standing(serving=one.terms.replicas)
-        self.memory = one.memory
-        self.meter = _Meter(one.window_s)
-        self.holding = 0
-        self.last: Decision | None = None
-
-
-class LiveEndpoints:
-    """Answers what endpoints need now; each question is one look and one evaluation of the policy."""
-
-    def __init__(self, endpoints: tuple[Lending, ...], clock: Clock) -> None:
-        names = [one.name for one in endpoints]
-        if len(set(names)) != len(names):
-            raise ValueError(f"endpoints {sorted(names)}: a name stands for one endpoint")
-        self._endpoints = endpoints
-        self._clock = clock
-        self._kept = {one.name: _Kept(one) for one in endpoints}
-
-    def headroom(self) -> Mapping[str, int]:
-        """Devices to be kept free, by pool: what serves, what was called back, what replicas have not let go of yet.
-
-        Raises: UnreachableError; nothing is changed then, and demand grows stale until everything is called back.
-        """
-        found: dict[str, int] = {}
-        for one in self._endpoints:
-            self._evaluate(one)
-            found[one.terms.pool] = found.get(one.terms.pool, 0) + self._kept_free(one)
-        return found
-
-    def standing(self, name: str) -> Standing:
-        """Who holds an endpoint's devices since the last look."""
-        return self._kept[name].standing
-
-    def decision(self, name: str) -> Decision | None:
-        """What was decided at the last look, with its reason; None before the first."""
-        return self._kept[name].last
-
-    def demand(self, name: str) -> Sample | None:
+    @property
+    def demand(self) -> Sample | None:
         """The newest measurement."""
-        return self._kept[name].meter.sample
+        return self._meter.sample
 
-    def _evaluate(self, one: Lending) -> None:
-        kept, now_s = self._kept[one.name], self._clock.now_s()
-        seen = one.around.see()
-        sample = kept.meter.read(seen.counters, now_s=now_s)
-        kept.holding = seen.holding
-        standing = observed(kept.standing, seen, one.terms)
-        kept.last, kept.memory = decide_lending(one.terms, standing, kept.memory, sample, now_s=now_s)
-        kept.standing = _carried_out(standing, kept.last, one.terms, now_s)
-        one.around.lease(kept.standing.serving + sum(each.replicas for each in kept.standing.returns if each.left))
+    @property
+    def owed(self) -> int:
+        """Replicas that are the endpoint's own: those that serve and those that were called back."""
+        return self.standing.serving + self.standing.returning
 
-    def _kept_free(self, one: Lending) -> int:
-        kept = self._kept[one.name]
-        due = (kept.standing.serving + kept.standing.returning) * one.terms.devices_per_replica
-        return max(due, min(kept.holding, one.terms.devices))
+    def look(self, terms: Terms, seen: Seen, *, now_s: float) -> None:
+        """One look and one evaluation of the policy; what is decided shows in `owed`."""
+        sample = self._meter.read(seen.counters, now_s=now_s)
+        standing = observed(self.standing, seen, terms)
+        if standing.serving + standing.returning + standing.lent != terms.replicas:
+            standing = found(seen, terms, now_s=now_s)  # the first look, or another size than before
+        self._time_drains(standing, now_s)
+        self.decision, self.memory = decide_lending(terms, standing, self.memory, sample, now_s=now_s)
+        self.standing = _carried_out(standing, self.decision, terms, now_s)
+
+    def _time_drains(self, standing: Standing, now_s: float) -> None:
+        """How long training took to let go of what was called back."""
+        calls = {one.called_s for one in standing.returns}
+        for called_s in calls - {one.called_s for one in standing.returns if not one.left} - self._left:
+            self._left.add(called_s)
+            self.drains_s = (*self.drains_s, now_s - called_s)[-_KEPT_DRAINS:]
+        self._left &= calls
+
+
+def found(seen: Seen, terms: Terms, *, now_s: float) -> Standing:
+    """The standing of an endpoint of which nothing is known: what it does not hold is lent, and what does not answer
+    is on its way."""
+    held = min(seen.held // terms.devices_per_replica, terms.replicas)
+    serving = min(seen.answering, held)
+    coming = Return(serves_at_s=now_s + terms.times.cold_start_s, replicas=held - serving, called_s=now_s, left=True)
+    return Standing(
+        serving=serving,
+        loans=(Loan(now_s, terms.replicas - held),) if held < terms.replicas else (),
+        returns=(coming,) if coming.replicas else (),
+    )
 
 
 def observed(standing: Standing, seen: Seen, terms: Terms) -> Standing:
@@ -117,7 +85,7 @@ def observed(standing: Standing, seen: Seen, terms: Terms) -> Standing:
 
     The oldest call is the first to be met.
     """
-    overdue = max(0, -(-seen.training // terms.devices_per_replica) - standing.lent)
+    overdue = max(0, terms.replicas - seen.held // terms.devices_per_replica - standing.lent)
     let_go = standing.returning - min(overdue, standing.returning)
     back = min(max(0, seen.answering - standing.serving), let_go)
     returns: list[Return] = []
@@ -150,10 +118,11 @@ class _Meter:
 
     def read(self, counters: tuple[Counter, ...], *, now_s: float) -> Sample | None:
         """The newest measurement, this look included; None before there are two looks."""
-        look, self._before = demand_between(self._before, counters), counters
-        if look is not None:
-            self._looks.append(look)
-        while self._looks and self._looks[0].at_s <= now_s - self._window_s:
+        if counters != self._before:
+            look, self._before = demand_between(self._before, counters), counters
+            if look is not None:
+                self._looks.append(look)
+        while len(self._looks) > 1 and self._looks[0].at_s <= now_s - self._window_s:
             self._looks.popleft()
         if self._looks:
             mean = sum(one.rps for one in self._looks) / len(self._looks)

@@ -53,6 +53,10 @@ class RecordedEndpoints:
             self._evaluate(one, sample, now_s)
         return headroom_of((one.terms, self._kept[one.name].standing) for one in self._recordings)
 
+    def owed(self) -> Mapping[str, tuple[tuple[str, int], ...]]:
+        """Endpoints hold no leases here: what serves is kept free."""
+        return {}
+
     def standing(self, name: str) -> Standing:
         """Who holds an endpoint's devices since the last question."""
         return self._kept[name].standing

@@ -1,5 +1,7 @@
 """The process of one training job: reads orders, runs the job on Ray, reports every attempt, and keeps its log.
 
+Processes of endpoints and studies begin here, too, and go on in `adapters.endpoints.process` and `study_process`.
+
 It knows the control plane only through its folder, so that it never notices whether one is there. Run by
 `python -m orchestrator.adapters.jobs.process FOLDER`.
 """
@@ -142,6 +144,16 @@ def main(path: Path) -> int:
             return 0
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
         document, around = folder.read_job()
+        if document.get("kind") == "Endpoint":
+            from orchestrator.adapters.endpoints.process import serve_endpoint
+
+            serve_endpoint(folder, document, around, _log(folder, around, ranks=folder.path / "ranks"))
+            return 0
+        if document.get("kind") == "Study":
+            from orchestrator.adapters.jobs.study_process import run_as_study
+
+            run_as_study(folder, document, around, _log(folder, around, ranks=folder.path / "ranks"))
+            return 0
         job = _as_run(document, folder.job)
         desk = _desk(folder, job, around)
         desk.look()
@@ -189,9 +201,13 @@ def _desk(folder: JobFolder, job: TrainJob, around: dict[str, Any]) -> Desk:
         batch=BatchPlan(batch.global_batch_size, batch.micro_batch_size),
         habits=HABITS,
     )
-    log = LogWriter(Path(around["logs"]), folder.job, Path(around["home"]) / "runs" / folder.job / "logs", _stamp)
+    log = _log(folder, around, ranks=Path(around["home"]) / "runs" / folder.job / "logs")
     chronicle = Chronicle(folder.job, plan=plan, steps=job.spec.steps, habits=HABITS)
     return Desk(folder, chronicle, log, time.time)
+
+
+def _log(folder: JobFolder, around: dict[str, Any], *, ranks: Path) -> LogWriter:
+    return LogWriter(Path(around["logs"]), folder.job, ranks, _stamp)
 
 
 def _tick(desk: Desk, ended: threading.Event) -> None:
@@ -216,7 +232,7 @@ def _run(job: TrainJob, desk: Desk, around: dict[str, Any], door: Door) -> tuple
     from orchestrator.adapters.ray_cluster.loopback import for_ray_init
 
     try:
-        with _connected(for_ray_init(around["ray"])):
+        with connected(for_ray_init(around["ray"])):
             return _outcome(job, _train(job, desk, around, door), Path(around["home"]))
     except UserError as error:
         return Phase.FAILED, str(error), True
@@ -229,7 +245,8 @@ def _run(job: TrainJob, desk: Desk, around: dict[str, Any], door: Door) -> tuple
 
 
 @contextlib.contextmanager
-def _connected(address: str) -> Any:
+def connected(address: str) -> Any:
+    """Be a driver of the Ray cluster there, for as long as the context lasts."""
     import ray
 
     from orchestrator.adapters.ray_cluster.environment import loopback_environment

@@ -37,14 +37,14 @@ class Part:
     endpoint: Endpoint
 
 
-def parts(endpoint: Endpoint) -> tuple[Part, ...]:
+def parts(endpoint: Endpoint, below: str = "") -> tuple[Part, ...]:
     """One part for all tiers, or one for each. A hop to choose a tier by the request's body would cost 2-7 ms, so with
-    dedicated placement each tier has an address of its own."""
+    dedicated placement each tier has an address of its own. `below`: the path that all of them are under."""
     name = endpoint.metadata.name
     if endpoint.spec.placement == "shared":
-        return (Part(name=name, path="/", endpoint=endpoint),)
+        return (Part(name=name, path=below or "/", endpoint=endpoint),)
     return tuple(
-        Part(name=f"{name}-{tier}", path=f"/{tier}", endpoint=_only(endpoint, tier))
+        Part(name=f"{name}-{tier}", path=f"{below}/{tier}", endpoint=_only(endpoint, tier))
         for tier in endpoint.spec.tiers.present()
     )
 
@@ -58,10 +58,13 @@ def wanted_versions(endpoint: Endpoint, registry: Registry, *, with_canary: bool
     )
 
 
-def application(part: Part, registry: Registry, start: Version, wanted: Wanted, *, base: Path) -> serve.Application:
+def application(
+    part: Part, registry: Registry, start: Version, wanted: Wanted, *, base: Path, initial: int | None = None
+) -> serve.Application:
     """The Serve application. Its replicas start with the version `start` and then serve what is `wanted`.
 
-    `base`: the folder that paths in the endpoint's file are relative to.
+    `base`: the folder that paths in the endpoint's file are relative to. `initial`: replicas at first; None = the
+    file's minimum.
 
     Only what is in `start` or the endpoint makes Serve restart replicas; `wanted` changes them while they run.
     """
@@ -81,7 +84,7 @@ def application(part: Part, registry: Registry, start: Version, wanted: Wanted, 
             "memory": resources.pop("memory", None),
             "resources": resources,
         },
-        **_count(part.endpoint),
+        **_count(part.endpoint, initial),
         **_routing(part.endpoint),
     )
     # Serve draws a new code version for each run, and with it restarts replicas; ours says what they were built from,
@@ -97,15 +100,15 @@ def _code_version(endpoint: Endpoint, start: Version) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _count(endpoint: Endpoint) -> Mapping[str, Any]:
+def _count(endpoint: Endpoint, initial: int | None) -> Mapping[str, Any]:
     replicas = endpoint.spec.replicas
-    if replicas.max == 1:
+    if replicas.max == 1 and initial is None:
         return {"num_replicas": 1}
     # Also where the file names one number: a lease may leave fewer.
     scaling = AutoscalingConfig(
         min_replicas=0,
         max_replicas=replicas.max,
-        initial_replicas=replicas.min,
+        initial_replicas=replicas.min if initial is None else initial,
         # The policy has its own patience, and it reads averages over seconds.
         upscale_delay_s=0.0,
         downscale_delay_s=0.0,

@@ -10,6 +10,7 @@ from typing import Any
 
 from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
+from orchestrator.adapters.ray_serve.seating import install
 from serving.policy.scaling import ReplicaLoad, ScalingRules, ScalingState, replica_target
 
 _NAMESPACE = b"tideline"
@@ -37,6 +38,7 @@ class SloPolicy:
 
     def __init__(self, min_replicas: int) -> None:
         self._min_replicas = min_replicas
+        install()
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
         """Ray Serve calls it with its AutoscalingContext; returns the number of replicas and what to remember."""

@@ -13,7 +13,7 @@ from jobs.train.state.open_storage import open_storage
 from orchestrator.adapters.ray_train.prepare import Prepared, prepare
 from orchestrator.adapters.ray_tune.searchers import Earlier, fits, is_within
 from orchestrator.adapters.ray_tune.strategy import TuneStrategy
-from orchestrator.adapters.ray_tune.trials import RayTrials, TrialsConfig
+from orchestrator.adapters.ray_tune.trials import Allotment, RayTrials, TrialsConfig
 from orchestrator.policy.study.values import Rates, TrialState
 from orchestrator.spec import Study, TrainJob
 from orchestrator.spec.base import Metadata
@@ -29,11 +29,12 @@ EVALUATION_SAMPLES = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyOptions:
-    """How this process runs a study."""
+    """How this process runs a study. `allotment`: None = on all that is free."""
 
     rates: Rates = field(default_factory=Rates)
     evaluation_samples: int = EVALUATION_SAMPLES
     wants_stop: Callable[[], int] = lambda: 0
+    allotment: Allotment | None = None
     on_event: Callable[[Event, StudyRecord], None] = lambda event, record: None
 
 
@@ -87,6 +88,7 @@ def _config(
         log_dir=folder / "logs",
         preload=prepared.preload,
         evaluation_samples=options.evaluation_samples,
+        allotment=options.allotment,
     )
 
 

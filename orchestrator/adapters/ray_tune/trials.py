@@ -6,10 +6,10 @@ import contextlib
 import dataclasses
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 import structlog
@@ -38,13 +38,15 @@ KEEP_STATES = 2
 
 @dataclass(slots=True)
 class _Seat:
-    """A seat as the driver knows it. `workers` it can run; not `ready` while its stem warms up."""
+    """A seat as the driver knows it. `workers` it can run; not `ready` while its stem warms up; one that `leaves` goes
+    once nothing runs there, because the study is to hold another number of workers on its node."""
 
     handle: Any
     workers: int
     starting: Any
     ready: bool = False
     draining: bool = False
+    leaves: bool = False
     read: int = 0
     asked: Any = None
 
@@ -61,9 +63,22 @@ class _Running:
     is_lost: bool = False
 
 
+class Allotment(Protocol):
+    """Who bounds what a study may hold, node by node."""
+
+    def lease(self) -> Mapping[str, int]:
+        """Workers that it may have, by node."""
+        ...
+
+    def holds(self, workers: Mapping[str, int]) -> None:
+        """It is told what the study's seats hold, a little after every change."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialsConfig:
-    """`prepare_trial` makes what a rank is told from a trial's job and the name of its states."""
+    """`prepare_trial` makes what a rank is told from a trial's job and the name of its states. `allotment`: None = all
+    that is free may be held."""
 
     storage: Storage
     prepare_trial: Callable[[TrainJobSpec, str], Prepared]
@@ -72,6 +87,7 @@ class TrialsConfig:
     log_dir: Path
     preload: tuple[str, ...]
     evaluation_samples: int
+    allotment: Allotment | None = None
     session: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
 
@@ -274,13 +290,43 @@ class RayTrials:
                 self._drain(node_id, seat)
             elif not seat.ready:
                 self._check_ready(node_id, seat)
-        self._sit_down(nodes)
+        leased = None if self._config.allotment is None else self._config.allotment.lease()
+        if leased is not None:
+            self._follow(leased, nodes)
+        self._sit_down(nodes, leased)
+        if self._config.allotment is not None:
+            self._config.allotment.holds({node_id: seat.workers for node_id, seat in self._seats.items()})
 
-    def _sit_down(self, nodes: tuple[NodeView, ...]) -> None:
+    def _follow(self, leased: Mapping[str, int], nodes: tuple[NodeView, ...]) -> None:
+        """Give up seats that are not as large as the lease says: another is taken in their place.
+
+        What they reserve in Ray cannot change; attempts there save, and go on where there is room.
+        """
+        needs = {name: amount for name, amount in self._per_worker.items() if amount}
+        free = room(nodes, needs, {}, 1)
+        for node_id, seat in list(self._seats.items()):
+            may = leased.get(node_id, 0)
+            if seat.workers > may or (seat.ready and seat.workers < may and free.get(node_id, 0)):
+                seat.leaves = True
+                if not seat.draining:
+                    self._drain(node_id, seat)
+            if seat.leaves and all(node_id not in one.waits_for for one in self._running.values()):
+                self._retire(node_id)
+
+    def _retire(self, node_id: str) -> None:
+        seat = self._seats.pop(node_id)
+        if seat.ready:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.wait([seat.handle.close.remote()], timeout=10.0)
+        ray.kill(seat.handle)
+
+    def _sit_down(self, nodes: tuple[NodeView, ...], leased: Mapping[str, int] | None) -> None:
         held = sum(seat.workers for seat in self._seats.values() if not seat.draining)
         needs = {name: amount for name, amount in self._per_worker.items() if amount}
         for node_id, fits in room(nodes, needs, {}, 1).items():
             count = min(fits, self._config.most_workers - held)
+            if leased is not None:
+                count = min(count, leased.get(node_id, 0))
             if node_id in self._seats or count < 1 or time.monotonic() < self._refused.get(node_id, (0, 0.0))[1]:
                 continue
             reserve = {name: amount * count for name, amount in needs.items()}

@@ -125,11 +125,25 @@ def usage(output: Output = Format.TABLE) -> None:
         (one["tenant"], one["jobs"], f"{one['device_hours']:.2f}", one["spent_usd"], _left(one["granted_left"]))
         for one in found["tenants"]
     ]
+    running = [(one["job"], one["tenant"], *_used(one)) for one in found["running"]]
+    if output is Format.TABLE and running:
+        used = ("RUNNING", "TENANT", "KWH", "G CO2", "USD BY THE HOUR")
+        emit("Usage", found, output, table=make_table(used, running, right=used[2:]))
     table = make_table(("TENANT", "JOBS", "DEVICE-HOURS", "USD", "GRANTS LEFT"), tenants)
     if output is Format.TABLE and pools:
         columns = ("POOL (device-hours)", *(kind.upper() for kind in kinds))
         emit("Usage", found, output, table=make_table(columns, pools, right=columns[1:]))
     emit("Usage", found, output, table=table if tenants else "no job was submitted yet")
+
+
+def _used(one: Json) -> tuple[str, str, str]:
+    """Energy, carbon and cost; what nobody says is left open."""
+    kwh, grams, usd = (one[key] for key in ("kwh", "g_co2", "usd"))
+    return (
+        "" if kwh is None else f"{kwh:.3f}",
+        "" if grams is None else f"{grams:.1f}",
+        "" if usd is None else f"{usd:.4f}",
+    )
 
 
 def _left(granted: Json) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli.control.connect import Job, connected
+from orchestrator.cli.control.connect import Job, connected, job_names
 from orchestrator.cli.control.follow import (
     detaching,
     event_line,
@@ -40,7 +40,7 @@ def ps(
         schedules = client.get("/schedules")["items"] if queue is None and not state else []
     schedules = [one for one in schedules if tenant in (None, one["tenant"])]
     rows = [_row(one) for one in items] + [_planned(one) for one in schedules]
-    columns = ("JOB", "STATE", "QUEUE", "TENANT", "WORKERS", "STEPS", "AGE", "WHY")
+    columns = ("JOB", "STATE", "QUEUE", "TENANT", "WORKERS", "STEPS", "AGE", "ENDS", "WHY")
     emit(
         "JobList",
         {"items": items, "schedules": schedules},
@@ -53,20 +53,29 @@ def _row(job: Json) -> list[str]:
     workers = job["workers"]
     asked = f"{workers['min']}..{workers['max']}" if workers["min"] < workers["max"] else str(workers["min"])
     pinned = "" if workers["pinned"] is None else f" (pinned {workers['pinned']})"
-    steps = "" if job["steps"] is None else f"{job['steps_done']}/{job['steps']}"
+    steps = "" if job["kind"] == "TrainJob" else job["kind"].lower()
+    steps = steps if job["steps"] is None else f"{job['steps_done']}/{job['steps']}"
     why = f"{job['reason']}: {job['detail']}" if job["reason"] else job["detail"]
     now = f"{workers['now']} of {asked}{pinned}"
-    return [job["id"], job["state"], job["queue"], job["tenant"], now, steps, _age(job["submitted_at"]), why]
+    ends = _in(job["progress"]["finish_at"]) if job["progress"] and job["progress"]["finish_at"] else ""
+    return [job["id"], job["state"], job["queue"], job["tenant"], now, steps, _age(job["submitted_at"]), ends, why]
 
 
 def _planned(schedule: Json) -> list[str]:
     when = f"{schedule['cron']} ({schedule['timezone']})"
     following = f", next {schedule['next_at'][:16]}Z" if schedule["next_at"] else ""
-    return [schedule["name"], "scheduled", "", schedule["tenant"], "", "", "", f"{when}{following}"]
+    return [schedule["name"], "scheduled", "", schedule["tenant"], "", "", "", "", f"{when}{following}"]
 
 
 def _age(since: str) -> str:
-    seconds = (dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(since)).total_seconds()
+    return _spoken((dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(since)).total_seconds())
+
+
+def _in(until: str) -> str:
+    return f"in {_spoken((dt.datetime.fromisoformat(until) - dt.datetime.now(dt.UTC)).total_seconds())}"
+
+
+def _spoken(seconds: float) -> str:
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "m")):
         if seconds >= size:
             return f"{seconds / size:.0f}{unit}"
@@ -84,19 +93,60 @@ def describe(job: Job, output: Output = Format.TABLE) -> None:
 def _described(job: Json) -> Any:
     named = ("state", "reason", "detail", "eta", "tenant", "queue", "priority", "submitted_at", "submitted_by")
     facts = [(key.replace("_", " "), job[key]) for key in (*named, "started_at", "ended_at", "deadline")]
-    facts += [("workers", _row(job)[4]), ("steps", f"{job['steps_done']} of {job['steps']}")]
+    serves = job["kind"] == "Endpoint"
+    facts += [("replicas" if serves else "workers", _row(job)[4])]
+    facts += _serving(job["serving"]) if serves else [("steps", _steps(job))]
     facts += [("failures, preemptions, resizes", f"{job['failures']}, {job['preemptions']}, {job['resizes']}")]
     facts += [("spent", f"{job['spent_usd']} dollars, {job['device_hours']:.3f} device-hours")]
     facts += [("held up by", _slow(one)) for one in job["stragglers"]]
+    facts += [("used", _used(job["footprint"]))]
     rows = [(name, value) for name, value in facts if value not in (None, "")]
     rows += [("", "")] if job["attempts"] else []
     rows += [(f"attempt {one['attempt']}", _attempt(one)) for one in job["attempts"]]
+    rows += [(f"told {one['host']}", _notice(one)) for one in job["notices"]]
     return make_table((job["id"], ""), rows)
 
 
 def _slow(one: Json) -> str:
     where = f"rank {one['rank']} on node {one['node'][:12]}"
     return f"{where}: {one['ratio']:.1f}x slower than the median over {one['steps']} steps, since {one['since'][:19]}"
+
+
+def _notice(one: Json) -> str:
+    when = one["delivered_at"] or one["next_try_at"]
+    state = {"waiting": "next try", "delivered": "delivered", "given_up": "given up"}[one["state"]]
+    at = f" at {when[:19]}" if when else ""
+    said = f": {one['said']}" if one["said"] else ""
+    return f"{one['event']}, {state}{at} after {one['tries']} tries{said}"
+
+
+def _steps(job: Json) -> str:
+    known = job["progress"] or {"steps_per_s": None, "finish_at": None}
+    speed = "" if known["steps_per_s"] is None else f", {known['steps_per_s']:.3g} a second"
+    ends = "" if known["finish_at"] is None else f", done at {known['finish_at'][:19]} if it goes on like this"
+    return f"{job['steps_done']} of {job['steps']}{speed}{ends}"
+
+
+def _used(found: Json | None) -> str | None:
+    if found is None:
+        return None
+    units = (("kwh", ".3f", "kWh"), ("g_co2", ".1f", "g CO2"), ("usd", ".4f", "dollars by the hour"))
+    return ", ".join(f"{found[key]:{form}} {unit}" for key, form, unit in units if found[key] is not None)
+
+
+def _serving(now: Json | None) -> list[tuple[str, Any]]:
+    if now is None:
+        return []
+    places = sorted(set(now["urls"].values()))
+    facts = [("answers at", ", ".join(f"{url}/v1" for url in places)), ("model", now["model"])]
+    facts += [("answering", f"{now['answering']} replicas")]
+    lending = now["lending"]
+    if lending is None:
+        return [*facts, ("lending", "nothing: see replicas.rps and the Cluster's lending")]
+    demand = "" if lending["demand_rps"] is None else f"{lending['demand_rps']:.1f} requests/s; "
+    coming = f", {lending['returning']} on their way back" if lending["returning"] else ""
+    said = f"{demand}{lending['lent']} lent{coming} ({lending['reason']}): {lending['detail']}"
+    return [*facts, ("lending", said)]
 
 
 def _attempt(one: Json) -> str:
@@ -126,7 +176,8 @@ def why(
 def _because(found: Json, tried: list[str]) -> str:
     verdict = found["verdict"]
     if verdict is None:
-        return f"{found['job']} is {found['state']} and does not wait. {found['detail']}".rstrip()
+        does = f"{found['job']} is {found['state']} and does not wait. {found['detail']}".rstrip()
+        return does if found["effect"] is None else f"{does}\nin the next cycle it {_done_to(found['effect'])}"
     lines = [f"{found['job']} is {found['state']}: {_said(verdict)}"]
     if verdict["decision"] != "start":
         lines += ["it would start at once if you:"] if found["unblock"] else ["no single change starts it now"]
@@ -134,6 +185,12 @@ def _because(found: Json, tried: list[str]) -> str:
     if found["what_if"] is not None:
         lines += [f"with {', '.join(tried)}: {_said(found['what_if'])}"]
     return "\n".join(lines)
+
+
+def _done_to(effect: Json) -> str:
+    for_job = f" for {effect['for_job']}" if effect["for_job"] else ""
+    what = "is stopped" if effect["action"] == "evict" else f"goes to {effect['workers']} workers"
+    return f"{what}{for_job}: {effect['cause']}, {effect['detail']}"
 
 
 def _said(verdict: Json) -> str:
@@ -172,7 +229,9 @@ def logs(
 
 @events_app.command()
 def events(
-    job: Annotated[str | None, typer.Argument(help="Only of this job.", show_default=False)] = None,
+    job: Annotated[
+        str | None, typer.Argument(help="Only of this job.", show_default=False, autocompletion=job_names)
+    ] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on; of a job, until it ends.")] = False,
     after: Annotated[int, typer.Option(min=0, help="Only those after this number.")] = 0,
     limit: Annotated[int, typer.Option("-n", min=1, max=1000, help="At most so many, oldest first.")] = 100,

@@ -11,15 +11,16 @@ from orchestrator.cli.control.connect import connected, say
 from orchestrator.cli.control.follow import event_line, follow_job, require_success
 from orchestrator.cli.output import Format, emit
 from orchestrator.client.sse import ServerEvent
-from orchestrator.spec import TrainJob
+from orchestrator.spec import Endpoint, Study, TrainJob
 from orchestrator.spec.errors import ExitCode, UserError
 
 Json = dict[str, Any]
 
 
-def submit_to_server(job: TrainJob, output: Format, *, wait: bool, key: str | None) -> None:
+def submit_to_server(job: TrainJob | Endpoint | Study, output: Format, *, wait: bool, key: str | None) -> None:
     """Submit, and with `wait` follow. Raises: UserError with the exit code of the job's end."""
-    if wait and job.spec.schedule is not None:
+    scheduled = isinstance(job, TrainJob) and job.spec.schedule is not None
+    if wait and scheduled:
         problem = "a job with a schedule has no end to wait for"
         raise UserError(problem, code=ExitCode.USAGE, where="--wait", next_step="Submit it without --wait")
     with connected(start=True) as client:
@@ -28,7 +29,9 @@ def submit_to_server(job: TrainJob, output: Format, *, wait: bool, key: str | No
         again = " (it was submitted before with this key)" if answer["replayed"] else ""
         if not wait:
             line = f"{name} is submitted{again}; 'tide why {name}' and 'tide logs -f {name}' follow it"
-            if job.spec.schedule is not None:
+            if isinstance(job, Endpoint):
+                line = f"{name} is submitted{again}; 'tide describe {name}' says where it answers, once it does"
+            if scheduled:
                 line = f"{name} starts by its schedule{again}; 'tide ps' says when, 'tide cancel {name}' ends it"
             emit("SubmittedJob", answer, output, table=line)
             return
@@ -44,17 +47,24 @@ def _progress(event: ServerEvent) -> None:
         sys.stderr.write(event_line(json.loads(event.data)) + "\n")
 
 
-def decision_of(job: TrainJob) -> Json:
+def decision_of(job: TrainJob | Endpoint | Study) -> Json:
     """What the next cycle would decide if the job were submitted now."""
     with connected(start=True) as client:
         return client.plan(_document(job))
 
 
-def _document(job: TrainJob) -> Json:
+def _document(job: TrainJob | Endpoint | Study) -> Json:
     """What is sent. A folder of code is named by its whole path: the server stands somewhere else."""
     document = job.to_document()
-    if job.spec.runtime.working_dir:
-        document["spec"]["runtime"]["working_dir"] = str(Path(job.spec.runtime.working_dir).resolve())
+    match job:
+        case TrainJob():
+            runtime, holds = job.spec.runtime, document["spec"]
+        case Study():
+            runtime, holds = job.spec.template.runtime, document["spec"]["template"]
+        case _:
+            return document
+    if runtime.working_dir:
+        holds["runtime"]["working_dir"] = str(Path(runtime.working_dir).resolve())
     return document
 
 
@@ -74,7 +84,7 @@ def decision_line(plan: Json) -> str:
     return "\n".join(lines)
 
 
-def show_decision(job: TrainJob, output: Format) -> None:
+def show_decision(job: TrainJob | Endpoint | Study, output: Format) -> None:
     """Print it; nothing is submitted."""
     plan = decision_of(job)
     emit("Plan", plan, output, table=decision_line(plan))

@@ -33,9 +33,14 @@ def breaches(snapshot: Snapshot, decisions: Decisions) -> list[str]:
     found += [
         f"{job}: {workers} workers are no useful size of {placed[job].sizes}"
         for job, placement in placements
-        if (workers := workers_in(placement)) not in placed[job].sizes
+        if not _useful(placed[job], workers := workers_in(placement))
     ]
     return found + _verdict_breaches(snapshot, decisions)
+
+
+def _useful(job: Job, workers: int) -> bool:
+    """An endpoint that lost a node stays with less than its minimum."""
+    return workers in job.sizes or (job.serves and 0 < workers < job.sizes[0])
 
 
 def _added(snapshot: Snapshot, placements: Placements, placed: dict[str, Job]) -> dict[Spot, int]:

@@ -5,7 +5,10 @@ Work is linear in workers here; the planner's step time is folded into `work_s` 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from orchestrator.policy.queueing.values import Job
+from orchestrator.policy.windows import Window, current, upcoming
 
 
 def latest_start_s(job: Job) -> float:
@@ -30,3 +33,26 @@ def floor_workers(job: Job, *, now_s: float) -> int:
     left_s = job.deadline_s - now_s
     keeping = (size for size in job.sizes if job.work_s <= left_s * size)
     return next(keeping, job.sizes[0])
+
+
+def earliest_finish_s(run_s: float, *, now_s: float, window: Window | None = None) -> float | None:
+    """When `run_s` seconds of running are over at the earliest; with a window, only while it is open.
+
+    None where the window does not open for so long within a year.
+    """
+    if window is None:
+        return now_s + run_s
+    for opens_s, closes_s in _open(window, now_s):
+        if run_s <= closes_s - opens_s:
+            return opens_s + run_s
+        run_s -= closes_s - opens_s
+    return None
+
+
+def _open(window: Window, now_s: float) -> Iterator[tuple[float, float]]:
+    """Stretches of time from now on in which a window is open, none twice."""
+    at_s, first = now_s, current(window, now_s=now_s)
+    for found in (*([first] if first else []), *upcoming(window, now_s=now_s)):
+        if found.closes_at_s > at_s:
+            yield max(at_s, found.opens_at_s), found.closes_at_s
+            at_s = found.closes_at_s

@@ -31,6 +31,7 @@ from orchestrator.policy.queueing.forced import Forced, force
 from orchestrator.policy.queueing.gates import NEVER, Gatekeeper, closes_at_s, next_opening_s
 from orchestrator.policy.queueing.growth import pays
 from orchestrator.policy.queueing.headroom import call_back
+from orchestrator.policy.queueing.serving import is_owed, settle_endpoints
 from orchestrator.policy.queueing.values import Job, Snapshot
 from orchestrator.policy.resize import ResizeState
 
@@ -69,6 +70,7 @@ def decide_queues(snapshot: Snapshot) -> Decisions:
 def _attempt(snapshot: Snapshot, refused: frozenset[str]) -> _Outcome:
     board = set_up(snapshot)
     forced = force(board)
+    settle_endpoints(board, forced)
     call_back(board, forced)
     passed, gated = Gatekeeper(board).part(snapshot.waiting)
     desk = Desk(board)
@@ -88,6 +90,7 @@ def _growing(board: Board, forced: Forced, refused: frozenset[str]) -> list[Job]
         and one.workers < one.job.sizes[-1]
         and one.job.id not in refused
         and one.job.active
+        and not (one.job.serves and is_owed(board, one))
     ]
 
 

@@ -43,9 +43,11 @@ class StartReason(enum.StrEnum):
 
 
 class ChangeCause(enum.StrEnum):
-    """Why a running job changes size or stops."""
+    """Why a running job changes size or stops. LENT, RETURNED: an endpoint's devices go to training, and come back."""
 
     GROWS = "grows"
+    LENT = "lent"
+    RETURNED = "returned"
     RECALL = "recall"
     RECLAIM = "reclaim"
     PRIORITY = "priority"

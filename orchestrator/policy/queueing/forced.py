@@ -43,11 +43,11 @@ def evict(board: Board, sitting: Sitting, until_s: float) -> None:
     """Let a job drain: its devices stay charged, and are expected back."""
     for pool in list(sitting.seats):
         for at, devices in list(sitting.seats[pool].items()):
-            _release(board, sitting, pool, at, devices, until_s)
+            release(board, sitting, pool, at, devices, until_s)
     sitting.changed = True
 
 
-def _release(board: Board, sitting: Sitting, pool: str, at: int, devices: int, until_s: float | None) -> None:
+def release(board: Board, sitting: Sitting, pool: str, at: int, devices: int, until_s: float | None) -> None:
     """Take seats off a job; the devices drain until `until_s`, None = they do not exist any more."""
     nodes, ground = sitting.seats[pool], board.grounds[pool]
     nodes[at] -= devices
@@ -122,7 +122,7 @@ def _shed(board: Board, pool: str, at: int, missing: int) -> list[tuple[str, int
     for sitting in there:
         per_worker = sitting.job.devices_per_worker
         part = min(sitting.seats[pool][at], -(-missing // per_worker) * per_worker)
-        _release(board, sitting, pool, at, part, None)
+        release(board, sitting, pool, at, part, None)
         found.append((sitting.job.id, part))
         missing -= part
         if missing <= 0:
@@ -142,12 +142,13 @@ def _move(board: Board, sitting: Sitting, lost: int, until_s: float | None, forc
         end_s += board.snapshot.rules.drain_grace_s
     if sitting.workers < sitting.job.sizes[0]:
         _fill_up(board, sitting)
-    if sitting.workers < sitting.job.sizes[0]:
+    if sitting.workers < (1 if sitting.job.serves else sitting.job.sizes[0]):
         detail = f"{sitting.workers} of at least {sitting.job.sizes[0]} workers are left"
         evict(board, sitting, end_s)
         forced.evictions[sitting.job.id] = Evict(job=sitting.job.id, cause=cause, detail=detail, drain_until_s=end_s)
         return
-    _cut(board, sitting, end_s)
+    if sitting.workers >= sitting.job.sizes[0]:
+        _cut(board, sitting, end_s)
     forced.moves[sitting.job.id] = (cause, end_s)
 
 
@@ -169,7 +170,7 @@ def _leave(board: Board, sitting: Sitting, leaving: dict[str, dict[int, float]])
     for pool in sitting.seats.keys() & leaving.keys():
         for at in sitting.seats[pool].keys() & leaving[pool].keys():
             ends.append(leaving[pool][at])
-            _release(board, sitting, pool, at, sitting.seats[pool][at], ends[-1])
+            release(board, sitting, pool, at, sitting.seats[pool][at], ends[-1])
     return min(ends, default=None)
 
 
@@ -205,5 +206,5 @@ def _cut(board: Board, sitting: Sitting, until_s: float) -> None:
         for at, devices in sorted(sitting.seats[pool].items(), reverse=True):
             part = min(surplus, devices)
             if part:
-                _release(board, sitting, pool, at, part, until_s)
+                release(board, sitting, pool, at, part, until_s)
                 surplus -= part

@@ -14,7 +14,7 @@ from orchestrator.policy.queueing.parties import Contribution, Purse, Queue, Quo
 from orchestrator.policy.queueing.places import Level, Node, OpenHours, Pool
 from orchestrator.policy.queueing.values import UNLIMITED, Coupling, Job, Spending
 from orchestrator.policy.windows import Window
-from orchestrator.spec import Cluster, TrainJob
+from orchestrator.spec import Cluster, Endpoint, Study, TrainJob
 from orchestrator.spec.cluster_pools import Pool as PoolSpec
 from orchestrator.spec.cluster_queues import Grant
 from orchestrator.spec.cluster_queues import Tenant as TenantSpec
@@ -24,6 +24,8 @@ from orchestrator.spec.job_parts import Budget, Resources
 # A queue that may use everything: more devices than any cluster has.
 _EVERYTHING = 10**12
 _MS_PER_HOUR = 3_600_000
+ENDPOINT_PRIORITY = 1000
+"""Somebody waits for its answers: as high as a job can be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,51 @@ def job_of(job: TrainJob, cluster: Cluster, progress: Progress) -> Job:
         spending=_spending(spec.budget, progress),
         unmet=progress.unmet,
         data_staged=progress.data_staged,
+        active=progress.active,
+    )
+
+
+def replicas_of(endpoint: Endpoint, cluster: Cluster, *, submitted_s: float) -> Job:
+    """An endpoint as the queues see it: its replicas are its workers, and before it serves it goes first in its queue.
+
+    With dedicated placement a worker is one replica of every tier.
+    """
+    spec = endpoint.spec
+    resource, devices = _demand(spec.replicas.resources, cluster)
+    parts = len(spec.tiers.present()) if spec.placement == "dedicated" else 1
+    least = max(1, spec.replicas.min)
+    return Job(
+        id=endpoint.metadata.name,
+        queue=spec.queue,
+        tenant=endpoint.metadata.tenant,
+        priority=ENDPOINT_PRIORITY,
+        submitted_s=submitted_s,
+        sizes=tuple(range(least, max(least, spec.replicas.max) + 1)),
+        resource=resource,
+        devices_per_worker=devices * parts,
+        coupling=Coupling.LOOSE,
+        serves=True,
+    )
+
+
+def search_of(study: Study, cluster: Cluster, progress: Progress) -> Job:
+    """A study as the queues see it: an elastic job of as many workers as its trials at once may have."""
+    template, concurrency = study.spec.template, study.spec.concurrency
+    resource, devices = _demand(template.workers.resources, cluster)
+    least, most = concurrency.min * template.workers.min, concurrency.max * template.workers.max
+    return Job(
+        id=study.metadata.name,
+        queue=template.queue,
+        tenant=study.metadata.tenant,
+        priority=template.priority,
+        submitted_s=progress.submitted_s,
+        sizes=tuple(range(least, most + 1)),
+        resource=resource,
+        devices_per_worker=devices,
+        coupling=Coupling.LOOSE,
+        window=template.window,
+        deadline_s=_deadline_s(template.deadline, progress.submitted_s),
+        spending=_spending(study.spec.budget, progress),
         active=progress.active,
     )
 

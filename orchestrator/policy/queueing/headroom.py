@@ -30,7 +30,8 @@ def _short(ground: Ground) -> int:
 
 def _there(board: Board, ground: Ground) -> list[Sitting]:
     """Who sits where devices count for the headroom, and was not stopped; least loss first."""
-    found = (one for one in board.sittings.values() if not one.changed and _seats(ground, one))
+    sittings = (one for one in board.sittings.values() if not one.changed and not one.job.serves)
+    found = (one for one in sittings if _seats(ground, one))
     return sorted(found, key=cost)
 
 

@@ -67,7 +67,8 @@ class Job:
     `work_s`: worker-seconds still to do, None = not known. `steps_left`: optimizer steps still to do. `min_slice_s`:
     shortest stay that gets anything done. `unmet`: jobs it waits for. `resource`: what one worker asks for, counted
     in whole devices (a part of a device is charged as one: truncating lost jobs elsewhere). `active` is False while
-    its owner has paused it.
+    its owner has paused it. `serves`: an endpoint, whose workers are replicas; it gives way to nobody who trains, and
+    stays with what is left of it.
     """
 
     id: str
@@ -88,6 +89,7 @@ class Job:
     unmet: tuple[str, ...] = ()
     data_staged: bool = True
     active: bool = True
+    serves: bool = False
 
     @property
     def min_devices(self) -> int:

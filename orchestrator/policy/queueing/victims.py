@@ -24,7 +24,8 @@ class Victims:
     _cohorts: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for rank, sitting in enumerate(sorted(self.board.sittings.values(), key=cost)):
+        trains = (one for one in self.board.sittings.values() if not one.job.serves)
+        for rank, sitting in enumerate(sorted(trains, key=cost)):
             disturbable = not _undisturbed(self.board, sitting)
             for pool in sitting.seats:
                 self._everybody.setdefault(pool, []).append((rank, sitting))

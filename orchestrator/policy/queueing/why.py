@@ -44,9 +44,10 @@ class Answer:
         return None if isinstance(self.verdict, Admit) else self.verdict.why
 
 
-def why(snapshot: Snapshot, job_id: str) -> Answer:
-    """Explain one waiting job. Raises: KeyError if no job of that id waits."""
-    decisions = decide_queues(snapshot)
+def why(snapshot: Snapshot, job_id: str, decisions: Decisions | None = None) -> Answer:
+    """Explain one waiting job; `decisions` if they were made of this snapshot already. Raises: KeyError if no job of
+    that id waits."""
+    decisions = decide_queues(snapshot) if decisions is None else decisions
     verdict = verdict_of(decisions, job_id)
     if isinstance(verdict, Admit):
         return Answer(verdict=verdict)

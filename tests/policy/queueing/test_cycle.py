@@ -32,6 +32,9 @@ class World:
     def headroom(self):
         return self.headroom_
 
+    def owed(self):
+        return {}
+
     def observe(self):
         return self.snap.pools
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from orchestrator.adapters.capacity.kuberay.api import Object
 from orchestrator.adapters.capacity.kuberay.objects import GROUP_LABEL, Group, Pod, group_of, pod_of
 from orchestrator.adapters.capacity.kuberay.watch import Known
 from orchestrator.adapters.capacity.ray_nodes import RayNode, ReadNodes, node_of
@@ -52,11 +53,15 @@ class KubeRaySource:
         self._seen = {spec.name: pool_of(spec, (), in_sight=False) for spec in self._pools}
         self._trouble: dict[str, str] = {}
         self.removing: set[str] = set()
-        """Pods that were given back and are not gone yet: nothing new may start there."""
+        """Pods that were given back and of which the RayCluster does not say so yet: nothing new may start there."""
 
     def observe(self) -> tuple[Pool, ...]:
         """All pools; out of sight while Kubernetes or Ray does not answer."""
-        return tuple(self._observe(spec) for spec in self._pools)
+        try:
+            cluster, pods, nodes = self._cluster(), self._by_group(), self._read(self._find())
+        except (UnreachableError, UserError) as error:
+            return tuple(self._out_of_sight(spec, str(error)) for spec in self._pools)
+        return tuple(self._observe(spec, cluster, pods, nodes) for spec in self._pools)
 
     def look(self, spec: PoolSpec) -> Look:
         """One pool's group as it is now. Raises: UnreachableError, UserError."""
@@ -70,26 +75,32 @@ class KubeRaySource:
         self._clusters.close()
         self._pods.close()
 
-    def _observe(self, spec: PoolSpec) -> Pool:
+    def _observe(
+        self, spec: PoolSpec, cluster: Object, groups: Mapping[str, tuple[Pod, ...]], nodes: Iterable[RayNode]
+    ) -> Pool:
         try:
-            group = group_of(self._cluster(), _of(spec).group)
-            pods = self._by_group().get(group.name, ())
-            pairs = joined(pods, self._read(self._find()))
-        except (UnreachableError, UserError) as error:
-            self._say(spec.name, str(error))
-            return replace(self._seen[spec.name], in_sight=False)
+            group = group_of(cluster, _of(spec).group)
+        except UserError as error:
+            return self._out_of_sight(spec, str(error))
         self._say(spec.name, "")
-        self.removing &= {pod.name for pod in pods}
+        pods = groups.get(group.name, ())
+        pairs = joined(pods, nodes)
+        # Once the RayCluster is seen to say it, what it says holds, also when somebody takes it back.
+        self.removing -= set(group.removing)
         leaving = self.removing | set(group.removing)
-        nodes = capped(spec, (as_node(spec, node, pod, pod.name in leaving) for node, pod in pairs))
         asked, why = asked_for(group, pods, {pod.name for _, pod in pairs})
-        pool = replace(pool_of(spec, nodes), asked=asked * spec.devices_per_node, asked_why=why)
+        there = capped(spec, (as_node(spec, node, pod, pod.name in leaving) for node, pod in pairs))
+        pool = replace(pool_of(spec, there), asked=asked * spec.devices_per_node, asked_why=why)
         if pool != self._seen[spec.name]:
             # What has not changed stays the same object: the ledger looks at capacity only where it is another.
             self._seen[spec.name] = pool
         return self._seen[spec.name]
 
-    def _cluster(self) -> dict[str, object]:
+    def _out_of_sight(self, spec: PoolSpec, why: str) -> Pool:
+        self._say(spec.name, why)
+        return replace(self._seen[spec.name], in_sight=False)
+
+    def _cluster(self) -> Object:
         name, found = _of(self._pools[0]).cluster, self._clusters.objects()
         if name not in found:
             where = f"namespace {_of(self._pools[0]).namespace}"
@@ -98,10 +109,11 @@ class KubeRaySource:
 
     def _by_group(self) -> dict[str, tuple[Pod, ...]]:
         found: dict[str, tuple[Pod, ...]] = {}
-        for name, one in sorted(self._pods.objects().items()):
+        pods = self._pods.objects()
+        self.removing &= pods.keys()
+        for _, one in sorted(pods.items()):
             group = str(one["metadata"].get("labels", {}).get(GROUP_LABEL, ""))
             found[group] = (*found.get(group, ()), pod_of(one))
-            assert found[group][-1].name == name, "objects are kept by name"
         return found
 
     def _say(self, pool: str, trouble: str) -> None:

@@ -1,0 +1,235 @@
+"""The process of one endpoint: reads orders, deploys it on Ray Serve, holds it to its lease, and reports every attempt.
+
+The twin of a job's process (`adapters.jobs.process`, which calls `serve_endpoint`). Replicas outlive it: one that is
+killed is started again on the same lease and finds them answering. A stop lets them finish, and takes them down.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from orchestrator.adapters.endpoints.roster import Roster
+from orchestrator.adapters.endpoints.sight import Sight, write_sight
+from orchestrator.adapters.files import read_json, write_json
+from orchestrator.adapters.jobs.folder import JobFolder
+from orchestrator.adapters.jobs.letters import Letter
+from orchestrator.adapters.jobs.log_writer import LogWriter
+from orchestrator.policy.lending.rates import Counter
+from orchestrator.policy.queueing.orders import Phase, Report
+from orchestrator.registry import Registry
+from orchestrator.spec import Endpoint, load_text
+from orchestrator.spec.errors import UserError
+
+TICK_S = 0.2
+COUNT_S = 1.0
+LOOK_S = 5.0
+_BEGUN = "begun.json"
+
+
+class Replicas(Protocol):
+    """An endpoint as `ray_serve.held.HeldEndpoint` is one."""
+
+    urls: dict[str, str]
+    ref: str
+
+    def start(self, seats: Mapping[str, int], begun_with: str | None = None) -> str:
+        """Begin, or go on."""
+        ...
+
+    def lease(self, seats: Mapping[str, int]) -> None:
+        """Hold so many on these nodes."""
+        ...
+
+    def nodes(self) -> dict[str, int]:
+        """Where they are."""
+        ...
+
+    def count(self) -> Any:
+        """How many there are."""
+        ...
+
+    def arrivals(self) -> tuple[Counter, ...]:
+        """Requests by replica."""
+        ...
+
+    def refresh(self, replicas: int) -> bool:
+        """Follow the registry."""
+        ...
+
+    def close(self) -> None:
+        """Take it down in order."""
+        ...
+
+
+class Keeper:
+    """Holds one endpoint to the newest order in its folder, tick by tick. Used from one thread."""
+
+    def __init__(self, folder: JobFolder, held: Replicas, log: LogWriter, now_s: Callable[[], float]) -> None:
+        self._folder = folder
+        self._held = held
+        self._log = log
+        self._now_s = now_s
+        self._roster = Roster(folder.job)
+        self._stamp: object = None
+        self._order: Letter | None = None
+        self._said: tuple[Report, ...] = ()
+        self._reported_s = float("-inf")
+        self._answered = False
+        self._leased: dict[str, int] = {}
+        self._nodes: dict[str, int] = {}
+
+    def begin(self) -> None:
+        """Take the order that started this process, and carry it out. Raises: UserError."""
+        self._look()
+        begun = read_json(self._folder.path / _BEGUN)
+        self._leased = self._roster.seats
+        ref = self._held.start(self._leased, None if begun is None else begun["ref"])
+        write_json(self._folder.path / _BEGUN, {"ref": ref})
+        self._log.say(f"{ref} at {', '.join(sorted(set(self._held.urls.values())))}")
+
+    def tick(self, counters: tuple[Counter, ...]) -> bool:
+        """Carry out what has come and say how things are; False once it was asked to stop."""
+        self._look()
+        if self._order is not None and self._order.stop:
+            return False
+        if self._roster.seats != self._leased:
+            self._leased = self._roster.seats
+            self._held.lease(self._leased)
+        count = self._held.count()
+        self._answered = self._answered or count.answering > 0
+        self._roster.see(answering=count.answering, present=count.present, now_s=self._now_s())
+        self._report(counters, count.answering)
+        return True
+
+    def finish(self, phase: Phase, detail: str, *, final: bool = False) -> None:
+        """It has ended: say how."""
+        self._log.say(f"the end: {phase}" + (f": {detail}" if detail else ""))
+        for report in self._roster.finish(phase, detail, final=final):
+            self._log.end(report.attempt)
+            self._folder.write_report(report)
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether any replica was seen to answer."""
+        return self._answered
+
+    def look_around(self) -> None:
+        """See where replicas are, and let other weights answer where the model's alias has moved.
+
+        Trouble with either is said and tried again: what is served goes on.
+        """
+        try:
+            self._nodes = self._held.nodes()
+            if self._held.refresh(sum(self._leased.values())):
+                self._log.say(f"{self._held.ref} answers now")
+        except Exception as error:
+            self._log.say(f"could not look around: {type(error).__name__}: {error}")
+
+    def _look(self) -> None:
+        stamp = self._folder.order_stamp()
+        if stamp == self._stamp:
+            return
+        self._stamp, letter = stamp, self._folder.read_order()
+        if letter is None or not letter.follows(self._order):
+            return
+        self._order = letter
+        self._roster.take(letter)
+        self._log.attempt = max(self._log.attempt, letter.attempt)
+        self._log.say("asked to stop" if letter.stop else f"order {letter.id}: {letter.workers} replicas")
+
+    def _report(self, counters: tuple[Counter, ...], answering: int) -> None:
+        """Ends are said at once, the rest once a second."""
+        reports, now_s = self._roster.reports(), self._now_s()
+        phases = tuple((one.attempt, one.phase) for one in reports)
+        if phases == tuple((one.attempt, one.phase) for one in self._said) and now_s - self._reported_s < COUNT_S:
+            return
+        self._said, self._reported_s = reports, now_s
+        for report in reports:
+            self._folder.write_report(report)
+            if report.over:
+                self._log.end(report.attempt)
+                self._roster.forget(report.attempt)
+        sight = Sight(
+            answering=answering,
+            counters=counters,
+            cold_starts_s=tuple(self._roster.cold_starts_s),
+            urls=dict(self._held.urls),
+            ref=self._held.ref,
+            nodes=self._nodes,
+        )
+        write_sight(self._folder.path, sight)
+
+
+def serve_endpoint(folder: JobFolder, document: Mapping[str, Any], around: Mapping[str, Any], log: LogWriter) -> None:
+    """Be an endpoint's process until it ends. The folder is ours already, and the process is not connected to Ray."""
+    from orchestrator.adapters.jobs.process import connected
+    from orchestrator.adapters.ray_cluster.loopback import for_ray_init
+    from orchestrator.adapters.ray_serve.held import HeldEndpoint
+
+    (endpoint,) = load_text(json.dumps(document), where=folder.job)
+    assert isinstance(endpoint, Endpoint), "an endpoint's process has an Endpoint"
+    home = Path(around["home"])
+    held = HeldEndpoint(endpoint=endpoint, registry=Registry(home / "models"), base=home)
+    keeper = Keeper(folder, held, log, time.time)
+    try:
+        with connected(for_ray_init(around["ray"])):
+            phase, detail, final = _keep(keeper, held)
+    except Exception as error:
+        traceback.print_exc()
+        phase, detail, final = Phase.LOST, f"Ray was lost: {error}", False
+    keeper.finish(phase, detail, final=final)
+
+
+def _keep(keeper: Keeper, held: Replicas) -> tuple[Phase, str, bool]:
+    """Serve to an end of any kind; what is wrong with the endpoint itself would be wrong again, and takes it down."""
+    from orchestrator.adapters.ray_serve.held import is_lost
+
+    counting = _Counting(held.arrivals)
+    try:
+        keeper.begin()
+        counting.start()
+        refreshed_s = time.monotonic()
+        while keeper.tick(counting.last):
+            if time.monotonic() - refreshed_s > LOOK_S:
+                refreshed_s = time.monotonic()
+                keeper.look_around()
+            time.sleep(TICK_S)
+    except UserError as error:
+        phase, detail, final = Phase.FAILED, str(error), True
+    except Exception as error:
+        traceback.print_exc()
+        if is_lost(error):
+            return Phase.LOST, f"Ray was lost: {error}", False
+        phase, detail, final = Phase.FAILED, f"{type(error).__name__}: {error}", not keeper.has_answered
+    else:
+        phase, detail, final = Phase.STOPPED, "its replicas have finished", False
+    finally:
+        counting.ended.set()
+    held.close()
+    return phase, detail, final
+
+
+class _Counting:
+    """A thread that asks replicas for their counters: one that answers late must not hold up an order."""
+
+    def __init__(self, arrivals: Callable[[], tuple[Counter, ...]]) -> None:
+        self._arrivals = arrivals
+        self.last: tuple[Counter, ...] = ()
+        self.ended = threading.Event()
+
+    def start(self) -> None:
+        """Begin."""
+        threading.Thread(target=self._run, name="counting", daemon=True).start()
+
+    def _run(self) -> None:
+        while not self.ended.wait(COUNT_S):
+            try:
+                self.last = self._arrivals()
+            except Exception as error:  # demand that is not known grows stale, and nothing is lent on it
+                print(f"replicas could not be asked: {type(error).__name__}: {error}", flush=True)  # noqa: T201

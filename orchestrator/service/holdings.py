@@ -1,0 +1,60 @@
+"""Endpoints that hold devices, as the books have them: what lending looks at in every cycle."""
+
+from __future__ import annotations
+
+import json
+
+from orchestrator.adapters.endpoints.holders import Holding
+from orchestrator.ledger.repository import Ledger, Serving
+from orchestrator.policy.queueing.values import LeaseState
+from orchestrator.spec import Endpoint, load_text
+
+_UNBOUNDED = 10**12
+"""More devices than there are: what bounds them is the pool."""
+
+
+class Holdings:
+    """Endpoints that hold devices, as the ledger has them; one on several pools lends nothing."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._specs: dict[str, Endpoint] = {}
+
+    def __call__(self) -> tuple[Holding, ...]:
+        """All of them. Raises: NotLeadingError."""
+        found = tuple(self._holding(one) for one in self._ledger.endpoints() if len(_pools(one)) == 1)
+        self._specs = {one.job: one.endpoint for one in found}
+        return found
+
+    def _holding(self, one: Serving) -> Holding:
+        row, (pool,) = one.row, _pools(one)
+        sizes = row.shape.sizes if row.pinned_workers is None else (row.pinned_workers,)
+        return Holding(
+            job=row.id,
+            endpoint=self._specs.get(row.id) or self._read(row.id),
+            pool=pool,
+            held=sum(lease.devices for lease in one.leases if lease.state is LeaseState.HELD),
+            most=min(sizes[-1], self._quota(row.queue, pool) // row.shape.devices_per_worker),
+            devices_per_replica=row.shape.devices_per_worker,
+            observed=one.observed.get(pool, 0),
+            pinned=row.pinned_workers is not None,
+        )
+
+    def _quota(self, queue: str, pool: str) -> int:
+        """Devices that a queue may have of a pool, its own and borrowed ones."""
+        found = next((one for one in self._ledger.queues() if one.name == queue), None)
+        quota = next((one for one in found.quotas if one.pool == pool), None) if found else None
+        if quota is None:
+            return 0
+        if found is None or found.cohort is None:
+            return quota.nominal
+        return _UNBOUNDED if quota.borrow is None else quota.nominal + quota.borrow
+
+    def _read(self, job: str) -> Endpoint:
+        (endpoint,) = load_text(json.dumps(self._ledger.read.document(job)), where=job)
+        assert isinstance(endpoint, Endpoint), "its row says so"
+        return endpoint
+
+
+def _pools(one: Serving) -> set[str]:
+    return {lease.pool for lease in one.leases if lease.state is LeaseState.HELD}

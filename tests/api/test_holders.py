@@ -1,0 +1,90 @@
+"""Endpoints and studies are submitted, described and ended as jobs are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from starlette.testclient import TestClient
+
+from orchestrator.service.footprint import Footprint
+from tests.api.world import ApiWorld, job
+
+
+def endpoint(name: str, **replicas: Any) -> dict[str, Any]:
+    spec = {
+        "queue": "main",
+        "model": "m@1",
+        "engine": {"name": "echo"},
+        "replicas": {"min": 1, "max": 3, "resources": {"GPU": 1}} | replicas,
+        "tiers": {"interactive": {"slo": {"latency": "2s"}}},
+    }
+    metadata = {"name": name, "tenant": "red"}
+    return {"apiVersion": "tideline/v1", "kind": "Endpoint", "metadata": metadata, "spec": spec}
+
+
+def study(name: str) -> dict[str, Any]:
+    spec = {
+        "template": job(name)["spec"],
+        "space": {"optimizer.lr": {"type": "loguniform", "min": "1e-4", "max": "1e-1"}},
+        "searcher": {"name": "random"},
+        "scheduler": {"name": "none"},
+        "metric": "loss",
+        "mode": "min",
+        "concurrency": {"min": 1, "max": 2},
+        "budget": {"trials": 3},
+    }
+    return {
+        "apiVersion": "tideline/v1",
+        "kind": "Study",
+        "metadata": {"name": name, "tenant": "red"},
+        "spec": spec,
+    }
+
+
+@pytest.mark.parametrize("as_yaml", [False, True])
+def test_an_endpoint_holds_devices_and_says_where_it_answers(
+    world: ApiWorld, client: TestClient, as_yaml: bool
+) -> None:
+    if as_yaml:
+        text, headers = yaml.safe_dump(endpoint("talk")), {"content-type": "application/yaml"}
+        answer = client.post("/api/v1/jobs", content=text, headers=headers)
+    else:
+        answer = client.post("/api/v1/jobs", json=endpoint("talk"))
+    assert (answer.status_code, answer.json()["id"]) == (201, "talk")
+    assert client.get("/api/v1/jobs/talk").json()["serving"] is None
+    said = {"urls": {"interactive": "http://127.0.0.1:8000/talk"}, "model": "m@1", "answering": 3, "lending": None}
+    world.service.describe = lambda name: said
+    world.service.footprint = lambda name: Footprint(kwh=1.5, g_co2=None, usd=0.25)
+    world.cycle()
+    found = client.get("/api/v1/jobs/talk").json()
+    assert (found["kind"], found["workers"]["now"], found["workers"]["max"]) == ("Endpoint", 3, 3)
+    assert found["serving"] == said
+    assert found["footprint"] == {"kwh": 1.5, "g_co2": None, "usd": 0.25}
+    (used,) = client.get("/api/v1/usage").json()["running"]
+    assert (used["job"], used["kind"], used["kwh"]) == ("talk", "Endpoint", 1.5)
+    assert client.post("/api/v1/jobs/talk/cancel").status_code == 200
+
+
+def test_a_study_holds_as_many_devices_as_its_trials_at_once_may_have(world: ApiWorld, client: TestClient) -> None:
+    assert client.post("/api/v1/jobs", json=study("search")).status_code == 201
+    world.cycle()
+    found = client.get("/api/v1/jobs/search").json()
+    assert (found["kind"], found["workers"]["min"], found["workers"]["max"]) == ("Study", 1, 4)
+    assert found["workers"]["now"] == 4
+
+
+def test_what_would_be_decided_is_told_of_endpoints_and_studies_too(world: ApiWorld, client: TestClient) -> None:
+    world.cycle()
+    for document in (endpoint("talk"), study("search")):
+        plan = client.post("/api/v1/plan", json=document).json()
+        assert plan["job"]["decision"] == "start"
+    assert client.get("/api/v1/jobs").json()["items"] == []
+
+
+def test_an_endpoint_that_no_pool_could_ever_hold_is_refused(client: TestClient) -> None:
+    answer = client.post("/api/v1/jobs", json=endpoint("talk", min=5000, max=5000))
+    assert answer.status_code == 422
+    assert answer.json()["code"] == "never"
+    assert "replicas.min" in answer.text
