@@ -12,9 +12,9 @@ next transaction, forgets what he has in memory, and may lead again later.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from orchestrator.ledger import faults, leader, notices, retention, schedules, submission
 from orchestrator.ledger.change import SYSTEM, Change
@@ -32,9 +32,10 @@ from orchestrator.ledger.notes import NoteBook
 from orchestrator.ledger.reading import Reader
 from orchestrator.ledger.reports import enter as enter_report
 from orchestrator.ledger.requests import cancel, live, pause, pin, resume
-from orchestrator.ledger.rows import JobRow, LeaseRow, ScheduleRow
+from orchestrator.ledger.rows import ScheduleRow
 from orchestrator.ledger.schema import check_schema
 from orchestrator.ledger.seeing import Seer
+from orchestrator.ledger.serving import Serving, appetite, endpoints
 from orchestrator.ledger.shelf import dumps
 from orchestrator.ledger.states import JobState
 from orchestrator.ledger.submission import Accepted, Submission
@@ -50,15 +51,6 @@ from orchestrator.spec import Cluster
 
 PATIENCE_S = 10.0
 """A leader that was not heard of for so long has lost the lead; it says something every third of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """An endpoint that holds devices."""
-
-    row: JobRow
-    leases: tuple[LeaseRow, ...]
-    observed: Mapping[str, int]
 
 
 class Ledger:
@@ -245,22 +237,16 @@ class Ledger:
             revoke_key(change, key_id, known)
 
     def endpoints(self) -> tuple[Serving, ...]:
-        """Endpoints that hold devices, with their leases and the devices that each pool was last seen to have.
-
-        Raises: NotLeadingError.
-        """
+        """Endpoints that hold devices. Raises: NotLeadingError."""
         with self._lock:
             self._lead_or_raise()
-            mirror = self._mirror
-            rows = (mirror.jobs.rows[job] for job in sorted(mirror.holding))
-            observed = {meter.pool: meter.observed for meter in mirror.meters.rows.values()}
-            return tuple(
-                Serving(
-                    row, tuple(mirror.leases.rows[key] for key in sorted(mirror.by_holder.get(row.id, ()))), observed
-                )
-                for row in rows
-                if row.shape.kind == "Endpoint"
-            )
+            return endpoints(self._mirror)
+
+    def appetite(self, pool: str, resource: str, enough: int) -> int:
+        """Devices of a pool that training could use in all, `enough` at most. Raises: NotLeadingError."""
+        with self._lock:
+            self._lead_or_raise()
+            return appetite(self._mirror, pool, resource, enough)
 
     def queues(self) -> tuple[Queue, ...]:
         """The queues of the Cluster that holds."""
