@@ -180,6 +180,12 @@ def test_a_command_dies_with_the_process_that_started_it(tmp_path: Path) -> None
     until(lambda: not Path(f"/proc/{pid}").exists() or "\tZ" in Path(f"/proc/{pid}/status").read_text())
 
 
+def test_a_command_that_is_too_long_for_the_system_is_refused(commands: Commands) -> None:
+    with pytest.raises(UserError, match="cannot be started: Argument list too long") as refused:
+        commands.begin(3, ("true", "x" * (1 << 20)))
+    assert refused.value.code is ExitCode.INVALID
+
+
 def test_too_many_commands_and_ranks_that_are_not_here_are_refused(commands: Commands) -> None:
     with pytest.raises(UserError) as refused:
         commands.begin(4, ("true",))

@@ -203,8 +203,12 @@ class Commands:
                 problem = f"{len(self._running)} commands run on this node already; {MOST_COMMANDS} may"
                 raise UserError(problem, code=ExitCode.CONFLICT, next_step="End one of them first")
             environment, folder = surroundings_of(process)
+            try:
+                started = Command(command, environment, folder)
+            except OSError as error:
+                raise UserError(f"the command cannot be started: {error.strerror}") from None
             name = secrets.token_hex(8)
-            self._running[name] = (process, Command(command, environment, folder))
+            self._running[name] = (process, started)
             return name
 
     def find(self, name: str) -> Command:

@@ -25,11 +25,10 @@ class Stacks(Model):
 
 
 class ExecBody(Model):
-    """A command and where it runs: beside that rank, the first rank of a node, else rank 0."""
+    """A command and where it runs: beside that rank, the first rank of a node, else rank 0. How long it may be, the
+    limit of a body says."""
 
-    command: list[Annotated[str, Field(max_length=131_072, pattern=r"^[^\x00]*$")]] = Field(
-        min_length=1, max_length=1000
-    )
+    command: list[Annotated[str, Field(pattern=r"^[^\x00]*$")]] = Field(min_length=1)
     rank: int | None = Field(default=None, ge=0, le=1_000_000)
     node: str | None = Field(default=None, pattern=r"^[0-9a-zA-Z._-]{1,64}$")
 
@@ -47,7 +46,7 @@ class Exec(Model):
 class ExecInput(Model):
     """Input of a command, base64; `end`: nothing follows."""
 
-    data: str = Field(default="", max_length=400_000, pattern=r"^[A-Za-z0-9+/]*={0,2}$")
+    data: str = Field(default="", pattern=r"^[A-Za-z0-9+/]*={0,2}$")
     end: bool = False
 
 
