@@ -162,6 +162,32 @@ def test_a_job_from_submission_to_its_end(server: Server, tmp_path: Path, capsys
         assert capsys.readouterr().out
 
 
+def test_a_node_is_held_and_released_by_the_begin_of_its_name(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two nodes of four devices: what needs more than one waits for the other, and says so."""
+    held = answer(capsys, "node", "hold", "p-1", "--for", "2h", "--reason", "fan")["items"]
+    assert [(one["name"], one["state"], one["hold"]["cause"], one["hold"]["detail"]) for one in held] == [
+        ("p-1", "held", "person", "fan")
+    ]
+    assert tide("node", "hold", "p-") == 4
+    assert "2 nodes have a name" in capsys.readouterr().err
+    assert tide("node", "release", "p-0") == 4
+    assert "is not held back; held back are: p-1" in capsys.readouterr().err
+    assert tide("node", "ls") == 0
+    assert "fan, until" in capsys.readouterr().out
+    file = job_file(tmp_path, "wide", workers={"min": 6, "max": 6, "resources": {"GPU": 1}})
+    answer(capsys, "submit", file)
+    until_s = time.monotonic() + 60
+    while (found := answer(capsys, "why", "wide"))["verdict"]["reason"] != "NodeHealthHold":
+        assert time.monotonic() < until_s, found
+        time.sleep(0.05)
+    answer(capsys, "node", "release", "p-1")
+    until(capsys, "wide", "running")
+    answer(capsys, "cancel", "wide")
+    until(capsys, "wide", "cancelled")
+
+
 @pytest.mark.parametrize(
     ("spec", "code"),
     [
