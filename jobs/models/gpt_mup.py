@@ -5,7 +5,11 @@ hidden matrices start with variance 1 / m of the base's and learn at 1 / m of it
 attention logits fall with 1 / head width instead of its root. Here every parameter keeps one learning rate, which is
 what the trainer's optimizer has: a hidden matrix is stored as w with W = w / m, and w starts m^(1/2) wider than the
 base's. Adam moves w by the rate whatever its gradient's scale, so W moves by rate / m, and starts with m^(-1/2) of the
-base's spread. Embeddings and norms are as they were. At the base width the model is the plain one.
+base's spread. Embeddings and norms are as they were. At the base width and `init_scale` 1 the model is the plain one.
+
+`init_scale` multiplies the spread with which every matrix starts. The plain model's start suits wide models and is
+small for a narrow base (at width 64 a matrix keeps its input's size with a spread of 1 / 8, six times 0.02): search it
+at the base width beside the rate; both move to other widths.
 
 Hold fixed while the width changes: layers, base_width, batch, schedule; weight decay acts on w at the one rate.
 """
@@ -65,9 +69,9 @@ class ScaledAttention(Attention):
 
 
 class MupGPT(GPT):
-    """A GPT whose parameters are scaled against `base_width`."""
+    """A GPT whose parameters are scaled against `base_width`, and whose matrices start `init_scale` times as wide."""
 
-    def __init__(self, config: GPTConfig, base_width: int) -> None:
+    def __init__(self, config: GPTConfig, base_width: int, init_scale: float) -> None:
         super().__init__(config)
         m = config.d_model / base_width
         self.embedding = ScaledEmbedding(self.embedding, m)
@@ -75,17 +79,20 @@ class MupGPT(GPT):
         for block in self.blocks:
             block.attention = ScaledAttention(block.attention, m, math.sqrt(base_head / config.head_dim))
             block.mlp.widen, block.mlp.narrow = ScaledLinear(block.mlp.widen, m), ScaledLinear(block.mlp.narrow, m)
+        for parameter in self.parameters():
+            if parameter.dim() > 1:  # the others are norms
+                parameter.data.mul_(init_scale)
 
 
 class MupTask(GPTTask):
     """The GPT's task with a scaled model."""
 
-    def __init__(self, config: GPTConfig, base_width: int) -> None:
+    def __init__(self, config: GPTConfig, base_width: int, init_scale: float) -> None:
         super().__init__(config)
-        self._base_width = base_width
+        self._base_width, self._init_scale = base_width, init_scale
 
     def build_model(self) -> GPT:
-        return MupGPT(self.config, self._base_width)
+        return MupGPT(self.config, self._base_width, self._init_scale)
 
 
 def task(
@@ -97,11 +104,14 @@ def task(
     mlp_ratio: int = 4,
     dropout: float = 0.0,
     base_width: int = 64,
+    init_scale: float = 1.0,
 ) -> Task:
     """The task `jobs.models.gpt_mup:task`; keep `heads` while `d_model` changes. Raises: ValueError."""
     if base_width < 1:
         raise ValueError(f"base_width is {base_width}, it must be at least 1")
+    if not 0 < init_scale < math.inf:
+        raise ValueError(f"init_scale is {init_scale}, it must be above 0")
     config = GPTConfig(
         layers=layers, d_model=d_model, heads=heads, seq_len=seq_len, mlp_ratio=mlp_ratio, dropout=dropout
     )
-    return MupTask(config, base_width)
+    return MupTask(config, base_width, init_scale)

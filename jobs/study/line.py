@@ -60,6 +60,10 @@ class Line:
             return False
         return bool(answer) and bool(json.loads(answer)["go_on"])
 
+    def fileno(self) -> int:
+        """Readable when an answer is there."""
+        return self._socket.fileno()
+
     def close(self) -> None:
         self._file.close()
         self._socket.close()

@@ -18,7 +18,7 @@ dt { color: var(--soft); font-size: .85rem; } dd { margin: 0; font-weight: 600; 
 pre { background: #f5f7fa; border: 1px solid var(--line); padding: .8rem; white-space: pre-wrap; }
 pre b { color: var(--accent); } .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; }
 th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
-svg { width: 100%; height: auto; } li { color: var(--soft); }
+svg { width: 100%; height: auto; } li, p { color: var(--soft); } p { margin: .2rem 0 .6rem; }
 """
 
 

@@ -9,6 +9,14 @@ from orchestrator.report.page import render_page, write_text
 from orchestrator.report.study_plots import curves_svg, parallel_svg, shares_svg, spending_svg
 from orchestrator.report.study_values import StudyReport
 
+_PARALLEL = (
+    "One line a trial, from what it drew to its last result. Darker is better; the best one is red. "
+    "A trial that diverged stands at the end of the axis."
+)
+_CURVES = "Red: the best; blue: ran to their end; grey: stopped early, failed or not done yet."
+_SHARES = "How much of the order of the results each one explains by itself; pale bars may be chance."
+_SPENDING = "The best result of any trial after any number of steps, against all that had been used by then."
+
 
 def write_study_report(report: StudyReport, path: Path) -> Path:
     """Write the page for `report` to `path`, whole or not at all; returns `path`."""
@@ -23,15 +31,19 @@ def _sections(report: StudyReport) -> list[str]:
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in report.notes)
         sections.append(f"<h2>What can be said</h2><ul>{notes}</ul>")
     if measured:
-        sections.append(f"<h2>Trials: what was drawn, and what came of it</h2>{parallel_svg(report)}")
-        sections.append(f"<h2>Learning curves</h2>{curves_svg(report)}")
+        sections.append(_figure("Trials: what was drawn, and what came of it", _PARALLEL, parallel_svg(report)))
+        sections.append(_figure("Learning curves", _CURVES, curves_svg(report)))
     if report.shares:
-        sections.append(f"<h2>Which parameter mattered?</h2>{shares_svg(report.shares)}")
+        sections.append(_figure("Which parameter mattered?", _SHARES, shares_svg(report.shares, report.shares_basis)))
     if len(report.spending) > 1:
-        sections.append(f"<h2>Cost against the best so far</h2>{spending_svg(report)}")
+        sections.append(_figure("Cost against the best so far", _SPENDING, spending_svg(report)))
     if report.rows:
         sections.append(f"<h2>All trials</h2>{_table(report)}")
     return sections
+
+
+def _figure(heading: str, caption: str, svg: str) -> str:
+    return f"<h2>{heading}</h2><p>{caption}</p>{svg}"
 
 
 def _table(report: StudyReport) -> str:

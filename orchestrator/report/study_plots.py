@@ -21,7 +21,7 @@ def parallel_svg(report: StudyReport) -> str:
     keys = list(dict.fromkeys(key for trial in trials for key in trial.config))
     places = {key: _places([trial.config.get(key) for trial in trials], key in report.log_keys) for key in keys}
     results = [trial.curve[-1][1] for trial in trials]
-    places[report.metric] = _places(results, False)
+    places[report.metric] = _result_places(results, report.mode)
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
     shades = _shades(results, report.mode)
@@ -32,8 +32,12 @@ def parallel_svg(report: StudyReport) -> str:
         axes.plot(range(len(heights)), heights, color=colour, linewidth=2.2 if best else 1.0, alpha=0.9)
     for at, key in enumerate((*keys, report.metric)):
         for height, label in places[key][1]:
-            axes.annotate(label, (at, height), fontsize=7, xytext=(3, 0), textcoords="offset points")
-    axes.set_xticks(range(len(keys) + 1), [*keys, report.metric])
+            paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
+            axes.annotate(
+                label, (at, height), fontsize=7, xytext=(4, 0), textcoords="offset points", va="center", bbox=paper
+            )
+    axes.set_xticks(range(len(keys) + 1), [_in_two_lines(key) for key in (*keys, report.metric)], fontsize=8)
+    axes.set_xlim(-0.15, len(keys) + 0.35)
     axes.set_yticks([])
     axes.grid(axis="x")
     axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
@@ -64,16 +68,17 @@ def curves_svg(report: StudyReport) -> str:
     return _svg(figure)
 
 
-def shares_svg(shares: Sequence[KeyShare]) -> str:
-    """Bars of how much each key explains; those that chance explains as well are pale."""
+def shares_svg(shares: Sequence[KeyShare], basis: str) -> str:
+    """Bars of how much each key explains of the results that `basis` names; what chance explains as well is pale."""
     ordered = list(reversed(shares))
     figure = Figure(figsize=(9, 0.8 + 0.4 * len(ordered)), layout="constrained")
     axes = figure.subplots()
     colours = [_ACCENT if one.is_significant else _SOFT for one in ordered]
     bars = axes.barh([one.key for one in ordered], [one.share for one in ordered], color=colours)
     axes.bar_label(bars, labels=[one.note for one in ordered], padding=3, fontsize=8)
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("share of the variance of the results' ranks")
+    axes.set_xlim(0, 1.4)  # room for the note of a bar that fills its axis
+    axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    axes.set_xlabel(f"share of the variance of the results' ranks, {basis}")
     _plain(axes)
     return _svg(figure)
 
@@ -102,6 +107,24 @@ def _places(values: Sequence[object], is_log: bool) -> tuple[list[float], list[t
     spread = max(1, len(names) - 1)
     heights = [-0.12 if value is None else names.index(str(value)) / spread for value in values]
     return heights, [(number / spread, name) for number, name in enumerate(names)]
+
+
+def _in_two_lines(key: str) -> str:
+    """Neighbours' names must not run into each other: the part above the last dot goes below."""
+    above, dot, name = key.rpartition(".")
+    return f"{name}\n({above})" if dot else key
+
+
+def _result_places(results: Sequence[float], mode: str) -> tuple[list[float], list[tuple[float, str]]]:
+    """One diverged trial must not press all the others together: it stands at the axis' end, which says so."""
+    sign = 1.0 if mode == "min" else -1.0
+    ordered = sorted(sign * value for value in results)
+    best, middle = ordered[0], ordered[len(ordered) // 2]
+    most = middle + 4 * (middle - best) if middle > best else ordered[-1]
+    heights, labels = _places([sign * min(sign * value, most) for value in results], False)
+    if ordered[-1] > most:
+        labels[1 if mode == "min" else 0] = (1.0 if mode == "min" else 0.0, f"{sign * most:.3g} or worse")
+    return heights, labels
 
 
 def _shades(results: Sequence[float], mode: str) -> list[float]:

@@ -38,6 +38,7 @@ class StudyReport:
     log_keys: frozenset[str] = frozenset()
     trials: tuple[TrialLine, ...] = ()
     shares: tuple[KeyShare, ...] = ()
+    shares_basis: str = ""
     spending: tuple[tuple[float, float], ...] = ()
     header: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from orchestrator.adapters.endpoints.holders import Holding
-from orchestrator.ledger.repository import Ledger, Serving
+from orchestrator.ledger.repository import Ledger
+from orchestrator.ledger.serving import Serving
 from orchestrator.policy.queueing.values import LeaseState
 from orchestrator.spec import Endpoint, load_text
 
@@ -22,9 +24,17 @@ class Holdings:
 
     def __call__(self) -> tuple[Holding, ...]:
         """All of them. Raises: NotLeadingError."""
-        found = tuple(self._holding(one) for one in self._ledger.endpoints() if len(_pools(one)) == 1)
+        found = [self._holding(one) for one in self._ledger.endpoints() if len(_pools(one)) == 1]
         self._specs = {one.job: one.endpoint for one in found}
-        return found
+        owned: dict[str, int] = {}
+        for one in found:
+            owned[one.pool] = owned.get(one.pool, 0) + one.entitled * one.devices_per_replica
+        return tuple(replace(one, wanted=self._wanted(one, owned[one.pool])) for one in found)
+
+    def _wanted(self, one: Holding, owned: int) -> int:
+        """Replicas' worth of devices that training could use beyond what is no endpoint's."""
+        appetite = self._ledger.appetite(one.pool, one.resource, enough=one.observed)
+        return -(-max(0, appetite - max(0, one.observed - owned)) // one.devices_per_replica)
 
     def _holding(self, one: Serving) -> Holding:
         row, (pool,) = one.row, _pools(one)
@@ -38,6 +48,7 @@ class Holdings:
             devices_per_replica=row.shape.devices_per_worker,
             observed=one.observed.get(pool, 0),
             pinned=row.pinned_workers is not None,
+            resource=row.shape.resource,
         )
 
     def _quota(self, queue: str, pool: str) -> int:

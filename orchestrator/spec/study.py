@@ -54,6 +54,9 @@ class StudySpec(SpecModel):
         yield from self._template()
 
     def _searcher(self) -> Iterator[Finding]:
+        if self.searcher.name != "tpe":
+            who = "a grid" if self.searcher.name == "grid" else "a random search"
+            yield from without_effect(self, ["warm_start"], f"{who} does not learn")
         if self.searcher.name != "grid":
             return
         for key, parameter in self.space.items():
@@ -62,7 +65,6 @@ class StudySpec(SpecModel):
                 yield Finding(
                     ("space", key), Code.CONFLICT, "has no end of values", want, "Or search with tpe or random"
                 )
-        yield from without_effect(self, ["warm_start"], "a grid does not learn")
 
     def _scheduler(self) -> Iterator[Finding]:
         for key in ("grace_steps", "interval_steps"):

@@ -12,7 +12,7 @@ from orchestrator.policy.study.values import Rates, Spent, TrialState
 from orchestrator.spec import Study
 from orchestrator.spec.errors import ExitCode, UserError
 from orchestrator.spec.train_job import TrainJobSpec
-from orchestrator.study.events import Close, Ending, Event, TrialOver
+from orchestrator.study.events import Close, Earlier, Ending, Event, TrialOver
 from orchestrator.study.journal import Journal
 from orchestrator.study.meter import Meter, OpenAttempt
 from orchestrator.study.ports import Strategy, Trials
@@ -27,6 +27,7 @@ class Settings:
 
     rates: Rates = field(default_factory=Rates)
     dataset_hash: str = ""
+    earlier: tuple[Earlier, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     stall_s: float = 3.0
     wants_stop: Callable[[], int] = lambda: 0

@@ -97,6 +97,7 @@ class Driver:
                 study=self._desk.study.to_document(),
                 dataset_hash=self._desk.settings.dataset_hash,
                 versions=self._desk.settings.versions,
+                earlier=self._desk.settings.earlier,
             )
         )
         for trial in list(self._desk.record.open_attempts()):

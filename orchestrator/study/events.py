@@ -52,13 +52,28 @@ class Close(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """A finished trial of an earlier study, for a searcher to learn from."""
+
+    study: str
+    trial: str
+    config: dict[str, Any]
+    value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """The study as it stands in its file; a later one replaces an earlier one's budget and limits."""
+    """The study as it stands in its file; a later one replaces an earlier one's budget and limits.
+
+    `earlier`: the trials of other studies that the searcher began with, which those studies may since have lost or
+    added to.
+    """
 
     at_s: float
     study: dict[str, Any]
     dataset_hash: str
     versions: dict[str, str]
+    earlier: tuple[Earlier, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +221,8 @@ def _typed(kind: str, name: str, value: Any) -> Any:
         return _ENUMS[kind, name](value)
     if (kind, name) == ("Reported", "copies"):
         return tuple(Copying(**one) for one in value)
+    if (kind, name) == ("Opened", "earlier"):
+        return tuple(Earlier(**one) for one in value)
     if (kind, name) == ("Stepped", "points"):
         return tuple((int(step), float(loss), float(lr)) for step, loss, lr in value)
     return tuple(value) if isinstance(value, list) and name == "stops" else value

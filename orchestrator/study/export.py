@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +22,13 @@ def export(study: Study, record: StudyRecord, rates: Rates, folder: Path, *, run
     values = summary(study, record, rates, running=running)
     values["spec"] = study.to_document()["spec"]
     for row, trial in zip(values["trials"], record.trials.values(), strict=True):
-        row["curve"] = [{"step": step, "loss": loss, "lr": lr} for step, loss, lr in trial.curve]
+        row["curve"] = [
+            {"step": step, "loss": loss if math.isfinite(loss) else None, "lr": lr} for step, loss, lr in trial.curve
+        ]
     folder.mkdir(parents=True, exist_ok=True)
     document = {"apiVersion": "tideline/v1", "kind": "StudyExport", **values}
     return [
-        _write(folder / "study.json", json.dumps(document, indent=1, default=str)),
+        _write(folder / "study.json", json.dumps(document, indent=1, default=str, allow_nan=False)),
         _write(folder / "trials.csv", _csv(_trial_rows(values["trials"]))),
         _write(folder / "reports.csv", _csv(_report_rows(values["trials"]))),
     ]

@@ -1,12 +1,14 @@
 """A study as MLflow runs: one experiment a study, one run a trial, every report a metric at its step.
 
-MLflow is an optional extra (`pip install tideline[mlflow]`).
+MLflow is an optional extra (`pip install tideline[mlflow]`). It writes to a tracking server (http://...) or a database
+(sqlite:///FILE); a plain folder only with MLFLOW_ALLOW_FILE_STORE=true, which MLflow itself asks for.
 """
 
 from __future__ import annotations
 
 import importlib
 import math
+import os
 from typing import Any
 
 from orchestrator.policy.study.values import Rates, TrialState, spent
@@ -18,12 +20,25 @@ _STATUS = {TrialState.FINISHED: "FINISHED", TrialState.STOPPED: "FINISHED", Tria
 
 
 def export_mlflow(study: Study, record: StudyRecord, rates: Rates, tracking_uri: str) -> int:
-    """Write every trial that is over to the server or folder at `tracking_uri`; returns how many.
+    """Write every trial that is over to `tracking_uri`; returns how many were new.
 
     A trial that is there already (by its tag) is left alone, so this may be repeated.
-    Raises: UserError where MLflow is not installed.
+    Raises: UserError where MLflow is not installed, or refuses the address or does not reach it.
     """
     mlflow = _mlflow()
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # MLflow's own 7 are minutes without a word
+    try:
+        return _export(mlflow, study, record, rates, tracking_uri)
+    except mlflow.exceptions.MlflowException as error:
+        raise UserError(
+            f"MLflow says: {' '.join(str(error).split())[:300]}",
+            code=ExitCode.UNREACHABLE,
+            where=f"--mlflow {tracking_uri}",
+            next_step="Give the address of a tracking server (http://HOST:5000) or a database (sqlite:///FILE)",
+        ) from error
+
+
+def _export(mlflow: Any, study: Study, record: StudyRecord, rates: Rates, tracking_uri: str) -> int:
     mlflow.set_tracking_uri(tracking_uri)
     name = f"tideline/{study.metadata.tenant}/{study.metadata.name}"
     experiment = mlflow.set_experiment(name)

@@ -12,7 +12,7 @@ from orchestrator.spec import Study
 from orchestrator.spec.space import Int, LogUniform
 from orchestrator.study.record import StudyRecord, TrialRecord
 from orchestrator.study.standing import ranked
-from orchestrator.study.summary import best_trial, repeats_of, summary
+from orchestrator.study.summary import best_trial, repeats_of, summary, trial_state
 
 
 def write_page(study: Study, record: StudyRecord, rates: Rates, path: Path, *, running: bool) -> Path:
@@ -24,7 +24,7 @@ def study_report(study: Study, record: StudyRecord, rates: Rates, *, running: bo
     """The page's values."""
     spec, values = study.spec, summary(study, record, rates, running=running)
     best = best_trial(study, record)
-    shares = _shares(study, record)
+    shares, basis = _shares(study, record)
     log_keys = {k for k, one in spec.space.items() if isinstance(one, LogUniform) or (isinstance(one, Int) and one.log)}
     return StudyReport(
         title=f"Study {study.metadata.name}",
@@ -34,9 +34,10 @@ def study_report(study: Study, record: StudyRecord, rates: Rates, *, running: bo
         log_keys=frozenset(log_keys),
         trials=tuple(_line(trial, spec.metric, best) for trial in record.searched),
         shares=shares,
+        shares_basis=basis,
         spending=_spending(study, record),
         header=("trial", "state", "step", spec.metric, "device-hours", *spec.space),
-        rows=tuple(_row(trial, study) for trial in record.trials.values()),
+        rows=tuple(_row(trial, study, running=running) for trial in record.trials.values()),
         notes=_notes(study, record, best, shares),
     )
 
@@ -71,9 +72,11 @@ def _line(trial: TrialRecord, metric: str, best: TrialRecord | None) -> TrialLin
     )
 
 
-def _shares(study: Study, record: StudyRecord) -> tuple[KeyShare, ...]:
-    """Over the last step that enough trials reached: results after different numbers of steps do not compare."""
+def _shares(study: Study, record: StudyRecord) -> tuple[tuple[KeyShare, ...], str]:
+    """Over the last step that half of the trials reached: results after different numbers of steps do not compare, and
+    the few that early stopping left over are too much alike to show what mattered."""
     metric = study.spec.metric
+    enough = max(MIN_TRIALS, math.ceil(sum(bool(trial.measures) for trial in record.searched) / 2))
     steps = sorted({one.step for trial in record.searched for one in trial.measures}, reverse=True)
     for step in steps:
         at = [
@@ -82,20 +85,21 @@ def _shares(study: Study, record: StudyRecord) -> tuple[KeyShare, ...]:
             for one in trial.measures
             if one.step == step and math.isfinite(one.metrics.get(metric, math.nan)) and not trial.changes
         ]
-        if len(at) >= MIN_TRIALS:
+        if len(at) >= enough:
             sign = 1.0 if study.spec.mode == "min" else -1.0
             found = importance([config for config, _ in at], [sign * value for _, value in at], study.spec.seed)
-            return tuple(
+            shares = tuple(
                 KeyShare(
                     key=one.key,
                     share=one.share,
-                    note=f"{one.share:.0%} of {len(at)} trials after step {step}, "
+                    note=f"{one.share:.0%}, "
                     + (f"p = {one.p_value:.3f}" if one.significant else f"not significant (p = {one.p_value:.2f})"),
                     is_significant=one.significant,
                 )
                 for one in found
             )
-    return ()
+            return shares, f"{len(at)} trials after step {step}"
+    return (), ""
 
 
 def _spending(study: Study, record: StudyRecord) -> tuple[tuple[float, float], ...]:
@@ -113,12 +117,12 @@ def _spending(study: Study, record: StudyRecord) -> tuple[tuple[float, float], .
     return tuple(points)
 
 
-def _row(trial: TrialRecord, study: Study) -> tuple[str, ...]:
+def _row(trial: TrialRecord, study: Study, *, running: bool) -> tuple[str, ...]:
     value = trial.value(study.spec.metric)
     drawn = [trial.config.get(key) for key in study.spec.space]
     return (
         trial.trial + (f" (repeats {trial.repeat_of})" if trial.repeat_of else ""),
-        str(trial.state),
+        trial_state(trial, running=running),
         str(trial.step),
         "" if value is None else f"{value:.5g}",
         f"{trial.device_s / 3600.0:.4f}",

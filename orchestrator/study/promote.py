@@ -40,7 +40,8 @@ def _lineage(study: Study, record: StudyRecord, trial: TrialRecord) -> str:
     value = trial.value(metric)
     runs = f", mean {sum(results) / len(results):.5g} over {len(results)} seeds" if len(results) > 1 else ""
     return (
-        f"From study {study.metadata.name}, trial {trial.trial}: {metric} {value:.5g} after {trial.step} steps{runs}; "
+        f"From study {study.metadata.name}, trial {trial.trial}: "
+        f"{metric} {value:.5g} after {trial.measured_at} steps{runs}; "
         f"data {record.dataset_hash[:12]}"
     )
 

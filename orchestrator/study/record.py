@@ -14,6 +14,7 @@ from orchestrator.study.events import (
     Closed,
     Copying,
     Drawn,
+    Earlier,
     Ending,
     Event,
     Metered,
@@ -82,6 +83,11 @@ class TrialRecord:
     def last(self) -> Measure | None:
         return self.measures[-1] if self.measures else None
 
+    @property
+    def measured_at(self) -> int:
+        """The step of the last result; the state that is kept may be younger."""
+        return self.last.step if self.last else 0
+
     def value(self, metric: str) -> float | None:
         """The metric as last measured."""
         return self.last.metrics.get(metric) if self.last else None
@@ -94,6 +100,7 @@ class StudyRecord:
         self.study: dict[str, Any] = {}
         self.dataset_hash = ""
         self.versions: dict[str, str] = {}
+        self.earlier: tuple[Earlier, ...] = ()
         self.first_at_s: float | None = None
         self.last_at_s = 0.0
         self.trials: dict[str, TrialRecord] = {}
@@ -123,7 +130,7 @@ class StudyRecord:
         match event:
             case Opened():
                 self.study, self.dataset_hash = event.study, event.dataset_hash
-                self.versions, self.closed = event.versions, None
+                self.versions, self.earlier, self.closed = event.versions, event.earlier, None
                 self.sessions += 1
             case Closed():
                 self.closed = event

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.policy.study.budget import Limits
@@ -39,8 +40,11 @@ def summary(study: Study, record: StudyRecord, rates: Rates, *, running: bool) -
         "steps_lost": sum(trial.lost_steps for trial in record.trials.values()),
         "dataset_hash": record.dataset_hash,
         "versions": record.versions,
-        "best": trial_values(best, study, rates) if best else None,
-        "trials": [trial_values(trial, study, rates) for trial in record.trials.values()],
+        "best": best_values(best, study, record, rates) if best else None,
+        "trials": [
+            trial_values(trial, study, rates) | {"state": trial_state(trial, running=running)}
+            for trial in record.trials.values()
+        ],
     }
 
 
@@ -55,10 +59,32 @@ def state_of(record: StudyRecord, *, running: bool) -> str:
     return "failed" if record.closed.why.value == "failed" else "stopped"
 
 
+def trial_state(trial: TrialRecord, *, running: bool) -> str:
+    """As in the record; but what a driver that died left running is interrupted, and goes on when the study does."""
+    cut_off = trial.state is TrialState.RUNNING and not running
+    return "interrupted" if cut_off else str(trial.state)
+
+
 def best_trial(study: Study, record: StudyRecord) -> TrialRecord | None:
-    """The best of those that came furthest."""
+    """The best of those that came furthest; where some ran again with other seeds, of these the one with the best mean:
+    a single best run is best partly by luck, and the luck of its other seeds is not chosen."""
     found = ranked(record, study.spec.metric, study.spec.mode)
+    means = [
+        (sum(results) / len(results), trial)
+        for trial in found
+        if len(results := repeats_of(record, trial, study.spec.metric)) > 1
+    ]
+    if means:
+        choose = min if study.spec.mode == "min" else max
+        return choose(means, key=lambda pair: pair[0])[1]
     return found[0] if found else None
+
+
+def best_values(best: TrialRecord, study: Study, record: StudyRecord, rates: Rates) -> dict[str, Any]:
+    """The best trial's values, and its results over seeds."""
+    results = repeats_of(record, best, study.spec.metric)
+    mean = sum(results) / len(results) if results else None
+    return {**trial_values(best, study, rates), "results": results, "mean": mean}
 
 
 def trial_values(trial: TrialRecord, study: Study, rates: Rates) -> dict[str, Any]:
@@ -72,9 +98,9 @@ def trial_values(trial: TrialRecord, study: Study, rates: Rates) -> dict[str, An
         "seed": trial.seed,
         "repeat_of": trial.repeat_of or None,
         "step": trial.step,
-        "value": trial.value(study.spec.metric),
-        "metrics": dict(trial.last.metrics) if trial.last else {},
-        "reports": [{"step": one.step, "device_s": one.device_s, **one.metrics} for one in trial.measures],
+        "value": _finite(trial.value(study.spec.metric)),
+        "metrics": _all_finite(trial.last.metrics) if trial.last else {},
+        "reports": [{"step": one.step, "device_s": one.device_s, **_all_finite(one.metrics)} for one in trial.measures],
         "copied_from": [{"source": one.source, "step": one.source_step} for one in trial.changes],
         "attempts": trial.attempts,
         "steps_run": trial.steps_run,
@@ -83,6 +109,15 @@ def trial_values(trial: TrialRecord, study: Study, rates: Rates) -> dict[str, An
         "usd": None if rates.usd_per_device_hour is None else used.usd,
         "kwh": None if rates.watts_per_device is None else used.kwh,
     }
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no word for what a diverged trial measured; `detail` says it."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _all_finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: _finite(value) for name, value in metrics.items()}
 
 
 def repeats_of(record: StudyRecord, trial: TrialRecord, metric: str) -> list[float]:
@@ -102,7 +137,7 @@ def comparison(study: Study, record: StudyRecord, names: list[str]) -> list[dict
         row: dict[str, Any] = {
             "trial": trial.trial,
             "config": trial.config,
-            "step": trial.step,
+            "step": trial.measured_at,
             "value": trial.value(metric),
             "runs": len(results),
             "mean": sum(results) / len(results) if results else None,

@@ -321,6 +321,17 @@ def test_an_endpoint_that_is_heard_of_no_more_has_its_devices_back(plane: Plane)
     assert plane.devices() == {"talk": 6, "train": 1}
 
 
+def test_what_nobody_trains_on_is_not_lent(plane: Plane) -> None:
+    plane.cycle(12, 60.0)
+    assert plane.devices()["train"] >= 4
+    plane.ledger.cancel("train")
+    plane.cycle(6, 60.0)
+    assert plane.devices() == {"talk": 6, "train": 0}
+    shown = plane.endpoints.describe("talk")
+    assert shown is not None
+    assert shown["lending"]["reason"] == "not_wanted"
+
+
 def test_a_new_orchestrator_goes_on_with_the_night(plane: Plane) -> None:
     plane.cycle(12, 60.0)
     night = plane.devices()

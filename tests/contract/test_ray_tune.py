@@ -8,11 +8,13 @@ import random
 import numpy as np
 import pytest
 
-from orchestrator.adapters.ray_tune.searchers import Earlier, RandomDraws, fits, is_within
+from orchestrator.adapters.ray_tune.searchers import RandomDraws
 from orchestrator.adapters.ray_tune.strategy import TuneStrategy
 from orchestrator.policy.study.rungs import next_report, report_steps
 from orchestrator.policy.study.values import TrialState
+from orchestrator.study.events import Earlier
 from orchestrator.study.ports import Choice, Verdict
+from orchestrator.study.warm_start import fits
 from tests.study.worlds import make_study, quality
 
 SCHEDULERS = {
@@ -89,7 +91,7 @@ def test_draws_keep_conditions_types_and_bounds(searcher: str) -> None:
     for number in range(20):
         config = strategy.draw(f"t{number}", number)
         assert config is not None
-        assert fits(spec.space, config, is_within)
+        assert fits(spec.space, config)
         strategy.ended(f"t{number}", TrialState.FINISHED, 90, quality(config, 90))
 
 
@@ -123,9 +125,8 @@ def test_a_learning_searcher_finds_better_values_than_its_blind_start() -> None:
 
 
 def test_earlier_trials_spare_the_blind_start() -> None:
-    earlier = [
-        Earlier(config={"optimizer.lr": 10.0**-e}, value=quality({"optimizer.lr": 10.0**-e}, 90)) for e in range(1, 5)
-    ]
+    configs = [{"optimizer.lr": 10.0**-e} for e in range(1, 5)]
+    earlier = [Earlier(study="before", trial="t1", config=one, value=quality(one, 90)) for one in configs]
     spec = make_study(searcher="{name: tpe, startup_trials: 4}", seed=1).spec
     strategy, values = TuneStrategy(spec, earlier), []
     for number in range(12):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -59,6 +61,16 @@ def test_serving_reads_a_scaled_model_as_training_does() -> None:
     assert torch.allclose(last, model(tokens[None])[0, -1], atol=1e-5)
 
 
-def test_a_base_width_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="base_width"):
-        gpt_mup.task(base_width=0)
+def test_the_start_is_as_wide_as_asked_and_norms_are_left_alone() -> None:
+    models = []
+    for scale in (1.0, 4.0):
+        torch.manual_seed(3)
+        models.append(gpt_mup.task(d_model=64, heads=4, seq_len=16, base_width=32, init_scale=scale).build_model())
+    for (name, one), other in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        assert torch.allclose(other, one * (1.0 if "norm" in name else 4.0)), name
+
+
+@pytest.mark.parametrize("wrong", [{"base_width": 0}, {"init_scale": 0.0}, {"init_scale": float("inf")}])
+def test_a_scale_of_nothing_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        gpt_mup.task(**wrong)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import queue
+import select
 import signal
 import socket
 import threading
@@ -185,6 +186,24 @@ def test_stop_is_passed_on_in_order_and_kill_at_once(folder: Path) -> None:
     assert over.kind == "killed"
     assert signal.SIGKILL.name in over.detail
     assert all(isinstance(rank.controls[0], messages.Stop) for rank in ranks)
+
+
+def test_a_rank_that_is_stopped_on_its_way_leaves_an_answer_unread_and_has_not_failed(folder: Path) -> None:
+    scene = Scene(folder)
+    rank = scene.starter.ranks.get(timeout=10)
+    line = Line(rank.facts.socket_path)
+    rank.say(_step(9))
+    while not isinstance(scene.next(), SeatSteps):
+        pass
+    scene.attempt.command("stop")
+    select.select([line.fileno()], [], [], 10)  # the answer to a report that is never made
+    line.close()
+    for _ in range(2):  # each step is heard after what came before it was: by the second, the line's end was taken in
+        rank.say(_step(10))
+        assert isinstance(scene.next(), SeatSteps)
+    rank.say(Stopped(10, "the study"))
+    rank.end(Exit(0, None))
+    assert scene.next() == SeatOver(trial="t0001", attempt=1)
 
 
 def test_a_failure_says_its_kind(folder: Path) -> None:

@@ -182,10 +182,25 @@ def test_running_a_study_that_is_there_is_a_conflict(tide: Any, tmp_path: Path) 
     assert "tide study resume search" in err
 
 
+def test_a_study_refused_before_its_first_trial_is_not_in_the_way(tide: Any, home: Path, tmp_path: Path) -> None:
+    with Journal(home / "studies" / "refused"):
+        pass
+    study = make_study(name="refused", searcher="{name: tpe}", more="  warm_start: [nowhere]")
+    path = tmp_path / "study.json"
+    path.write_text(json.dumps(study.to_document()))
+    code, _, err = tide("study", "run", str(path))
+    assert code == ExitCode.UNKNOWN
+    assert "no study 'nowhere'" in err
+
+
 def test_stopping_a_study_that_nobody_runs_is_a_conflict(tide: Any) -> None:
     code, _, err = tide("study", "stop", "search")
     assert code == ExitCode.CONFLICT
     assert "nobody runs it" in err
+
+
+class _MlflowError(Exception):
+    """MLflow's own error."""
 
 
 class _FakeMlflow(types.ModuleType):
@@ -193,10 +208,12 @@ class _FakeMlflow(types.ModuleType):
 
     def __init__(self) -> None:
         super().__init__("mlflow")
+        self.exceptions = types.SimpleNamespace(MlflowException=_MlflowError)
         self.runs: list[dict[str, Any]] = []
 
     def set_tracking_uri(self, uri: str) -> None:
-        self.uri = uri
+        if uri.startswith("gopher"):
+            raise _MlflowError("an address of\n  no known kind")
 
     def set_experiment(self, name: str) -> Any:
         return types.SimpleNamespace(experiment_id=name)
@@ -232,6 +249,13 @@ def test_mlflow_gets_every_trial_once(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert export_mlflow(study, record, RATES, "file:///nowhere") == 0
     assert [run["name"] for run in fake.runs] == list(record.trials)
     assert all(run["status"] == "FINISHED" and run["params"]["optimizer.lr"] > 0 for run in fake.runs)
+
+
+def test_what_mlflow_refuses_is_said_in_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", _FakeMlflow())
+    with pytest.raises(UserError, match="MLflow says: an address of no known kind") as caught:
+        export_mlflow(make_study(), StudyRecord(), RATES, "gopher://x")
+    assert caught.value.code is ExitCode.UNREACHABLE
 
 
 def test_without_mlflow_the_export_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -229,5 +229,5 @@ def curve_of(start: Start, step: int) -> float:
 def drive(study: Study, folder: Path, world: World, rates: Rates | None = None, **settings: Any) -> StudyRecord:
     """Run a study in a world, with Tune's real searchers and schedulers."""
     with Journal(folder) as journal:
-        strategy = TuneStrategy(study.spec)
+        strategy = TuneStrategy(study.spec, settings.get("earlier", ()))
         return Driver(study, journal, strategy, world, Settings(rates=rates or Rates(), **settings)).run()

@@ -32,7 +32,8 @@ _FEW = 3
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holding:
     """An endpoint that holds devices of one pool. `most`: replicas that its file and its queue's quota allow;
-    `observed`: devices that the pool has; `pinned`: its owner holds it at a size, and nothing is lent."""
+    `observed`: devices that the pool has; `wanted`: replicas' worth of devices that training could use (None = any
+    number); `pinned`: its owner holds it at a size, and nothing is lent."""
 
     job: str
     endpoint: Endpoint
@@ -42,6 +43,8 @@ class Holding:
     devices_per_replica: int
     observed: int
     pinned: bool = False
+    resource: str = "GPU"
+    wanted: int | None = None
 
     @property
     def entitled(self) -> int:
@@ -126,7 +129,7 @@ class EndpointHolders:
         if lender is None:
             lender = self.lenders[one.job] = Lender(self._remembered(one.job), window_s=self._window_s)
         seen = Seen(counters=sight.counters, answering=sight.answering, held=one.held)
-        lender.look(terms, seen, now_s=now_s)
+        lender.look(terms, seen, now_s=now_s, wanted=one.wanted)
         self._keep(one.job, lender, now_s)
         return lender
 

@@ -48,14 +48,15 @@ class Lender:
         """Replicas that are the endpoint's own: those that serve and those that were called back."""
         return self.standing.serving + self.standing.returning
 
-    def look(self, terms: Terms, seen: Seen, *, now_s: float) -> None:
-        """One look and one evaluation of the policy; what is decided shows in `owed`."""
+    def look(self, terms: Terms, seen: Seen, *, now_s: float, wanted: int | None = None) -> None:
+        """One look and one evaluation of the policy; what is decided shows in `owed`. `wanted`: replicas' worth of
+        devices that training could use, None = any number."""
         sample = self._meter.read(seen.counters, now_s=now_s)
         standing = observed(self.standing, seen, terms)
         if standing.serving + standing.returning + standing.lent != terms.replicas:
             standing = found(seen, terms, now_s=now_s)  # the first look, or another size than before
         self._time_drains(standing, now_s)
-        self.decision, self.memory = decide_lending(terms, standing, self.memory, sample, now_s=now_s)
+        self.decision, self.memory = decide_lending(terms, standing, self.memory, sample, now_s=now_s, wanted=wanted)
         self.standing = _carried_out(standing, self.decision, terms, now_s)
 
     def _time_drains(self, standing: Standing, now_s: float) -> None:

@@ -132,10 +132,17 @@ class LocalCluster:
         folder.mkdir()
         self._num_started += 1
         params = self._params(size or self._sizes[-1], folder)
-        handle = Node(params, head=not self._nodes, shutdown_at_exit=True, spawn_reaper=True)
-        node = LocalNode(node_id=handle.node_id, folder=folder, handle=handle)
-        self._nodes[node.node_id] = node
-        wait_for_node(handle.gcs_address, handle.plasma_store_socket_name, START_TIMEOUT_S)
+        try:
+            handle = Node(params, head=not self._nodes, shutdown_at_exit=True, spawn_reaper=True)
+            node = LocalNode(node_id=handle.node_id, folder=folder, handle=handle)
+            self._nodes[node.node_id] = node
+            wait_for_node(handle.gcs_address, handle.plasma_store_socket_name, START_TIMEOUT_S)
+        except Exception as error:  # Ray raises this very class where a node does not come up in time
+            raise UserError(
+                f"Ray could not start a node here: {_first_line(error)}",
+                code=ExitCode.UNREACHABLE,
+                next_step="Try again when this machine has less to do; 'tide doctor' checks what it lacks.",
+            ) from error
         return node
 
     def _params(self, size: NodeSize, folder: Path) -> RayParams:
@@ -192,6 +199,10 @@ class LocalCluster:
                 cleanup.callback(node.handle.kill_all_processes, check_alive=False, allow_graceful=False, wait=True)
             if ray.is_initialized():
                 cleanup.callback(ray.shutdown)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def num_local_gpus() -> int:

@@ -197,7 +197,10 @@ class Attempt:
         lines = LineBuffer()
 
         def read() -> None:
-            data = connection.recv(1 << 16)
+            try:
+                data = connection.recv(1 << 16)
+            except ConnectionResetError:  # it left without having read an answer: one that was told to stop on its way
+                data = b""
             if not data:
                 selector.unregister(connection)
                 self._connection = None

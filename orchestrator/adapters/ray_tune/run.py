@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs.train.state.open_storage import open_storage
 from orchestrator.adapters.ray_train.prepare import Prepared, prepare
-from orchestrator.adapters.ray_tune.searchers import Earlier, fits, is_within
 from orchestrator.adapters.ray_tune.strategy import TuneStrategy
 from orchestrator.adapters.ray_tune.trials import Allotment, RayTrials, TrialsConfig
-from orchestrator.policy.study.values import Rates, TrialState
+from orchestrator.policy.study.values import Rates
 from orchestrator.spec import Study, TrainJob
 from orchestrator.spec.base import Metadata
 from orchestrator.spec.train_job import TrainJobSpec
 from orchestrator.study.check import require_runnable, require_same, require_same_data
 from orchestrator.study.driver import Driver, Settings
 from orchestrator.study.events import Event
-from orchestrator.study.journal import Journal, read_journal
+from orchestrator.study.journal import Journal
 from orchestrator.study.record import StudyRecord
+from orchestrator.study.warm_start import begins_with
 
 EVALUATION_SAMPLES = 256
 
@@ -56,6 +55,7 @@ def run_study(study: Study, home: Path, options: StudyOptions | None = None) -> 
         before = StudyRecord(journal.read())
         if before.study:
             require_same(before.study, study)
+        earlier = begins_with(study, before, home / "studies")
         prepare_trial = _preparer(study, home, folder)
         prepared = prepare_trial(study.spec.template, "template")
         require_same_data(before.dataset_hash, prepared.dataset_hash, study.metadata.name)
@@ -64,11 +64,12 @@ def run_study(study: Study, home: Path, options: StudyOptions | None = None) -> 
         settings = Settings(
             rates=options.rates,
             dataset_hash=prepared.dataset_hash,
+            earlier=earlier,
             versions=_versions(),
             wants_stop=options.wants_stop,
             on_event=options.on_event,
         )
-        strategy = TuneStrategy(study.spec, earlier=_earlier(study, home))
+        strategy = TuneStrategy(study.spec, earlier=earlier)
         return Driver(study, journal, strategy, trials, settings).run()
 
 
@@ -104,19 +105,6 @@ def _preparer(study: Study, home: Path, folder: Path) -> Callable[[TrainJobSpec,
         return prepare(document, home, run_id=run)
 
     return prepare_trial
-
-
-def _earlier(study: Study, home: Path) -> list[Earlier]:
-    """Finished trials of the studies to start warm from, as far as they fit this space. Raises: UserError."""
-    found = []
-    for name in study.spec.warm_start:
-        record = StudyRecord(read_journal(study_dir(home, name)))
-        for trial in record.searched:
-            value = trial.value(study.spec.metric)
-            is_result = trial.state is TrialState.FINISHED and value is not None and math.isfinite(value)
-            if is_result and value is not None and fits(study.spec.space, trial.config, is_within):
-                found.append(Earlier(config=trial.config, value=value))
-    return found
 
 
 def _versions() -> dict[str, str]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import random
 import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,14 +22,7 @@ from orchestrator.policy.study.space import grid, in_order, is_drawn
 from orchestrator.policy.study.values import Config
 from orchestrator.spec.search import Searcher, TpeSearcher
 from orchestrator.spec.space import AnyParameter, Choice, Int, LogUniform, Space, Uniform
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Earlier:
-    """A trial of an earlier study, for a searcher to learn from."""
-
-    config: Config
-    value: float
+from orchestrator.study.events import Earlier
 
 
 class Draws(Protocol):
@@ -225,27 +217,3 @@ class _Names:
 
     def name(self, value: object) -> str:
         return self.names[self._values.index(value)]
-
-
-def fits(space: Space, config: Mapping[str, object], is_allowed: Callable[[AnyParameter, object], bool]) -> bool:
-    """Whether a configuration of another study could have been drawn here."""
-    drawn: dict[str, object] = {}
-    for key in in_order(space):
-        if is_drawn(space[key], drawn) != (key in config):
-            return False
-        if key in config:
-            if not is_allowed(space[key], config[key]):
-                return False
-            drawn[key] = config[key]
-    return len(drawn) == len(config)
-
-
-def is_within(parameter: AnyParameter, value: object) -> bool:
-    """Whether the parameter could have drawn the value."""
-    match parameter:
-        case Choice(values=values):
-            return value in values
-        case Int(min=low, max=high, step=step):
-            return isinstance(value, int) and low <= value <= high and (value - low) % step == 0
-        case Uniform(min=least, max=most) | LogUniform(min=least, max=most):
-            return isinstance(value, int | float) and least <= value <= most

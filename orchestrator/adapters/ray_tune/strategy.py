@@ -23,12 +23,13 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
-from orchestrator.adapters.ray_tune.searchers import Earlier, domain, make_draws, plain
+from orchestrator.adapters.ray_tune.searchers import domain, make_draws, plain
 from orchestrator.adapters.ray_tune.stand_in import StandInController, StandInTrial
 from orchestrator.policy.study.space import clamp
 from orchestrator.policy.study.values import Config, TrialState
 from orchestrator.spec.search import AshaScheduler, HyperbandScheduler, MedianScheduler, NoScheduler, PbtScheduler
 from orchestrator.spec.study import StudySpec
+from orchestrator.study.events import Earlier
 from orchestrator.study.ports import Choice, Copy, Verdict
 
 _STEP, _RUNG = "step", "rung"

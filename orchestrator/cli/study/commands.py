@@ -16,7 +16,7 @@ from orchestrator.cli.home import home_dir
 from orchestrator.cli.observe import configure_logging
 from orchestrator.cli.output import Format, Output, emit, make_table
 from orchestrator.cli.study.rates import ClusterFile, PoolName, Price, Watts, keep_rates, kept_rates, rates_of
-from orchestrator.cli.study.tables import config_text, study_table
+from orchestrator.cli.study.tables import config_text, short_names, study_table
 from orchestrator.policy.study.values import Rates
 from orchestrator.spec import Study, load_one
 from orchestrator.spec.errors import ExitCode, UserError
@@ -48,7 +48,7 @@ def run(
     study = load_one(file, Study)
     home = home_dir()
     folder = home / "studies" / study.metadata.name
-    if folder.exists() and not fresh and _has_begun(folder):
+    if not fresh and _has_begun(folder):
         raise UserError(
             "there is a study of this name already",
             code=ExitCode.CONFLICT,
@@ -111,16 +111,21 @@ def stop(
 @app.command()
 def best(name: Name, output: Output = Format.TABLE) -> None:
     """Show the best trial: its values, its results over seeds, and what it cost. Exit 101: there is none yet."""
-    from orchestrator.study.summary import repeats_of, trial_values
+    from orchestrator.study.summary import best_values
 
     study, record, folder = _load(home_dir() / "studies" / name)
     trial = _best(study, record)
-    results = repeats_of(record, trial, study.spec.metric)
-    values = {"study": name, **trial_values(trial, study, kept_rates(folder)), "results": results}
+    values = {"study": name, **best_values(trial, study, record, kept_rates(folder))}
+    results = values["results"]
     rows = [[key, f"{value}"] for key, value in trial.config.items()]
-    rows += [[study.spec.metric, f"{values['value']:.5g} after {trial.step} of {study.spec.template.steps} steps"]]
+    rows += [
+        [study.spec.metric, f"{values['value']:.5g} after {trial.measured_at} of {study.spec.template.steps} steps"]
+    ]
     if len(results) > 1:
-        rows += [["over seeds", f"{sum(results) / len(results):.5g} (mean of {len(results)})"]]
+        each = ", ".join(f"{result:.5g}" for result in results)
+        rows += [["over seeds", f"{values['mean']:.5g} (mean of {len(results)}: {each})"]]
+    rows += [["device-hours", f"{values['device_hours']:.4g}"]]
+    rows += [["USD", f"{values['usd']:.4g}"]] if values["usd"] is not None else []
     emit("StudyBest", values, output, table=make_table([trial.trial, ""], rows))
 
 
@@ -135,16 +140,18 @@ def compare(
     from orchestrator.study.summary import comparison
 
     study, record, _ = _load(home_dir() / "studies" / name)
-    names = trials or [one.trial for one in ranked(record, study.spec.metric, study.spec.mode)[:5]]
-    if unknown := [one for one in names if one not in record.trials]:
+    chosen = trials or [one.trial for one in ranked(record, study.spec.metric, study.spec.mode)[:5]]
+    if unknown := [one for one in chosen if one not in record.trials]:
         known = ", ".join(record.trials) or "none yet"
         raise UserError(f"there is no trial {unknown[0]!r}; there are {known}", code=ExitCode.UNKNOWN, where=name)
-    if not names:
+    if not chosen:
         raise UserError("no trial has reported yet", code=ExitCode.NOT_FINISHED, where=name)
-    rows = comparison(study, record, names)
+    rows = comparison(study, record, chosen)
+    names = short_names([row["config"] for row in rows])
     table = make_table(
-        ("TRIAL", "STEP", study.spec.metric.upper(), "RUNS", "DIFFERENCE", "CONFIG"),
-        [_compare_row(row) for row in rows],
+        ("TRIAL", "STEP", study.spec.metric, "RUNS", "CONFIG", "AGAINST THE FIRST"),
+        [_compare_row(row, names) for row in rows],
+        right=("STEP", study.spec.metric, "RUNS"),
     )
     emit("StudyComparison", {"study": name, "metric": study.spec.metric, "rows": rows}, output, table=table)
 
@@ -229,12 +236,17 @@ def _run(study: Study, home: Path, rates: Rates, console: Any) -> StudyRecord:
     from orchestrator.adapters.ray_tune.run import StudyOptions, run_study
     from orchestrator.cli.study.live import LiveStudy
     from orchestrator.study.check import require_runnable
+    from orchestrator.study.warm_start import earlier_trials
 
-    require_runnable(study, rates)  # before a cluster is started for nothing
+    # Before a cluster is started for nothing:
+    require_runnable(study, rates)
+    if not _has_begun(home / "studies" / study.metadata.name):
+        earlier_trials(study, home / "studies")
     stop_file = home / "studies" / study.metadata.name / _STOP_FILE
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
         stop_file.unlink(missing_ok=True)
+        _say("starting Ray on this machine, and a process that has imported torch; trials are forked from it")
         stack.enter_context(LocalCluster((_node(study),)))
         live = stack.enter_context(LiveStudy(console, study, rates))
         options = StudyOptions(rates=rates, wants_stop=_wish(signals, stop_file), on_event=live)
@@ -295,23 +307,26 @@ def _best(study: Study, record: StudyRecord) -> TrialRecord:
     return found
 
 
-def _compare_row(row: dict[str, Any]) -> list[str]:
+def _compare_row(row: dict[str, Any], names: dict[str, str]) -> list[str]:
     value = row["value"] if row["mean"] is None else row["mean"]
     shown = "" if value is None else f"{value:.5g}"
-    if "difference" not in row:
+    if not row["runs"]:
+        said = "did not run to its end"
+    elif "difference" not in row:
         said = ""
     elif row["significant"] is None:
-        said = f"{row['difference']:+.4g}, one run each: cannot tell from luck"
+        said = f"{row['difference']:+.4g}, too few runs to tell from luck"
     else:
         word = "significant" if row["significant"] else "not significant"
         said = f"{row['difference']:+.4g} ({row['low']:+.4g} to {row['high']:+.4g}), {word}"
-    return [row["trial"], str(row["step"]), shown, str(row["runs"]), said, config_text(row["config"])]
+    return [row["trial"], str(row["step"]), shown, str(row["runs"]), config_text(row["config"], names), said]
 
 
 def _has_begun(folder: Path) -> bool:
-    from orchestrator.study.journal import FILE
+    """Whether something was written down: one that was refused before its first trial leaves an empty journal."""
+    from orchestrator.study.journal import FILE, read_journal
 
-    return (folder / FILE).exists()
+    return (folder / FILE).exists() and bool(read_journal(folder))
 
 
 def _put_aside(folder: Path) -> Path:

@@ -18,7 +18,7 @@ from orchestrator.study.record import StudyRecord
 from orchestrator.study.summary import summary
 
 _REDRAW_EVERY_S = 0.5
-_LINES_AROUND = 6
+_LINES_AROUND = 8
 
 
 class LiveStudy:

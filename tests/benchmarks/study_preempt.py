@@ -1,0 +1,120 @@
+"""What recorded preemptions add to a search, ours and Ray Tune's own.
+
+Nodes of one core each come and go as every `SHARE`-th node of the recording did, `SPEED` times as fast, each by
+SIGKILL of all its processes and without notice. Compressed are the time between events and the ten minutes between
+two states on storage (the template's default; the tuned competitor's, too), and nothing else: starting a node, a seat
+and an attempt takes what it takes, so the ratio is above what the same recording would cost in its own time. The
+undisturbed runs have two nodes that stay, which is what `concurrency.max` can use.
+
+What a run cost is counted in steps that trials ran (steps run twice count twice) and in device-seconds of trials,
+from start to end of each attempt. Neither counts waiting for nodes, and both hold on a machine that others use, too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import mean
+from typing import Any
+
+from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
+from orchestrator.adapters.replay import Player, load_node_events, share_of
+from orchestrator.adapters.replay.recording import NodeEvent
+from orchestrator.policy.study.values import TrialState
+from orchestrator.spec import Study
+from tests.benchmarks.harness import Options, say
+from tests.benchmarks.study_bench import RATES, Bench, best_of, make_study, steps_of
+from tests.benchmarks.study_plain import DEFAULTS, TUNED, beside, run_plain
+
+SHARE, SPEED, CORES = 20, 200.0, 2
+SAVE_EVERY_S = 600.0 / SPEED
+_NODE = NodeSize(num_cpus=1)
+
+
+class World:
+    """The nodes of one run; `tick` plays what is due, in the main thread, as Ray's nodes must be."""
+
+    def __init__(self, cluster: LocalCluster, events: list[NodeEvent]) -> None:
+        self._player = Player(cluster, _NODE, events, speed=SPEED, notice_s=0.0)
+        self._player.start()
+        self._began_s: float | None = None
+
+    def tick(self) -> None:
+        now_s = time.monotonic()
+        self._began_s = now_s if self._began_s is None else self._began_s
+        self._player.play_due(now_s - self._began_s)
+
+    @property
+    def kills(self) -> int:
+        return self._player.played["remove"]
+
+
+def preempt(bench: Bench, options: Options) -> dict[str, Any]:
+    """The same search undisturbed and under recorded preemptions."""
+    recording = load_node_events(options.data / "preemption-events" / "aws-p3.csv")
+    seeds = 1 if options.quick else min(options.rest.seeds, 3)
+    rows = []
+    for seed in range(1, seeds + 1):
+        played = share_of(recording, share=SHARE, remainder=seed - 1)
+        rows.append(_row(bench, seed, played, steps=243 if options.quick else 729))
+    return {
+        "preempt": rows,
+        **{
+            f"preempted_{what}_ratio": {name: mean(_ratios(rows, name, what)) for name in ("ours", "defaults", "tuned")}
+            for what in ("steps", "device_s")
+        },
+        "preempted_steps_ratio_range": [f(_ratios(rows, "ours", "steps")) for f in (min, max)],
+        "preempted_device_s_ratio_range": [f(_ratios(rows, "ours", "device_s")) for f in (min, max)],
+    }
+
+
+def _ratios(rows: list[dict[str, Any]], name: str, what: str) -> list[float]:
+    return [row[f"{name}_preempted"][what] / row[f"{name}_calm"][what] for row in rows]
+
+
+def _row(bench: Bench, seed: int, played: list[NodeEvent], *, steps: int) -> dict[str, Any]:
+    calm = [NodeEvent(at_s=0.0, event="add", node=f"node-{number}") for number in range(CORES)]
+    row: dict[str, Any] = {"seed": seed}
+    for disturbed, events in (("calm", calm), ("preempted", played)):
+        study = make_study(
+            f"preempt-{seed}-{disturbed}",
+            args="{layers: 2, d_model: 64, heads: 1, seq_len: 64}",
+            batch=16,
+            seed=seed,
+            steps=steps,
+            optimizer="{schedule: cosine, warmup_steps: 8, weight_decay: 0.0}",
+            space=f"{{optimizer.lr: {{type: choice, values: {RATES}}}}}",
+            scheduler="{name: asha, grace_steps: 27, reduction_factor: 3}",
+            budget="{trials: 9}",
+            every=f"{SAVE_EVERY_S:g}s",
+        )
+        row[f"ours_{disturbed}"] = _in_world(events, lambda tick, study=study: _ours(bench, study, tick))
+        for form in (DEFAULTS, TUNED):
+            row[f"{form.name}_{disturbed}"] = _in_world(
+                events, lambda tick, study=study, form=form: run_plain(study, bench.home, form, tick).to_json()
+            )
+        say(f"seed {seed}, {disturbed}: {row}")
+    return row
+
+
+def _in_world(events: list[NodeEvent], run: Callable[[Callable[[], None]], dict[str, Any]]) -> dict[str, Any]:
+    began_s = time.monotonic()
+    with LocalCluster((NodeSize(num_cpus=0),)) as cluster:
+        world = World(cluster, events)
+        found = run(world.tick)
+    return {"kills": world.kills, "wall_s": time.monotonic() - began_s, **found}
+
+
+def _ours(bench: Bench, study: Study, tick: Callable[[], None]) -> dict[str, Any]:
+    record = beside(lambda: bench.run(study), tick)
+    states = [trial.state for trial in record.trials.values()]
+    return {
+        "trials": len(states),
+        "starts": sum(trial.attempts for trial in record.trials.values()),
+        "failed": states.count(TrialState.FAILED),
+        "finished": states.count(TrialState.FINISHED),
+        "steps": steps_of(record),
+        "lost_steps": sum(trial.lost_steps for trial in record.trials.values()),
+        "device_s": record.device_s,
+        "best": best_of(study, record),
+    }
