@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 
 from orchestrator.spec import Endpoint
 from serving.batch.database import sqlite_url
@@ -63,6 +64,7 @@ class ServingProcess:
         self,
         replica: Replica,
         app: FastAPI,
+        metrics: CollectorRegistry,
         *,
         versions: Versions | None = None,
         runner: BatchRunner | None = None,
@@ -70,6 +72,7 @@ class ServingProcess:
     ) -> None:
         self.replica = replica
         self.app = app
+        self.metrics = metrics
         self.versions = versions
         self._runner = runner
         self._batches = batches
@@ -80,12 +83,16 @@ class ServingProcess:
         """Why the engine no longer computes; None while it does."""
         return self.replica.failure
 
-    def drain(self) -> None:
-        """Lease no more rows of batches, give back those that run, and end batch requests; online ones go on."""
+    def give_rows_back(self) -> None:
+        """Lease no more rows of batches and give back those that run; every request goes on."""
         with self._draining:  # a notice and the end may come together
             if self._runner is not None:
                 self._runner.drain()
-            self.replica.drain()
+
+    def drain(self) -> None:
+        """Give rows back and end batch requests; online ones go on."""
+        self.give_rows_back()
+        self.replica.drain()
 
     def close(self) -> None:
         """Drain, then end the engine."""
@@ -114,7 +121,9 @@ def build_replica(spec: ReplicaSpec) -> ServingProcess:
     if assembled.runner is not None:
         assembled.runner.start()
     versions = _versions(spec, replica, engine, service)
-    return ServingProcess(replica, assembled.app, versions=versions, runner=assembled.runner, batches=batches)
+    return ServingProcess(
+        replica, assembled.app, assembled.metrics, versions=versions, runner=assembled.runner, batches=batches
+    )
 
 
 @contextlib.contextmanager

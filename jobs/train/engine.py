@@ -16,11 +16,15 @@ from torch import Tensor, nn
 from jobs.models.task import Task
 from jobs.train.config import RankJob, StartRequest
 from jobs.train.deepspeed_config import deepspeed_config
+from jobs.train.pace import NO_PACE, PaceMeter
 from orchestrator.spec.errors import UserError
 
 
 class Engine(Protocol):
     """One rank's share of the model. All methods are called by all ranks in the same order."""
+
+    pace: PaceMeter
+    """Measures what this rank computes by itself."""
 
     @property
     def deepspeed(self) -> Any:
@@ -70,11 +74,13 @@ class ShardedEngine:
             # As DeepSpeed does for fp16: a task need not know in which precision it is trained.
             self.deepspeed.module.register_forward_pre_hook(_to_bf16, with_kwargs=True)
         self._norm: Tensor | float = 0.0
+        self.pace: PaceMeter = NO_PACE
 
     def run_pass(self, batch: Mapping[str, Tensor], weight: float, seed: int) -> Tensor:
         torch.manual_seed(seed)
         on_device = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-        loss = self._task.loss(self.deepspeed, on_device)
+        with self.pace.by_itself():
+            loss = self._task.loss(self.deepspeed, on_device)
         self.deepspeed.backward(loss * (self._world_size * weight), scale_wrt_gas=False)
         if not self.deepspeed.is_gradient_accumulation_boundary():
             self.deepspeed.step()

@@ -77,6 +77,7 @@ class Loop:
     wishes: Wishes
     begin_sum: Callable[[tuple[SupportsFloat, ...]], Sum]
     send_phase: Callable[[Phase], None]
+    after_step: Callable[[int], None] = lambda step: None
 
     def run(self) -> Outcome:
         """Raises: whatever ends the attempt; the caller reports it."""
@@ -124,6 +125,7 @@ class Loop:
             self.saver.finish()
             self.not_finite.refused(step)
         self.reporter.step_ended(step, lr=lr, grad_norm=late(self.model.grad_norm))
+        self.after_step(step)
         if step == self.start_step + 1:
             self.send_phase(Phase("first_step", self.reporter.last_step_s))
 

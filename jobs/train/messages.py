@@ -59,6 +59,18 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """What this rank has computed by itself since it last said so: `passes` of it took `seconds`, up to `step`. Every
+    rank, every few seconds."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = WIRE
+
+    step: int
+    passes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """This rank's share of a step is in the node's keeper, sealed. `seconds` is the time the loop was held up."""
 
@@ -171,7 +183,9 @@ class Checkpoint:
     __pydantic_config__: ClassVar[ConfigDict] = WIRE
 
 
-Message = Phase | Restored | Step | Snapshot | Saved | NotSaved | Skipped | RolledBack | Stopped | Finished | Failed
+Message = (
+    Phase | Restored | Step | Pace | Snapshot | Saved | NotSaved | Skipped | RolledBack | Stopped | Finished | Failed
+)
 Control = Stop | Checkpoint
 
 KINDS: tuple[type[Message | Control], ...] = (*typing.get_args(Message), *typing.get_args(Control))

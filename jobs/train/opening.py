@@ -84,6 +84,7 @@ class Attempt:
             wishes=Wishlist(self.channel, checkpoint_every_s),
             begin_sum=lambda vector: StepSum(vector, self.groups),
             send_phase=self.channel.send,
+            after_step=self.engine.pace.step_ended,
         )
         try:
             outcome = loop.run()

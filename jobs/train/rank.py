@@ -6,7 +6,9 @@ interpreter. Imports nothing heavy at the top, so that the plain start can say h
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import signal
 import sys
 import time
 import traceback
@@ -35,6 +37,8 @@ def main(messages_fd: int, control_fd: int, run: Callable[[StartRequest, Channel
     except EOFError:
         return EXIT_FAILED
     channel.watch()
+    # Whoever wants to know where this rank stands, and may not read another process's memory, asks it.
+    faulthandler.register(signal.SIGUSR2, file=2, all_threads=True)
     channel.send(Phase("process_start", max(0.0, time.time() - born_s)))
     try:
         _take_place(request)

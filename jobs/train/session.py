@@ -11,12 +11,15 @@ from jobs.train.groups import leave_group
 from jobs.train.loop import Outcome
 from jobs.train.messages import Finished, Phase, Stopped
 from jobs.train.opening import open_attempt
+from jobs.train.pace import pace_meter
 
 
 def run_rank(request: StartRequest, channel: Channel) -> None:
     """Train until the end or the stop, and report it. Raises: whatever went wrong."""
     job = request.job
     attempt = open_attempt(request, channel)
+    zero_stage = 1 if job.strict else job.zero_stage
+    attempt.engine.pace = pace_meter(attempt.device, zero_stage, request.world_size, channel.send)
     outcome = attempt.train(
         attempt.start_step,
         job.steps,

@@ -19,6 +19,7 @@ from jobs.models.task import Task
 from jobs.train.config import RankJob, StartRequest
 from jobs.train.engine import build_model
 from jobs.train.footprint import require_small
+from jobs.train.pace import NO_PACE, PaceMeter
 from orchestrator.policy.batch_plan import BatchPlan
 from orchestrator.spec.errors import UserError
 
@@ -53,6 +54,7 @@ class StrictEngine:
         self._sum = OrderedSum(sum(p.numel() for p in self._parameters()), request.world_size, device)
         self._pass = 0
         self._loss = 0.0
+        self.pace: PaceMeter = NO_PACE
 
     @property
     def deepspeed(self) -> StrictEngine:
@@ -69,7 +71,8 @@ class StrictEngine:
         """As `Engine.run_pass`; the loss comes whole, with the step's last pass, on rank 0."""
         torch.manual_seed(seed)
         on_device = {name: tensor.to(self.device) for name, tensor in batch.items()}
-        loss = self._task.loss(self.module, on_device)
+        with self.pace.by_itself():
+            loss = self._task.loss(self.module, on_device)
         self.optimizer.zero_grad(set_to_none=True)
         (loss * weight).backward()
         first = self._pass * self.world_size

@@ -154,6 +154,7 @@ def _detail(service: Service, row: JobRow) -> dict[str, Any]:
         "attempts": [render.attempt(one) for one in attempts],
         "notices": [render.notice(one) for one in read.notices(row.id)],
         "usage": read.usage(row.id),
+        "stragglers": [] if row.state in ENDED else render.stragglers(read.told(row.id, render.OF_STRAGGLERS)),
         "document": read.document(row.id),
     }
 

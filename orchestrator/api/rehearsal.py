@@ -20,6 +20,7 @@ from orchestrator.policy.queueing.places import Node, Pool
 from orchestrator.service.logs import FileLogArchive
 from orchestrator.service.loop import LivePorts
 from orchestrator.service.metrics import PlaneMetrics
+from orchestrator.service.node_health import HeldCapacity, NodeHealth
 from orchestrator.service.schedules import Schedules
 from orchestrator.sim.outside import SimClock, SimEndpoints, SimRunner
 from orchestrator.spec.cluster_pools import Pool as PoolSpec
@@ -119,14 +120,15 @@ class RehearsedRunner:
 def rehearsed_ports(ledger: Ledger, logs: FileLogArchive) -> LivePorts:
     """The ports of a rehearsal."""
     metrics = PlaneMetrics(ledger.read)
+    capacity = HeldCapacity(RehearsedCapacity(ledger), lambda: ledger.node_holds)
     return LivePorts(
         clock=WallClock(),
-        capacity=RehearsedCapacity(ledger),
+        capacity=capacity,
         endpoints=SimEndpoints(),
         ledger=ledger,
         runner=RehearsedRunner(ledger, logs),
         logs=logs,
-        chores=(Schedules(ledger),),
+        chores=(Schedules(ledger), NodeHealth(ledger, capacity.nodes)),
         observe=metrics.observe,
         metrics=metrics,
     )

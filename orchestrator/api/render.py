@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,10 +29,11 @@ from orchestrator.policy.queueing.decisions import (
     workers_in,
 )
 from orchestrator.policy.queueing.edits import Edit
-from orchestrator.policy.queueing.orders import Report
+from orchestrator.policy.queueing.orders import NoteKind, Report
 from orchestrator.service.footprint import Footprint
 
 _MS_PER_HOUR = 3_600_000
+OF_STRAGGLERS = frozenset({NoteKind.STRAGGLER.value, NoteKind.STRAGGLER_OVER.value})
 
 
 def instant(at_s: float) -> str:
@@ -51,6 +53,18 @@ def instant_ms(at_ms: int | None) -> str | None:
 def usd(micro_usd: int) -> str:
     """Micro-dollars as a decimal string of dollars."""
     return f"{Decimal(micro_usd) / 1_000_000:f}"
+
+
+def stragglers(told: Iterable[Event]) -> list[dict[str, Any]]:
+    """The ranks that are slower than the others now, by what a job told of them, oldest first."""
+    slow: dict[int, dict[str, Any]] = {}
+    for event in told:
+        rank = event.data["rank"]
+        slow.pop(rank, None)
+        if event.kind == NoteKind.STRAGGLER:
+            facts = {key: event.data[key] for key in ("node", "ratio", "steps")}
+            slow[rank] = {"rank": rank, **facts, "since": instant_ms(event.data["happened_ms"])}
+    return [slow[rank] for rank in sorted(slow)]
 
 
 def job(row: JobRow, workers_now: int, heard: tuple[Report, int] | None = None) -> dict[str, Any]:

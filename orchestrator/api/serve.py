@@ -41,11 +41,12 @@ from orchestrator.ledger.repository import Ledger
 from orchestrator.ledger.schema import check_schema, upgrade, version_of
 from orchestrator.ledger.states import ENDED, JobState
 from orchestrator.ports import UnreachableError
-from orchestrator.service.folders import SECRETS_FOLDER
+from orchestrator.service.folders import JOBS_FOLDER, SECRETS_FOLDER
 from orchestrator.service.herald import Herald
 from orchestrator.service.local_nodes import default_cluster
 from orchestrator.service.logs import FileLogArchive
 from orchestrator.service.loop import ControlLoop, LivePorts
+from orchestrator.service.visits import Visits
 from orchestrator.spec import Cluster, load_one
 from orchestrator.spec.errors import ExitCode, UserError
 
@@ -226,6 +227,7 @@ def _service(
         ports.logs,
         audit=AuditLog(options.home / AUDIT_NAME),
         registry=registry,
+        visits=Visits(None if options.rehearse else options.home / JOBS_FOLDER / "jobs"),
         check_cluster=_anything if options.rehearse else _runnable,
         secrets=options.home / SECRETS_FOLDER,
         describe=ports.describe,
@@ -268,6 +270,7 @@ async def _serve(service: Service, listeners: Sequence[Listener]) -> None:
     def stop() -> None:
         # Streams end first: a server waits for its connections.
         service.hub.stop_streams()
+        service.visits.close()
         for server, _ in servers:
             server.should_exit = True
 

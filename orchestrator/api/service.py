@@ -31,6 +31,7 @@ from orchestrator.policy.queueing.values import Snapshot
 from orchestrator.service.footprint import Footprint
 from orchestrator.service.logs import LogArchive
 from orchestrator.service.loop import LoopHealth
+from orchestrator.service.visits import Visits
 from orchestrator.spec import Cluster
 from orchestrator.spec.errors import ExitCode
 
@@ -76,6 +77,7 @@ class Service:
         clock: Callable[[], float] = time.time,
         audit: AuditLog | None = None,
         registry: CollectorRegistry | None = None,
+        visits: Visits | None = None,
         check_cluster: Callable[[Cluster], None] = lambda cluster: None,
         secrets: Path | None = None,
         describe: Callable[[str], dict[str, Any] | None] = lambda job: None,
@@ -88,6 +90,7 @@ class Service:
         self.describe = describe
         self.footprint = footprint
         self.audit = audit or AuditLog(None)
+        self.visits = visits or Visits(None)
         self.counts = HttpCounts(registry or CollectorRegistry())
         self.keys = KeyRing(ledger.read, clock, lambda: self._applied.cluster if self._applied else None)
         self.writer = Writer(ledger, self._committed)

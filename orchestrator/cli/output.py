@@ -27,7 +27,8 @@ Output = Annotated[Format, typer.Option("-o", "--output", help="table, json or y
 
 def emit(kind: str, payload: Mapping[str, Any], output: Format, *, table: RenderableType) -> None:
     """Print `payload` as `{apiVersion, kind, ...}` or, for people, `table`."""
-    document = {"apiVersion": "tideline/v1", "kind": kind, **payload}
+    # What a job's own `kind` says stands in its document; here it says what is printed.
+    document = {"apiVersion": "tideline/v1", **payload, "kind": kind}
     match output:
         case Format.JSON:
             sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")

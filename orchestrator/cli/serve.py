@@ -60,7 +60,7 @@ def serve(
         sys.stdout.flush()
         _say(f"{_who_gets_in(endpoint)}; Ctrl-C stops it")
         _wait_for_the_end(deployed)
-        _say(f"stopping; requests that are running get up to {endpoint.spec.replicas.drain:g} s ...")
+        _say(f"stopping; online answers end, batch requests get up to {endpoint.spec.replicas.drain:g} s ...")
     _say("stopped; registered models are kept")
 
 

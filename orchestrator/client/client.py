@@ -131,6 +131,15 @@ class Client:
         """Take something below /api/v1 away."""
         return self._json(self._send("DELETE", f"{API}{path}"))
 
+    def begin_exec(self, job: str, command: Sequence[str], *, rank: int | None, node: str | None) -> Json:
+        """Run a command beside a worker of a job."""
+        body: Json = {"command": list(command), "rank": rank, "node": node}
+        return self._json(self._send("POST", f"{API}/jobs/{_part(job)}/exec", json=body))
+
+    def stacks(self, job: str, rank: int | None) -> Json:
+        """Where the ranks of a job stand."""
+        return self._json(self._send("POST", f"{API}/jobs/{_part(job)}/stacks", json={"rank": rank}))
+
     # --- Streams -----------------------------------------------------------------------------------------------------
 
     def follow(self, path: str, **params: Any) -> Iterator[ServerEvent]:
@@ -156,6 +165,14 @@ class Client:
                     raise
             time.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
             failures += 1
+
+    def once(self, path: str) -> Iterator[ServerEvent]:
+        """A stream below /api/v1 that cannot be gone on with: it ends where it breaks."""
+        try:
+            yield from self._stream(path, {}, "")
+        except httpx.TransportError as error:
+            self._knocked = False
+            raise self._unreachable(error) from error
 
     def _stream(self, path: str, query: Mapping[str, Any], last: str) -> Iterator[ServerEvent]:
         self._knock()

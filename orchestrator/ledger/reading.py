@@ -16,6 +16,9 @@ from orchestrator.ledger.errors import UnknownJobError
 from orchestrator.ledger.experience import Experience, experience_of, same_work
 from orchestrator.ledger.keys import KeyRow, Role, matches, split
 from orchestrator.ledger.leader import Leader, read_leader
+from orchestrator.ledger.node_holds import Holds, load_node_holds
+from orchestrator.ledger.notes import KINDS as NOTE_KINDS
+from orchestrator.ledger.notes import LOOKED_BACK
 from orchestrator.ledger.rows import AttemptRow, JobRow, LeaseRow, MeterRow, NoticeRow, ScheduleRow
 from orchestrator.ledger.shelf import Form
 from orchestrator.ledger.states import ENDED, WAITING, JobState, Unit
@@ -249,6 +252,22 @@ class Reader:
         where = [table.job.in_(sorted(jobs)), table.ended_ms.is_not(None)]
         return self._rows(forms.ATTEMPTS, _page(forms.ATTEMPTS, where, table.attempt, 100_000))
 
+    def notes(self, job_id: str) -> set[str]:
+        """Ids of the last notes of a job that are in the books."""
+        return {event.data["note"] for event in self.told(job_id, NOTE_KINDS)}
+
+    def told(self, job_id: str, kinds: Collection[str]) -> list[Event]:
+        """The last events of these kinds of a job, oldest first."""
+        table = tables.events.c
+        where = [table.kind.in_(sorted(kinds)), table.job == job_id]
+        return self._rows(_EVENTS, _page(_EVENTS, where, table.seq.desc(), LOOKED_BACK))[::-1]
+
+    def events_of(self, kinds: Collection[str], *, after: int, until: int) -> list[Event]:
+        """All events of these kinds with numbers above `after` and up to `until`, oldest first."""
+        table = tables.events.c
+        where = [table.seq > after, table.seq <= until, table.kind.in_(sorted(kinds))]
+        return self._rows(_EVENTS, _page(_EVENTS, where, table.seq, 1_000_000))
+
     def balances(self, unit: Unit) -> dict[str, int]:
         """All accounts of a unit."""
         table = tables.accounts.c
@@ -281,6 +300,26 @@ class Reader:
         """Queues that are on hold."""
         with self._database.reading() as connection:
             return load_holds(connection)
+
+    def node_holds(self) -> Holds:
+        """Nodes that are held back."""
+        with self._database.reading() as connection:
+            return load_node_holds(connection)
+
+    def event_before(self, at_ms: int) -> int:
+        """The number of the last event before a time; 0 if there is none. A few looks, however many events there
+        are: their times rise with their numbers."""
+        low, high = 0, self.last_event()
+        table = tables.events.c
+        while low < high:
+            middle = (low + high + 1) // 2
+            query = select(table.at_ms).where(table.seq <= middle).order_by(table.seq.desc()).limit(1)
+            found = self._scalar(query)
+            if found is None or found < at_ms:
+                low = middle
+            else:
+                high = middle - 1
+        return low
 
     def tenant_usage(self) -> list[TenantUsage]:
         """What each tenant's jobs were booked for so far, ended ones included; what is still open is not in it."""

@@ -1,7 +1,7 @@
 """The ledger: the one way in which state changes. What it offers, by who uses it:
 
 - a server that leads: `lead` (again and again), then `apply`, `submit`, `cancel`, `pause`, `resume`, `pin`,
-  `hold_queue`, `issue_key`, `revoke_key`;
+  `hold_queue`, `hold_node`, `release_node`, `issue_key`, `revoke_key`;
 - the control cycle (`ports.Ledger`): `record`, `snapshot`, `commit`, `unsent`, `sent`;
 - everybody, also servers that do not lead: `read` (`reading.Reader`), which never waits for a writer.
 
@@ -27,6 +27,8 @@ from orchestrator.ledger.facts import DEFAULT_RULES, ClusterFacts
 from orchestrator.ledger.group import GroupCommit
 from orchestrator.ledger.keys import ApiKey, Role, issue_key, revoke_key
 from orchestrator.ledger.mirror import Mirror
+from orchestrator.ledger.node_holds import Holds, hold_node, load_node_holds, release_node
+from orchestrator.ledger.notes import NoteBook
 from orchestrator.ledger.reading import Reader
 from orchestrator.ledger.reports import enter as enter_report
 from orchestrator.ledger.requests import cancel, live, pause, pin, resume
@@ -37,6 +39,7 @@ from orchestrator.ledger.serving import Serving, appetite, endpoints
 from orchestrator.ledger.shelf import dumps
 from orchestrator.ledger.states import JobState
 from orchestrator.ledger.submission import Accepted, Submission
+from orchestrator.policy.node_health import NodeHold
 from orchestrator.policy.queueing.decisions import Decisions
 from orchestrator.policy.queueing.orders import Order, Report
 from orchestrator.policy.queueing.parties import Queue, Rules
@@ -75,6 +78,7 @@ class Ledger:
         self._noticed: int | None
         self._mirror: Mirror
         self._seer: Seer
+        self._node_holds: Holds
         self._forget()
         self._submit = GroupCommit(self.submit_all)
 
@@ -97,6 +101,7 @@ class Ledger:
                 self._forget()
                 self._mirror.load(connection, load_facts(connection, self._rules))
                 self._seer.held = load_holds(connection)
+                self._node_holds = load_node_holds(connection)
             self._token, self._heartbeat_ms = mine.token, now_ms
             self._decided_ms = max((row.started_ms or 0 for row in self._mirror.jobs.rows.values()), default=0)
             return True
@@ -201,6 +206,23 @@ class Ledger:
             held = set_hold(change, queue, on_hold, self._seer.held)
         self._seer.held = held
 
+    def hold_node(self, hold: NodeHold, *, actor: str = SYSTEM) -> None:
+        """Give a node nothing new and let what runs there go elsewhere, from the next cycle on."""
+        with self._change("hold-node", actor) as change:
+            held = hold_node(change, hold, self._node_holds)
+        self._node_holds = held
+
+    def release_node(self, node: str, *, detail: str = "", actor: str = SYSTEM) -> None:
+        """Let a node work again. Raises: LedgerError for one that is not held back."""
+        with self._change("release-node", actor) as change:
+            held = release_node(change, node, detail, self._node_holds)
+        self._node_holds = held
+
+    @property
+    def node_holds(self) -> Holds:
+        """Nodes that are held back; the same object until that changes. Of whoever leads."""
+        return self._node_holds
+
     def issue_key(
         self, tenant: str, role: Role, *, note: str = "", expires_s: float | None = None, actor: str
     ) -> ApiKey:
@@ -294,7 +316,9 @@ class Ledger:
         with self._change("record", SYSTEM, now_s) as change:
             for report in sorted(reports, key=lambda one: (one.job, one.attempt)):
                 enter_report(change, report)
+            noted = self._notes.enter(change, reports)
         with self._lock:
+            self._notes.settle(noted, (row.id for row in self._mirror.jobs.rows.values()))
             for report in reports:
                 if not report.over and report.job in self._mirror.holding:
                     self._mirror.note_report(report, round(now_s * 1000))
@@ -379,6 +403,8 @@ class Ledger:
         self._mirror = Mirror()
         self._seer = Seer(self._mirror)
         self._scribe = Scribe(Digest())
+        self._notes = NoteBook(self.read.notes)
+        self._node_holds = {}
 
     def _real_ms(self) -> int:
         return round(self._clock() * 1000)

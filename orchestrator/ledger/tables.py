@@ -315,3 +315,14 @@ queue_holds = Table(
     Column("since_ms", _MS, nullable=False),
     Column("actor", String(64), nullable=False),
 )
+
+node_holds = Table(
+    "node_holds",
+    metadata,
+    Column("node", String(128), primary_key=True),
+    Column("cause", String(24), nullable=False),
+    Column("since_ms", _MS, nullable=False),
+    Column("until_ms", _MS),
+    Column("detail", Text, nullable=False),
+    Column("actor", String(64), nullable=False),
+)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from orchestrator.adapters.capacity.joined import JoinedCapacity
 from orchestrator.adapters.capacity.kuberay.groups import WorkerGroups
 from orchestrator.adapters.capacity.kuberay.source import KubeRaySource
 from orchestrator.adapters.capacity.kuberay.wiring import kuberay
-from orchestrator.adapters.capacity.ray_nodes import RayCapacitySource, read_nodes
+from orchestrator.adapters.capacity.ray_nodes import RayCapacitySource, answers, read_nodes
 from orchestrator.adapters.capacity.trace import TraceSource
 from orchestrator.adapters.endpoints.holders import EndpointHolders, Holding, live_terms, sights_in
 from orchestrator.adapters.jobs.archive import FileLogArchive
@@ -31,6 +31,7 @@ from orchestrator.service.holdings import Holdings
 from orchestrator.service.local_nodes import default_cluster, nodes_for
 from orchestrator.service.loop import LivePorts
 from orchestrator.service.metrics import PlaneMetrics
+from orchestrator.service.node_health import HeldCapacity, NodeHealth, Probes
 from orchestrator.service.scaling import Scaling
 from orchestrator.service.schedules import Schedules
 from orchestrator.spec import Cluster, load_one
@@ -76,6 +77,7 @@ class Surroundings:
         self._host_started_s = float("-inf")
         self._cluster: Cluster | None = None
         self._capacity = JoinedCapacity((), ())
+        self._of_ray: RayCapacitySource | None = None
         self._groups: tuple[tuple[KubeRaySource, WorkerGroups], ...] = ()
 
     def sizable(self) -> tuple[WorkerGroups, ...]:
@@ -87,6 +89,10 @@ class Surroundings:
         """All pools (`ports.Capacity`)."""
         self._follow()
         return self._capacity.observe()
+
+    def addresses(self) -> Mapping[str, str]:
+        """Where the daemons of Ray's nodes answered when they were last seen."""
+        return {} if self._of_ray is None else self._of_ray.addresses
 
     def ray(self) -> RayAddress:
         """Where Ray is; a local cluster is started if there is none. Raises: UnreachableError while there is none."""
@@ -150,7 +156,8 @@ class Surroundings:
         pools = cluster.spec.pools
         of_ray = [pool for pool in pools if isinstance(pool.capacity, RayCapacity)]
         of_trace = [pool for pool in pools if isinstance(pool.capacity, TraceCapacity)]
-        sources = [RayCapacitySource(of_ray, self.ray)] if of_ray else []
+        self._of_ray = RayCapacitySource(of_ray, self.ray) if of_ray else None
+        sources = [self._of_ray] if self._of_ray is not None else []
         traces = [TraceSource(of_trace, self._base, self._now_s)] if of_trace else []
         for source, groups in self._groups:
             source.close()
@@ -209,6 +216,7 @@ def live_ports(
         now_s=clock,
     )
     metrics = PlaneMetrics(ledger.read)
+    capacity = HeldCapacity(around, lambda: ledger.node_holds)
     endpoints = EndpointHolders(
         Holdings(ledger),
         terms=around.lending,
@@ -218,7 +226,7 @@ def live_ports(
     )
     return LivePorts(
         clock=_Clock(clock),
-        capacity=around,
+        capacity=capacity,
         endpoints=endpoints,
         ledger=ledger,
         runner=Rehearsal() if given is not None and _is_recorded(given) else jobs,
@@ -226,7 +234,8 @@ def live_ports(
         chores=(
             ApplyCluster(ledger, given),
             Schedules(ledger),
-            Scaling(around.sizable, around, endpoints, ledger),
+            NodeHealth(ledger, capacity.nodes, Probes(around.addresses, answers)),
+            Scaling(around.sizable, capacity, endpoints, ledger),
         ),
         observe=metrics.observe,
         metrics=metrics,

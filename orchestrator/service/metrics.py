@@ -5,7 +5,8 @@ this process began, so that every server counts the same, also one that does not
 
 Names: `tide_queue_jobs{queue,reason}`, `tide_admission_seconds`, `tide_cycle_seconds`, `tide_leading`,
 `tide_pool_devices{pool}`, `tide_leased_devices{pool,state}`, `tide_preemptions_total{cause,how}`,
-`tide_cost_usd_per_hour{pool}`, `tide_power_watts{pool}`, `tide_badput_device_seconds_total{cause}`.
+`tide_cost_usd_per_hour{pool}`, `tide_power_watts{pool}`, `tide_badput_device_seconds_total{cause}`,
+`tide_stragglers_total`, `tide_worker_deaths_total`, `tide_held_nodes{cause}`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from prometheus_client.registry import Collector
 from orchestrator.cycle import CycleReport
 from orchestrator.ledger.reading import Event, Reader
 from orchestrator.ledger.rows import AttemptRow
+from orchestrator.policy.node_health import HoldCause
 from orchestrator.policy.queueing.decisions import ChangeCause
+from orchestrator.policy.queueing.orders import NoteKind
 from orchestrator.policy.queueing.values import LeaseState
 
 _PAGE = 1000
@@ -55,6 +58,12 @@ class PlaneMetrics(Collector):
             "tide_badput_device_seconds", "Held device-time without useful work, of attempts that have ended.",
             ["cause"], registry=self._own,
         )  # fmt: skip
+        self._stragglers = Counter(
+            "tide_stragglers", "Ranks that were named as slower than the others of their job.", registry=self._own
+        )
+        self._worker_deaths = Counter(
+            "tide_worker_deaths", "Workers that ended by themselves on nodes that go on.", registry=self._own
+        )
 
     def observe(self, report: CycleReport, seconds: float) -> None:
         """A cycle was run (`LivePorts.observe`)."""
@@ -71,6 +80,7 @@ class PlaneMetrics(Collector):
         yield from self._own.collect()
         yield GaugeMetricFamily("tide_leading", "1 where this process decides.", value=float(self.leading()))
         yield self._depths()
+        yield self._held_nodes()
         yield from self._pools()
 
     # --- Gauges ------------------------------------------------------------------------------------------------------
@@ -79,6 +89,13 @@ class PlaneMetrics(Collector):
         family = GaugeMetricFamily("tide_queue_jobs", "Jobs that wait, by reason.", labels=["queue", "reason"])
         for (queue, reason), number in sorted(self._read.waiting().items()):
             family.add_metric([queue, reason], number)
+        return family
+
+    def _held_nodes(self) -> Metric:
+        family = GaugeMetricFamily("tide_held_nodes", "Nodes that are held back from work.", labels=["cause"])
+        held = Count(hold.cause for hold in self._read.node_holds().values())
+        for cause in HoldCause:
+            family.add_metric([cause.value], held[cause])
         return family
 
     def _pools(self) -> Iterator[Metric]:
@@ -116,6 +133,10 @@ class PlaneMetrics(Collector):
             self._admission_s.observe(max(0, started[job].at_ms - submitted_ms) / 1000)
         for event in events:
             cause = event.data.get("cause")
+            if event.kind == NoteKind.STRAGGLER:
+                self._stragglers.inc()
+            elif event.kind == NoteKind.WORKER_DIED:
+                self._worker_deaths.inc()
             if event.kind == "preempted":
                 self._preemptions.labels(cause, "evicted").inc()
             elif event.kind == "resizing" and cause in _TAKEN:

@@ -76,7 +76,7 @@ class Replicas(SpecModel):
     resources: Resources = Field(default_factory=Resources)
     """What one replica holds."""
     drain: PositiveDuration = 30.0
-    """How long a replica that leaves may finish what it has."""
+    """How long batch requests of a replica that leaves go on; online ones have their tier's timeout."""
     rps: Positive | None = None
     """Requests a second that one replica serves within its promises, as measured; none = its devices are not lent."""
 

@@ -153,7 +153,7 @@ def _end_rest(
 
 def _size_of_input(connection: Connection, new: NewBatch, max_rows: int) -> tuple[int, int]:
     """(rows, tokens) of the input file. Raises: UnknownError, BatchError."""
-    file = find_file(connection, new.tenant, new.input_file_id)
+    file = find_file(connection, new.tenant, new.input_file_id, param="input_file_id")
     if file.kind is not FileKind.INPUT:
         raise BatchError("invalid_file", f"{file.id} is the output of a batch; upload one with purpose 'batch'",
                          param="input_file_id")  # fmt: skip

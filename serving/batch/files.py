@@ -108,13 +108,14 @@ class FileStore:
             ]
 
 
-def find_file(connection: Connection, tenant: str, file_id: str) -> FileRecord:
-    """The tenant's file. Raises: UnknownError."""
+def find_file(connection: Connection, tenant: str, file_id: str, *, param: str | None = None) -> FileRecord:
+    """The tenant's file. Raises: UnknownError, about the field `param`."""
+    unknown = UnknownError("file_not_found", f"there is no file {file_id!r}", param=param)
     if not is_storable(file_id):
-        raise UnknownError("file_not_found", f"there is no file {file_id!r}")
+        raise unknown
     row = connection.execute(select(files).where(files.c.id == file_id, files.c.tenant == tenant)).one_or_none()
     if row is None:
-        raise UnknownError("file_not_found", f"there is no file {file_id!r}")
+        raise unknown
     return _record(row)
 
 

@@ -24,7 +24,8 @@ class FinishReason(enum.StrEnum):
 class Generation:
     """A completion to make. `arrival_s` and `deadline_s` are on the replica's clock.
 
-    With `embed` the prompt is read and its mean hidden state answered instead of text; `max_tokens` is then 1.
+    With `embed` the prompt is read and its mean hidden state answered instead of text; `max_tokens` is then 1. Without
+    `streamed` nobody looks at single tokens, so they may come several at a time.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Generation:
     session: str | None = None
     tenant: str = ""
     embed: bool = False
+    streamed: bool = True
     arrival_s: float
     deadline_s: float
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.requests import Request
 
 from serving.batch.runner import BatchRunner, RunnerConfig
@@ -59,9 +59,10 @@ class _Application(FastAPI):
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """The application, and what computes its batches; the caller starts and drains the runner."""
+    """The application, its counts, and what computes its batches; the caller starts and drains the runner."""
 
     app: FastAPI
+    metrics: CollectorRegistry
     runner: BatchRunner | None
 
 
@@ -82,7 +83,7 @@ def assemble(service: Service, config: HttpConfig, runner: RunnerConfig | None =
     app.include_router(make_router(service, responder))
     _add_health(app, service, metrics)
     if service.batches is None:
-        return Assembled(app, None)
+        return Assembled(app, metrics.registry, None)
     rows = BatchRows(service, responder)
     app.include_router(make_file_router(service.batches, rows))
     app.include_router(make_batch_router(service.batches))
@@ -93,7 +94,7 @@ def assemble(service: Service, config: HttpConfig, runner: RunnerConfig | None =
         estimate_tokens_per_s=service.replica.batch_tokens_per_s(),
         observe=lambda row, outcome: metrics.batch_row(row.tenant, outcome),
     )
-    return Assembled(app, pull)
+    return Assembled(app, metrics.registry, pull)
 
 
 def _pull_config(service: Service, lease_s: float) -> RunnerConfig:

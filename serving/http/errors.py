@@ -20,6 +20,7 @@ from serving.http.limits import Limited
 _log = structlog.get_logger(__name__)
 # Clients of OpenAI repeat these statuses by themselves; this header tells them when that is no use.
 NO_RETRY = {"x-should-retry": "false"}
+_NO_OBJECT = "the body must be a JSON object, sent with 'content-type: application/json'"
 
 
 class ApiError(Exception):
@@ -135,15 +136,32 @@ async def _engine_failed(_: Request, error: Any) -> JSONResponse:
 async def _invalid(_: Request, error: Any) -> JSONResponse:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        reason = first.get("ctx", {}).get("error", "cannot be read")
-        return ApiError(400, f"the body is not JSON: {reason}", code="invalid_json").response()
+        reason, (_, position) = first.get("ctx", {}).get("error", "cannot be read"), first["loc"]
+        message = f"the body is not JSON: {reason} at character {position}"
+        return ApiError(400, message, code="invalid_json").response()
+    if tuple(first["loc"]) == ("body",) and "field" not in first.get(
+        "ctx", {}
+    ):  # nothing, a list, another content type
+        return ApiError(400, _NO_OBJECT, code="invalid_json").response()
     param = field_of(first)
     return ApiError(400, f"{param or 'body'}: {sentence(first)}", param=param, code="invalid_value").response()
 
 
-async def _http_error(_: Request, error: Any) -> JSONResponse:
-    code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code)
-    return ApiError(error.status_code, str(error.detail), code=code, headers=error.headers).response()
+async def _http_error(request: Request, error: Any) -> JSONResponse:
+    """What Starlette and FastAPI refuse by themselves."""
+    asked, headers = f"{request.method} {request.url.path}", error.headers
+    match error.status_code, error.__cause__:
+        case 404, _:
+            message = f"there is no {asked}; /openapi.json lists what there is"
+            refused = ApiError(404, message, code="unknown_url", headers=headers)
+        case 405, _:
+            message = f"there is no {asked}; {(headers or {}).get('Allow', 'another method')} is right"
+            refused = ApiError(405, message, code="method_not_allowed", headers=headers)
+        case _, UnicodeDecodeError() as cause:
+            refused = ApiError(400, f"the body is not UTF-8: byte {cause.start} is wrong", code="invalid_json")
+        case status, _:
+            refused = ApiError(status, str(error.detail), headers=headers)
+    return refused.response()
 
 
 async def _bug(_: Request, error: Exception) -> JSONResponse:
@@ -158,7 +176,7 @@ def field_of(problem: Mapping[str, Any]) -> str | None:
 
 
 def field_name(location: Sequence[str | int]) -> str | None:
-    """The field behind a place such as ("body", "stop", 1): `stop[1]`; names of union members are left out."""
+    """The field behind a place such as ("body", "stop", 1): `stop[1]`."""
     if location[0] in ("header", "query", "path"):
         return str(location[1])
     text = ""

@@ -51,9 +51,17 @@ def _input_kind(value: Any) -> Any:
 
 
 def _content_kind(value: Any) -> Any:
-    if isinstance(value, str | list):
+    if isinstance(value, str):
         return value
-    raise ValueError("must be text or a list of text parts")
+    if not isinstance(value, list):
+        raise ValueError("must be text or a list of text parts")
+    for index, part in enumerate(value):
+        kind = part.get("type") if isinstance(part, dict) else part
+        if kind != "text":
+            raise ValueError(f"part {index} is {str(kind)[:64]!r}; only text is read here")
+        if not isinstance(part.get("text"), str) or len(part) > 2:
+            raise ValueError(f"part {index} must have a type and a text, and nothing else")
+    return value
 
 
 class StreamOptions(BaseModel):

@@ -75,7 +75,8 @@ class Service:
         tier = self._tier(ask)
         allowed = max_tokens if max_tokens is not None else self._default_max_tokens(len(prompt))
         self._check_lengths(len(prompt), allowed, tier)
-        return self._generation(ask, tier, prompt, allowed, _sampling(body), tuple(body.stop or ()))
+        stop, streamed = tuple(body.stop or ()), bool(body.stream)
+        return self._generation(ask, tier, prompt, allowed, _sampling(body), stop, streamed=streamed)
 
     def embedding(self, prompt: tuple[int, ...], ask: Ask) -> Generation:
         """A vector for the replica to make. Raises: ApiError."""
@@ -111,7 +112,7 @@ class Service:
 
     def _generation(
         self, ask: Ask, tier: Tier, prompt: tuple[int, ...], max_tokens: int, sampling: Sampling, stop: tuple[str, ...],
-        *, embed: bool = False,
+        *, embed: bool = False, streamed: bool = False,
     ) -> Generation:  # fmt: skip
         arrival_s = self.replica.clock()
         due_s = self.policy.targets[tier].deadline_s(arrival_s, max_tokens)
@@ -125,6 +126,7 @@ class Service:
             session=ask.session,
             tenant=ask.caller.tenant,
             embed=embed,
+            streamed=streamed,
             arrival_s=arrival_s,
             deadline_s=due_s if ask.expires_s is None else ask.expires_s,
         )

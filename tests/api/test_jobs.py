@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
 from orchestrator.ledger.keys import Role
-from orchestrator.policy.queueing.orders import Phase, Report
+from orchestrator.policy.queueing.orders import Note, NoteKind, Phase, Report
 from tests.api.world import ApiWorld, bearer, job
 
 
@@ -122,6 +124,26 @@ def test_verbs_on_a_job_that_is_not_there_are_404(client: TestClient, verb: str)
     answer = client.post(f"/api/v1/jobs/nobody/{verb}")
     assert (answer.status_code, answer.json()["code"], answer.json()["exit_code"]) == (404, "unknown", 4)
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_a_job_that_is_held_up_by_a_rank_says_so_until_it_is_not(world: ApiWorld, client: TestClient) -> None:
+    client.post("/api/v1/jobs", json=job("a"))
+    world.cycle()
+
+    def tell(*notes: Note) -> list[dict[str, Any]]:
+        report = Report(job="a", attempt=1, phase=Phase.RUNNING, notes=notes)
+        world.world.ledger.record((report,), now_s=world.world.clock.now_s())
+        found: list[dict[str, Any]] = client.get("/api/v1/jobs/a").json()["stragglers"]
+        return found
+
+    slow = Note(
+        id="s-1", at_s=1_000_000.0, kind=NoteKind.STRAGGLER, node="n", rank=5, data=(("ratio", 1.8), ("steps", 30))
+    )
+    assert tell() == []
+    (found,) = tell(slow)
+    assert found == {"rank": 5, "node": "n", "ratio": 1.8, "steps": 30, "since": "1970-01-12T13:46:40.000Z"}
+    over = replace(slow, id="s-2", kind=NoteKind.STRAGGLER_OVER)
+    assert tell(slow, over) == []
 
 
 def test_a_running_job_says_how_far_it_is_how_fast_and_until_when(world: ApiWorld, client: TestClient) -> None:

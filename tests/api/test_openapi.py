@@ -23,7 +23,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from orchestrator.adapters.jobs.door import Door
 from orchestrator.api.guard import Entrance, Guard
+from orchestrator.service.visits import Visits
 from tests.api.world import ApiWorld
 from tests.ledger.world import new
 
@@ -33,12 +35,19 @@ _CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
-    world = ApiWorld(tmp_path_factory.mktemp("api"))
+    world, jobs = ApiWorld(tmp_path_factory.mktemp("api")), tmp_path_factory.mktemp("jobs")
+    world.service.visits = Visits(jobs)
+    doors = [Door(jobs / name) for name in ("a", "b")]  # behind which nobody is
+    for name, door in zip(("a", "b"), doors, strict=True):
+        (jobs / name).mkdir()
+        door.open()
     world.world.ledger.submit(*(new(name, (1, 2)) for name in ("a", "b")))
     world.run(2)
     _prepare(world.app.openapi())
     world.app.add_middleware(Guard, service=world.service, entrance=Entrance.SOCKET)
     yield world.app
+    for door in doors:
+        door.close()
     world.close()
 
 
@@ -56,7 +65,7 @@ def _prepare(document: dict[str, Any]) -> None:
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 def test_every_answer_is_the_documents(app: FastAPI, mode: GenerationMode) -> None:
     operations = [each.ok() for each in schemathesis.openapi.from_asgi("/openapi.json", app).get_all_operations()]
-    assert len(operations) == 29
+    assert len(operations) == 37
     for operation in operations:
         try:
             strategy = operation.as_strategy(generation_mode=mode)

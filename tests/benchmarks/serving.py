@@ -1,12 +1,13 @@
 """Tiered serving against what one would build without tiers: the same weights, core, loads and client, in one run.
 
     python -m tests.benchmarks.serving [--quick] [--seconds N] [--rival-seconds N] [--repeats N] [--systems a,b]
-                                       [--loads a,b] [--tune]
+                                       [--loads a,b] [--rival-loads a,b] [--tune] [--rivals-python PYTHON]
+                                       [--records DIR]
 
-systems  ours, ours-int8, serve-batch (Ray Serve's @serve.batch with its defaults), serve-batch-tuned,
-         serve-split-nice19 (an online and a batch deployment that share the core), fastapi-torch; litserve with
-         --rivals-python. BentoML's batched routes take lists of inputs in one request, another shape than a completion,
-         so it is left out.
+systems  ours, ours-int8, ours-on-serve (the same behind Ray Serve's proxy, as `tide serve` runs it), serve-batch (Ray
+         Serve's @serve.batch with its defaults), serve-batch-tuned, serve-split-nice19 (an online and a batch
+         deployment that share the core), fastapi-torch; bentoml and litserve with --rivals-python, an interpreter of an
+         environment that has both and sees the packages of ours (a .pth file that names our site-packages)
 loads    poisson (4 keystrokes/s, 0.5 interactive/s, a batch backlog that never empties), batch-alone, llm-requests (the
          recorded series), typist (a session per typist, a request per key), overload (0.5x to 3x, then 1x)
 
@@ -18,7 +19,10 @@ line on stdout is one JSON object.
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import signal
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -47,7 +51,7 @@ MODEL = {"layers": 6, "d_model": 384, "heads": 6, "seq_len": 512, "dropout": 0.0
 SEED = 7
 DEFAULT_SYSTEMS = "ours,serve-batch,serve-batch-tuned,serve-split-nice19,fastapi-torch"
 # Without tiers all of this load waits in one queue, which grows as long as the load lasts: a shorter run favours them.
-SINGLE = frozenset({"serve-batch", "serve-batch-tuned", "fastapi-torch", "litserve"})
+SINGLE = frozenset({"serve-batch", "serve-batch-tuned", "fastapi-torch", "bentoml", "litserve"})
 DEFAULT_LOADS = "batch-alone,poisson,llm-requests,typist,overload"
 _BATCH_ALONE_SHARE = 0.25
 _Records = list[dict[str, Any]]
@@ -64,13 +68,17 @@ class Turn:
 
 def main() -> None:
     """Take turns and print the result."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and leave no server behind
     options = read_options(__doc__ or "", extra=_arguments())
     rest = options.rest
     seconds = rest.seconds or (8.0 if options.quick else 600.0)
     repeats = rest.repeats or (1 if options.quick else 3)
     rival_seconds = rest.rival_seconds or seconds
+    rival_loads = rest.rival_loads or rest.loads
     chosen = {
-        name: _loads(rest.loads.split(","), rival_seconds if name in SINGLE else seconds, options.data)
+        name: _loads(rival_loads.split(","), rival_seconds, options.data)
+        if name in SINGLE
+        else _loads(rest.loads.split(","), seconds, options.data)
         for name in rest.systems.split(",")
     }
     names = rest.systems.split(",")
@@ -95,7 +103,9 @@ def main() -> None:
                 system = tuned(SYSTEMS[name], tuning)
                 try:
                     with running(system, Path(work, f"{name}-{repeat}"), folder, rest.rivals_python) as started:
-                        turns += [_turn(started, name, load, SEED + repeat) for load in chosen[name](repeat)]
+                        for load in chosen[name](repeat):
+                            turns.append(_turn(started, name, load, SEED + repeat))
+                            _keep(turns[-1], repeat, rest.records)
                 except StartError as error:  # the others are measured all the same
                     left_out[name] = str(error)
                     say(f"  left out: {error}")
@@ -103,15 +113,24 @@ def main() -> None:
                   **_settings(seconds, rival_seconds, repeats)}, quick=options.quick)  # fmt: skip
 
 
+def _keep(turn: Turn, repeat: int, folder: Path | None) -> None:
+    """Write down what the client saw, for whoever wants to look closer."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{turn.system}-{turn.load.name}-{repeat}.json").write_text(json.dumps(turn.records))
+
+
 def _arguments() -> argparse.ArgumentParser:
     extra = argparse.ArgumentParser(add_help=False)
     extra.add_argument("--seconds", type=float, help="of each load, and of 3x in overload")
     extra.add_argument("--rival-seconds", type=float, help="the same for single deployments, whose queues only grow")
+    extra.add_argument("--rival-loads", help="loads of single deployments, where not all")
     extra.add_argument("--repeats", type=int)
     extra.add_argument("--systems", default=DEFAULT_SYSTEMS)
     extra.add_argument("--loads", default=DEFAULT_LOADS)
     extra.add_argument("--warmup", type=float, default=3.0, help="seconds at the start that are not counted")
-    extra.add_argument("--rivals-python", help="interpreter of an environment with litserve, beside ours")
+    extra.add_argument("--rivals-python", help="interpreter of an environment with bentoml and litserve")
+    extra.add_argument("--records", type=Path, help="folder for what the client saw of each request")
     extra.add_argument("--tune", action="store_true", help="run the grid of @serve.batch settings first")
     return extra
 

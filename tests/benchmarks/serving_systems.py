@@ -46,11 +46,13 @@ class System:
     is_foreign: bool = False
 
 
+_OURS = {"slots": SLOTS, "precision": "fp32", "on_ray": False}
 SYSTEMS = {
     system.name: system
     for system in (
-        System(name="ours", module="serving_ours", options={"slots": SLOTS, "precision": "fp32"}),
-        System(name="ours-int8", module="serving_ours", options={"slots": SLOTS, "precision": "int8"}),
+        System(name="ours", module="serving_ours", options=_OURS),
+        System(name="ours-int8", module="serving_ours", options={**_OURS, "precision": "int8"}),
+        System(name="ours-on-serve", module="serving_ours", options={**_OURS, "on_ray": True}),
         System(name="serve-batch", module="serving_rivals", arguments=("serve-batch",), options={"batching": None}),
         System(
             name="serve-batch-tuned", module="serving_rivals", arguments=("serve-batch",), options={"batching": TUNED}
@@ -59,6 +61,7 @@ SYSTEMS = {
             name="serve-split-nice19", module="serving_rivals", arguments=("serve-split",),
             options={"batching": TUNED}, batch_prefix="/batch",
         ),
+        System(name="bentoml", module="serving_bentoml", options={"batching": TUNED}, is_foreign=True),
         System(name="litserve", module="serving_litserve", options={"batching": TUNED}, is_foreign=True),
         System(name="fastapi-torch", module="serving_rivals", arguments=("fastapi",), options={}),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import json
 import os
 import re
@@ -161,6 +162,32 @@ def test_a_job_from_submission_to_its_end(server: Server, tmp_path: Path, capsys
         assert capsys.readouterr().out
 
 
+def test_a_node_is_held_and_released_by_the_begin_of_its_name(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two nodes of four devices: what needs more than one waits for the other, and says so."""
+    held = answer(capsys, "node", "hold", "p-1", "--for", "2h", "--reason", "fan")["items"]
+    assert [(one["name"], one["state"], one["hold"]["cause"], one["hold"]["detail"]) for one in held] == [
+        ("p-1", "held", "person", "fan")
+    ]
+    assert tide("node", "hold", "p-") == 4
+    assert "2 nodes have a name" in capsys.readouterr().err
+    assert tide("node", "release", "p-0") == 4
+    assert "is not held back; held back are: p-1" in capsys.readouterr().err
+    assert tide("node", "ls") == 0
+    assert "fan, until" in capsys.readouterr().out
+    file = job_file(tmp_path, "wide", workers={"min": 6, "max": 6, "resources": {"GPU": 1}})
+    answer(capsys, "submit", file)
+    until_s = time.monotonic() + 60
+    while (found := answer(capsys, "why", "wide"))["verdict"]["reason"] != "NodeHealthHold":
+        assert time.monotonic() < until_s, found
+        time.sleep(0.05)
+    answer(capsys, "node", "release", "p-1")
+    until(capsys, "wide", "running")
+    answer(capsys, "cancel", "wide")
+    until(capsys, "wide", "cancelled")
+
+
 @pytest.mark.parametrize(
     ("spec", "code"),
     [
@@ -266,6 +293,38 @@ def test_a_followed_job_ends_with_its_exit_code(
     assert tide("logs", "-f", "long") == ExitCode.CANCELLED
     timer.join()
     assert tide("events", "-f", "long") == ExitCode.CANCELLED
+
+
+def test_the_end_of_a_job_is_told_and_what_came_of_it_is_described(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[dict[str, Any]] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *arguments: Any) -> None:
+            """Nobody reads it."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as receiver:
+        threading.Thread(target=receiver.serve_forever, daemon=True).start()
+        hook = {"url": f"http://127.0.0.1:{receiver.server_port}/x", "events": ["cancelled"]}
+        assert tide("submit", job_file(tmp_path, "unsigned", notify=[{**hook, "secret": "none"}])) == 4
+        assert "secret 'default/none' cannot be read" in capsys.readouterr().err
+        answer(capsys, "submit", job_file(tmp_path, "told", notify=[hook]))
+        answer(capsys, "cancel", "told")
+        until_s = time.monotonic() + 60
+        while not (notices := answer(capsys, "describe", "told")["notices"]) or notices[0]["state"] == "waiting":
+            assert time.monotonic() < until_s, notices
+            time.sleep(0.05)
+        receiver.shutdown()
+    assert (notices[0]["state"], notices[0]["said"]) == ("delivered", "answered 204")
+    assert [(one["type"], one["data"]["job"]) for one in told] == [("job.cancelled", "told")]
+    assert tide("describe", "told") == 0
+    assert "answered 204" in capsys.readouterr().out
 
 
 def test_a_job_that_has_failed_is_100() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import signal
 import subprocess
 import sys
@@ -24,6 +26,7 @@ from orchestrator.ledger.states import Cause, JobState, Outcome
 from orchestrator.ledger.submission import new_job
 from orchestrator.service.local_nodes import nodes_for
 from orchestrator.service.logs import FileLogArchive
+from orchestrator.service.visits import Visits
 from orchestrator.spec import Cluster, TrainJob, load_text
 from tests.cluster.ray_train_runs import FAST, PACE, ROOT, set_pace
 
@@ -64,7 +67,7 @@ spec:
   deepspeed: {{zero_stage: 1, precision: fp32}}
   checkpoint: {{every: 600s, snapshot_every_steps: 50}}
 """
-LONG, SHORT = 350, 40
+LONG, SHORT = 400, 40
 
 
 class Plane:
@@ -181,6 +184,7 @@ def test_a_job_gives_way_and_grows_back_and_never_notices_that_its_orchestrator_
     plane.start()
     plane.until("the second job is done", lambda: plane.job_state("urgent-job") is JobState.SUCCEEDED)
     plane.until("the first job grows back", lambda: plane.workers("patient-job") == 4)
+    asyncio.run(_people_look_inside(plane))
     set_pace(FAST)
     plane.until("the first job is done", lambda: plane.job_state("patient-job") is JobState.SUCCEEDED)
     _is_as_if_nothing_had_happened(plane)
@@ -198,6 +202,22 @@ def test_a_job_gives_way_and_grows_back_and_never_notices_that_its_orchestrator_
             assert row.lost_ms == 0
         with ledger.database.reading() as connection:
             assert check(connection) == []
+
+
+async def _people_look_inside(plane: Plane) -> None:
+    """A command beside a rank finds its environment; stacks name every rank, its node and step; training goes on."""
+    visits = Visits(plane.state / "jobs" / "jobs")
+    visit = await visits.begin("patient-job", "t", ["sh", "-c", "echo $RANK $TIDE_JOB; pwd; exit 7"], rank=3, node=None)
+    said = [one async for one in visits.watch(visit)]
+    out = b"".join(base64.b64decode(one["data"]) for one in said[:-1]).decode()
+    assert out.split() == ["3", "patient-job", str(ROOT)]
+    assert said[-1] == {"code": 7, "why": ""}
+    dump = await visits.stacks("patient-job", None)
+    nodes = plane.groups("patient-job")[-1].nodes
+    for rank in range(4):
+        assert f"=== rank {rank} on node {nodes[rank][:12]}, in step " in dump["text"]
+    assert dump["text"].count("(MainThread)") + dump["text"].count('"MainThread"') >= 4
+    assert Path(dump["path"]).read_text() == dump["text"]
 
 
 def _is_as_if_nothing_had_happened(plane: Plane) -> None:

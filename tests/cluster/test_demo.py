@@ -31,7 +31,7 @@ def test_demo_trains_registers_serves_and_leaves_nothing_running(
     assert {"keystroke", "interactive", "batch"} <= table.keys()
     assert table["keystroke"][1] == "priority"
     assert int(table["keystroke"][2]) > 0
-    rows_done = re.search(r"a batch beside them: (\d+) of 2000 rows", out)
+    rows_done = re.search(r"The batch: (\d+) of 2000 rows", out)
     assert rows_done is not None
     assert int(rows_done[1]) > 0
     assert "tokens/s" in err

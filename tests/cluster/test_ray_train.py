@@ -18,7 +18,7 @@ from jobs.models.load import load_model
 from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
 from orchestrator.adapters.ray_cluster.processes import node_processes
 from orchestrator.adapters.ray_train.domains import TOPOLOGY_LABEL, ZONE_LABEL, read_domains
-from orchestrator.adapters.ray_train.events import Cause, Noticed, Status, StopAsked
+from orchestrator.adapters.ray_train.events import Cause, Noticed, StacksTaken, Status, StopAsked
 from orchestrator.adapters.ray_train.record import RunRecord
 from orchestrator.adapters.ray_train.record_store import load_events
 from orchestrator.adapters.ray_train.run import HABITS, RunResult
@@ -244,6 +244,10 @@ def test_room_that_is_taken_between_two_attempts_is_done_without(
         (Cause.HANG, 3),
     ]
     assert {opened.source for opened in watch.attempts[1:]} == {"keepers"}
+    (taken,) = watch.of(StacksTaken)
+    stacks = Path(taken.path).read_text()
+    assert f"=== rank 1 on node {watch.attempts[2].nodes[1][:12]}, in step {taken.step + 1}, " in stacks
+    assert "jobs/train/loop.py" in stacks
     same(watch, fixed[1], steps=STEPS)
     for node in added:
         cluster.kill_node(node)

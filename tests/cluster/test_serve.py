@@ -103,6 +103,17 @@ def test_errors_keep_openais_shape_through_the_proxy(client: OpenAI) -> None:
     assert several.value.param == "n"
 
 
+def test_the_time_that_a_client_allows_ends_an_answer_in_the_replica_and_not_in_the_proxy(client: OpenAI) -> None:
+    allow = {"x-request-timeout-seconds": "0.5"}
+    ask = {"model": "tiny-gpt", "prompt": "x", "max_tokens": 49_000, "extra_headers": allow}
+    with pytest.raises(openai.APIStatusError) as late:
+        client.completions.create(**ask)  # type: ignore[call-overload]
+    assert (late.value.status_code, late.value.code) == (408, "timeout")
+    assert late.value.response.headers["x-should-retry"] == "false"  # or the client would ask again by itself
+    *_, last = client.completions.create(**ask, stream=True)  # type: ignore[call-overload]
+    assert last.choices[0].finish_reason == "timeout"
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_hangs_up_gives_its_slot_back_through_the_proxy(deployed: Deployed, stream: bool) -> None:
     body = json.dumps({"model": "tiny-gpt", "prompt": "x", "max_tokens": 49_000, "stream": stream}).encode()

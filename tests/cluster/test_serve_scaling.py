@@ -11,16 +11,19 @@ import httpx
 import pytest
 from openai import OpenAI
 
+from jobs.models.load import ModelConfig, save_model
+from jobs.models.task import load_task
 from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
 from orchestrator.adapters.ray_serve import Deployed, deploy
 from orchestrator.adapters.ray_serve.autoscale import read_lease
 from orchestrator.registry import Provenance, Registry
-from orchestrator.spec import Endpoint, load_text
+from orchestrator.spec import Endpoint, UserError, load_text
 from tests.serving.batch.worlds import line
-from tests.serving.worlds import tiny_model
+from tests.serving.worlds import TINY, tiny_model
 
 pytestmark = pytest.mark.cluster
 
+WIDER = {**TINY, "d_model": 64}
 HEAD = "apiVersion: tideline/v1\nkind: Endpoint\nmetadata: {name: tiny}\n"
 TORCH = f"""{HEAD}
 spec:
@@ -50,11 +53,14 @@ def endpoint(text: str) -> Endpoint:
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    """Two versions; the first is the champion."""
+    """Two versions, of which the first is the champion, and a third one of another shape."""
     home = tmp_path_factory.mktemp("home")
     registry = Registry(home / "models")
     for seed in range(2):
         registry.register("tiny-gpt", tiny_model(home / "built" / str(seed), seed), Provenance(run=str(seed)))
+    wider = load_task("jobs.models.gpt:task", WIDER).build_model()
+    folder = save_model(wider, ModelConfig(task="jobs.models.gpt:task", args=WIDER), home / "built" / "wider")
+    registry.register("tiny-gpt", folder, Provenance(run="wider"))
     registry.set_alias("tiny-gpt@1", "champion")
     return registry
 
@@ -83,6 +89,15 @@ def test_weights_follow_the_alias_without_a_restart_and_the_lease_bounds_replica
         assert (deployed.ref, httpx.get(f"{deployed.url}/readyz").json()["model"]) == ("tiny-gpt@2", "tiny-gpt@2")
         assert ask(deployed.url) != before
         assert _steps(deployed) > steps  # the same process counts on
+        registry.set_alias("tiny-gpt@3", "champion")
+        with pytest.raises(UserError, match="tiny-gpt@3 cannot be served"):
+            deployed.refresh()
+        assert not deployed.refresh()  # said once
+        assert (deployed.ref, httpx.get(f"{deployed.url}/readyz").json()["model"]) == ("tiny-gpt@2", "tiny-gpt@2")
+        registry.set_alias("tiny-gpt@1", "champion")
+        assert deployed.refresh()
+        assert ask(deployed.url) == before
+        assert _steps(deployed) > steps
         deployed.lease(1)
         assert read_lease("tiny") == 1
     finally:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from jobs.train.config import OptimizerConfig, RankJob, StartRequest
 from jobs.train.messages import Control, Message
 from jobs.train.starters import Exit, RankHandle, StartError
-from orchestrator.adapters.ray_train.protocol import AttemptPlan, Order, RunOver, Said
+from orchestrator.adapters.ray_train.protocol import AttemptPlan, Hung, Order, RunOver, Said, StacksOf
 
 OPTIMIZER = OptimizerConfig(
     name="adamw",
@@ -124,11 +124,11 @@ class FakeLink:
     """A supervisor's link that remembers what was said; `give` hands over orders."""
 
     def __init__(self) -> None:
-        self.said: list[Said] = []
+        self.said: list[Said | Hung | StacksOf] = []
         self._orders: list[Order] = []
         self._reader, self._writer = os.pipe()
 
-    def say(self, said: list[Said]) -> None:
+    def say(self, said: list[Said | Hung | StacksOf]) -> None:
         self.said.extend(said)
 
     def give(self, order: Order) -> None:

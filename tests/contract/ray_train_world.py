@@ -9,7 +9,7 @@ from typing import Any
 from jobs.train.config import RestoreFrom
 from jobs.train.messages import Phase, Snapshot, Step, encode
 from orchestrator.adapters.ray_train.driver import Driver
-from orchestrator.adapters.ray_train.driver_ports import DriverConfig, Surroundings
+from orchestrator.adapters.ray_train.driver_ports import DriverConfig, NoStackFolder, Surroundings
 from orchestrator.adapters.ray_train.events import (
     Cause,
     Event,
@@ -58,6 +58,7 @@ class World:
     left: list[frozenset[str]] = field(default_factory=list)
     refusals: list[set[str]] = field(default_factory=list)
     sizing: Any = None
+    stacks: Any = field(default_factory=NoStackFolder)
     warm_requests: list[tuple[str, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -69,7 +70,9 @@ class World:
                 first_cause=Cause.START,
                 budget=RetryBudget(failures=self.failures, preemptions=None),
             ),
-            Surroundings(hub=self.hub, sizing=self.sizing or self, agents=self, state=self, warming=self),
+            Surroundings(
+                hub=self.hub, sizing=self.sizing or self, agents=self, state=self, warming=self, stacks=self.stacks
+            ),
             emit=self.events.append,
             wants_stop=lambda: self.stop,
             now_s=lambda: self.now_s,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,12 +18,15 @@ from orchestrator.adapters.ray_train.events import (
     Event,
     Outcome,
     Part,
+    StacksTaken,
     StallPart,
     StepDone,
+    Straggler,
+    WorkerDied,
 )
 from orchestrator.adapters.ray_train.run import HABITS
 from orchestrator.policy.batch_plan import BatchPlan
-from orchestrator.policy.queueing.orders import Phase, Report
+from orchestrator.policy.queueing.orders import NoteKind, Phase, Report
 
 T0 = 1000.0
 
@@ -169,3 +174,34 @@ def test_the_books_of_every_attempt_balance(history: list[tuple[str, float, int]
         whole = stay.workers * (until_s - (stay.letter.at_s - T0))
         assert stay.useful_s >= -1e-9
         assert stalled(report) == pytest.approx(max(0.0, whole - stay.useful_s - stay.lost_s), abs=1e-6)
+
+
+def slow(at_s: float, rank: int, *, over: bool = False) -> Straggler:
+    return Straggler(at_s=T0 + at_s, attempt=1, rank=rank, node_id="m", ratio=1.8, steps=30, over=over)
+
+
+def test_what_happened_in_a_run_stands_in_the_newest_report_until_its_end() -> None:
+    died = WorkerDied(at_s=T0 + 6, attempt=1, node_id="n", detail="rank 0 was killed by SIGBUS")
+    stacks = StacksTaken(at_s=T0 + 6, attempt=1, step=5, num_ranks=4, path="/runs/a/stacks/1.txt")
+    told = fed(order(1, 0, n=4), opened(1, "nnnn"), slow(3, 2), slow(4, 1), slow(5, 1, over=True), died, stacks)
+    told.observe(closed(6, 5, Outcome.FAILED))
+    (report,) = told.reports(T0 + 7)
+    kinds = [(note.kind, note.node, note.rank) for note in report.notes]
+    assert kinds == [
+        (NoteKind.STRAGGLER, "m", 2),
+        (NoteKind.STRAGGLER, "m", 1),
+        (NoteKind.STRAGGLER_OVER, "m", 1),
+        (NoteKind.WORKER_DIED, "n", None),
+        (NoteKind.STACKS_TAKEN, "", None),
+        (NoteKind.STRAGGLER_OVER, "m", 2),
+    ]
+    assert len({note.id for note in report.notes}) == 6
+    assert report_from_json(json.loads(json.dumps(report_to_json(report)))) == report
+    told.take(order(2, 8, n=4))
+    assert [len(one.notes) for one in told.reports(T0 + 9)] == [0, 6]
+
+
+def test_a_report_of_an_earlier_version_has_no_notes() -> None:
+    old = report_to_json(Report(job="a", attempt=1, phase=Phase.RUNNING))
+    del old["notes"]
+    assert report_from_json(old).notes == ()

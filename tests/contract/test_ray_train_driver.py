@@ -114,6 +114,7 @@ def test_a_stop_that_hangs_is_cut_short() -> None:
     world.now_s += 1000
     world.driver.tick()
     assert isinstance(world.hub.orders[-1], Abort)
+    assert world.hub.orders[-1].stacks
 
 
 def test_too_little_room_waits_and_says_so_once() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from jobs.train.messages import Stop, encode
 from orchestrator.adapters.ray_train.hub import Hub
 from orchestrator.adapters.ray_train.mail import Inbox, Outbox, Sent
-from orchestrator.adapters.ray_train.protocol import Abort, GroupIdle, Joined, Leaving, Left, RunOver, Said, Tell
+from orchestrator.adapters.ray_train.protocol import Abort, GroupIdle, Hung, Joined, Leaving, Left, RunOver, Said, Tell
 from tests.contract.ray_train_fakes import plan
 
 SOON_S = 5.0
@@ -87,6 +87,24 @@ def test_the_first_failure_reaches_all_others_and_the_controller() -> None:
         assert await waiting == [Abort(attempt=1, reason="why")]
         assert await hub.orders(1, 1, 0) == []
         assert await hub.over(1, 0)
+
+    run(story())
+
+
+def test_who_is_told_to_end_says_where_he_stands_once_somebody_has_waited_in_vain() -> None:
+    """Its peer's closed connection may be told first: the word that somebody hung goes before everything."""
+
+    async def story() -> None:
+        for hung in (True, False):
+            hub = await started(3)
+            if hung:
+                early = Sent("one", 1)  # what was sent before it is still on its way
+                await hub.post(early, [Hung(attempt=1, worker=0)])
+            failed = asyncio.create_task(hub.leave(left(1, Leaving.FAILED)))
+            (abort,) = await hub.orders(1, 0, SOON_S)
+            assert isinstance(abort, Abort)
+            assert abort.stacks is hung
+            await failed
 
     run(story())
 

@@ -16,10 +16,13 @@ from orchestrator.adapters.ray_train.events import (
     Event,
     Outcome,
     Part,
+    StacksTaken,
     StallPart,
     Status,
     StatusChanged,
     StepDone,
+    Straggler,
+    WorkerDied,
     from_json,
     to_json,
 )
@@ -123,9 +126,16 @@ def test_held_time_is_useful_lost_or_stalled_and_nothing_else(events: list[Event
     assert min([seconds["useful"], *seconds["lost"].values(), *seconds["stalled"].values()]) >= -1e-9
 
 
-def test_events_survive_json() -> None:
-    extra = StatusChanged(at_s=1, status=Status.RUNNING, detail="")
-    for event in [*GROWTH, extra]:
+def test_events_survive_json_and_those_that_only_tell_change_no_sums() -> None:
+    telling = [
+        StatusChanged(at_s=1, status=Status.RUNNING, detail=""),
+        StacksTaken(at_s=1, attempt=1, step=2, num_ranks=3, path="/f", detail="why"),
+        Straggler(at_s=1, attempt=1, rank=2, node_id="n", ratio=1.8, steps=30),
+        WorkerDied(at_s=1, attempt=1, node_id="n", detail="killed"),
+    ]
+    told = RunRecord.of("r", [*GROWTH, *telling]).worker_seconds()
+    assert told == RunRecord.of("r", GROWTH).worker_seconds()
+    for event in [*GROWTH, *telling]:
         assert from_json(json.loads(json.dumps(to_json(event)))) == event
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from jobs.train.messages import Failed, Finished, Phase, Step, Stop, Stopped, decode, encode
 from jobs.train.starters import Exit
-from orchestrator.adapters.ray_train.protocol import Abort, Leaving, Left, Place, Tell
-from orchestrator.adapters.ray_train.supervisor import Node, Supervisor
+from orchestrator.adapters.ray_train.protocol import Abort, Hung, Leaving, Left, Place, Said, StacksOf, Tell
+from orchestrator.adapters.ray_train.stacks import RankProcess, RankStack
+from orchestrator.adapters.ray_train.supervisor import Node, NoWitness, Supervisor, Witness
 from tests.contract.ray_train_fakes import FakeLink, FakeStarter, plan
 
 STEP = Step(step=1, loss=2.0, lr=0.1, grad_norm=1.0, tokens=8, step_s=0.1, hash_hi=1, hash_lo=2, mfu=0.0)
@@ -25,8 +26,33 @@ def link() -> Iterator[FakeLink]:
     link.close()
 
 
+class Watching:
+    """Writes down whom it was told of, and asked about."""
+
+    def __init__(self) -> None:
+        self.story: list[tuple[str, tuple[int, ...]]] = []
+        self.environments: list[Mapping[str, str]] = []
+
+    def came(self, attempt: int, worker: int, ranks: Mapping[int, RankProcess]) -> None:
+        self.story.append(("came", tuple(ranks)))
+        self.environments += [process.env for process in ranks.values()]
+
+    def gone(self, attempt: int, worker: int) -> None:
+        self.story.append(("gone", ()))
+
+    def stacks(self, ranks: Mapping[int, RankProcess]) -> tuple[RankStack, ...]:
+        self.story.append(("stacks", tuple(ranks)))
+        return tuple(RankStack(rank=rank, pid=1, how="py-spy", text="here") for rank in ranks)
+
+
 def supervise(
-    starter: FakeStarter, link: FakeLink, tmp_path: Path, *, world_size: int = 2, per_worker: int = 2
+    starter: FakeStarter,
+    link: FakeLink,
+    tmp_path: Path,
+    *,
+    world_size: int = 2,
+    per_worker: int = 2,
+    witness: Witness | None = None,
 ) -> Left:
     place = Place(plan=plan(1, world_size, per_worker), master_addr="127.0.0.1", master_port=1)
     node = Node(
@@ -35,6 +61,7 @@ def supervise(
         cwd="",
         log_dir=tmp_path / "logs",
         env_of=lambda local_rank: {"DEVICE": str(local_rank)},
+        witness=witness or NoWitness(),
     )
     left = Supervisor(place, 0, node, starter, link).run()
     assert all(rank.closed for rank in starter.started), "a rank outlived its supervisor"
@@ -46,7 +73,7 @@ def test_all_ranks_finish_and_only_rank_0_tells_steps(link: FakeLink, tmp_path: 
     starter = FakeStarter({0: (script, GONE), 1: (script, GONE)})
     left = supervise(starter, link, tmp_path)
     assert (left.how, left.step) == (Leaving.FINISHED, 1)
-    steps = [said.rank for said in link.said if isinstance(decode(said.line), Step)]
+    steps = [said.rank for said in link.said if isinstance(said, Said) and isinstance(decode(said.line), Step)]
     assert steps == [0]
     assert [rank.request.env["DEVICE"] for rank in starter.started] == ["0", "1"]
     assert starter.started[0].request.job.keeper_socket == "/keeper.sock"
@@ -115,3 +142,33 @@ def test_an_abort_ends_the_ranks_at_once(link: FakeLink, tmp_path: Path) -> None
 def test_the_last_worker_may_have_fewer_ranks() -> None:
     uneven = plan(1, 5, 2)
     assert [list(uneven.ranks_of(worker)) for worker in range(uneven.num_workers)] == [[0, 1], [2, 3], [4]]
+
+
+def test_a_witness_knows_the_ranks_while_they_run(link: FakeLink, tmp_path: Path) -> None:
+    starter, witness = FakeStarter({rank: ([Finished(1, {})], GONE) for rank in (0, 1)}), Watching()
+    supervise(starter, link, tmp_path, witness=witness)
+    assert witness.story == [("came", (0, 1)), ("gone", ())]
+    wanted = {"DEVICE": "1", "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
+    assert wanted.items() <= witness.environments[1].items()
+
+
+def test_when_a_rank_waited_in_vain_the_others_say_where_they_stand_before_they_are_killed(
+    link: FakeLink, tmp_path: Path
+) -> None:
+    waited = Failed("hang", "timed out after 10 s", "Traceback ...")
+    starter, witness = FakeStarter({0: ([waited], Exit(1, None)), 1: ([STEP], None)}), Watching()
+    left = supervise(starter, link, tmp_path, witness=witness)
+    assert (left.how, left.kind) == (Leaving.FAILED, "hang")
+    assert witness.story == [("came", (0, 1)), ("stacks", (1,)), ("gone", ())]
+    kinds = [type(item) for item in link.said]
+    assert kinds.index(Hung) < kinds.index(StacksOf)
+    (said,) = [item for item in link.said if isinstance(item, StacksOf)]
+    assert [(one.rank, one.text) for one in said.stacks] == [(1, "here")]
+
+
+@pytest.mark.parametrize("hung", [True, False])
+def test_an_abort_asks_for_stacks_only_where_somebody_hangs(link: FakeLink, tmp_path: Path, hung: bool) -> None:
+    starter, witness = FakeStarter({0: ([], None), 1: ([], None)}), Watching()
+    link.give(Abort(attempt=1, reason="a peer failed", stacks=hung))
+    supervise(starter, link, tmp_path, witness=witness)
+    assert (("stacks", (0, 1)) in witness.story) is hung

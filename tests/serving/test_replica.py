@@ -53,6 +53,40 @@ def test_an_answer_has_its_tokens_and_its_end() -> None:
     run(work)
 
 
+def test_tokens_of_an_answer_that_is_sent_whole_come_together_after_the_first() -> None:
+    async def work() -> None:
+        async with running() as replica:
+            asked = dataclasses.replace(generation("a", "abc", max_tokens=40), streamed=False)
+            answer, sizes, text = replica.submit(asked), [], ""
+            while isinstance(event := await answer.next(), Delta):
+                sizes.append(event.num_tokens)
+                text += event.text
+            assert (sizes, text, event.num_tokens) == ([1, 16, 16, 7], ("abc" * 14)[:40], 40)
+
+    run(work)
+
+
+def test_a_superseded_answer_that_is_sent_whole_keeps_what_it_has() -> None:
+    async def work() -> None:
+        gate = Gate()
+        async with running(EchoEngine(num_slots=2, before_step=gate)) as replica:
+            old, new = (
+                dataclasses.replace(generation(name, "abc", tier=Tier.KEYSTROKE, session="s"), streamed=False)
+                for name in ("old", "new")
+            )
+            leaving = replica.submit(old)
+            for _ in range(3):
+                await gate.step()
+            await asyncio.to_thread(gate.entered.acquire)
+            coming = replica.submit(new)
+            gate.throw_open()
+            text, finished = await read_all(leaving)
+            assert (finished.reason, len(text)) == (FinishReason.SUPERSEDED, finished.num_tokens)
+            assert (await read_all(coming))[0] == "abcabc"
+
+    run(work)
+
+
 def test_more_requests_than_slots_are_all_answered() -> None:
     async def work() -> None:
         async with running(EchoEngine(num_slots=2)) as replica:

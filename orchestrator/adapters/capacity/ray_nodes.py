@@ -31,7 +31,8 @@ PLACE_LABEL = "tideline.io/place"
 class RayNode:
     """A living node: `total` resources, labels, and when it leaves (UTC seconds; 0 = at some time) if it drains.
 
-    `instance`: what whoever started it calls it (`RAY_CLOUD_INSTANCE_ID`), empty where nobody said.
+    `instance`: what whoever started it calls it (`RAY_CLOUD_INSTANCE_ID`), empty where nobody said. `address`: where
+    its daemon answers.
     """
 
     node_id: str
@@ -40,6 +41,7 @@ class RayNode:
     drains_at_s: float | None = None
     instance: str = ""
     ip: str = ""
+    address: str = ""
 
 
 ReadNodes = Callable[[RayAddress], tuple[RayNode, ...]]
@@ -57,6 +59,8 @@ class RayCapacitySource:
         self._seen = {spec.name: pool_of(spec, ()) for spec in self._pools}
         self._nodes: dict[str, tuple[Node, ...]] = {}
         self._trouble = ""
+        self.addresses: dict[str, str] = {}
+        """Where the daemons of nodes answered when they were last seen."""
 
     def observe(self) -> tuple[Pool, ...]:
         """All pools; out of sight while Ray does not answer."""
@@ -66,6 +70,7 @@ class RayCapacitySource:
             self._say(str(error))
             return tuple(replace(self._seen[spec.name], in_sight=False) for spec in self._pools)
         self._say("")
+        self.addresses = {node.node_id: node.address for node in nodes if node.address}
         found = assign(self._pools, nodes)
         for spec in self._pools:
             # What has not changed stays the same object: the ledger looks at capacity only where it is another.
@@ -145,7 +150,22 @@ def read_nodes(address: RayAddress) -> tuple[RayNode, ...]:
             drains_at_s=leaving.get(info.node_id),
             instance=info.instance_id,
             ip=info.node_manager_address,
+            address=f"{info.node_manager_address}:{info.node_manager_port}" if info.node_manager_port else "",
         )
         for info in nodes.node_info_list
         if info.state == gcs_pb2.GcsNodeInfo.GcsNodeState.ALIVE
     )
+
+
+def answers(address: str) -> bool:
+    """Whether a node's daemon answers the health check that Ray itself asks. Whatever else it says, it has answered."""
+    try:
+        with grpc.insecure_channel(address) as channel:
+            check = channel.unary_unary(
+                "/grpc.health.v1.Health/Check", request_serializer=bytes, response_deserializer=bytes
+            )
+            check(b"", timeout=ANSWER_S)
+    except grpc.RpcError as error:
+        code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNAVAILABLE
+        return code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    return True

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.adapters.jobs.letters import Letter
+from orchestrator.adapters.jobs.notes import Notes
 from orchestrator.adapters.ray_train.events import (
     AttemptClosed,
     AttemptOpened,
@@ -83,6 +84,7 @@ class Chronicle:
         self._steps_done = 0
         self._cost: dict[int, tuple[int, float]] = {}
         self._safe_step, self._safe_at_s = 0, 0.0
+        self._notes = Notes()
 
     def take(self, letter: Letter) -> None:
         """An order has come. A stop changes nothing of the attempt that it ends."""
@@ -96,6 +98,7 @@ class Chronicle:
     def observe(self, event: Event) -> None:
         """Something has happened in the run."""
         self._tempo.observe(event)
+        self._notes.observe(event)
         match event:
             case AttemptOpened():
                 self._lose_after(event.start_step)
@@ -198,6 +201,7 @@ class Chronicle:
             detail=detail if newest else "replaced",
             measured=self._measured() if newest and stay.phase is Phase.RUNNING else None,
             final=final,
+            notes=self._notes.newest() if newest else (),
         )
 
     def _worker_s_per_step(self) -> float | None:

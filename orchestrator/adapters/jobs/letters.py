@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, assert_never
 
 from orchestrator.policy.queueing.decisions import Admit, Evict, Resize
-from orchestrator.policy.queueing.orders import Measured, Order, Phase, Report
+from orchestrator.policy.queueing.orders import Measured, Note, NoteKind, Order, Phase, Report
 from orchestrator.policy.queueing.record import from_text, to_text
 
 
@@ -67,7 +67,7 @@ def report_to_json(report: Report) -> dict[str, Any]:
         outlook = [to_text(one) for one in known.outlook]
         measured = {"plan": to_text(known.plan), "outlook": outlook, "stall_s": known.stall_s, "stop_s": known.stop_s}
     fields = {one.name: getattr(report, one.name) for one in dataclasses.fields(report)}
-    return {**fields, "measured": measured}
+    return {**fields, "measured": measured, "notes": [dataclasses.asdict(note) for note in report.notes]}
 
 
 def report_from_json(data: Mapping[str, Any]) -> Report:
@@ -80,4 +80,12 @@ def report_from_json(data: Mapping[str, Any]) -> Report:
             plan=from_text(known["plan"]), outlook=outlook, stall_s=known["stall_s"], stop_s=known["stop_s"]
         )
     parts = tuple((name, seconds) for name, seconds in data["stalled_worker_s"])
-    return Report(**{**data, "phase": Phase(data["phase"]), "stalled_worker_s": parts, "measured": measured})
+    # A process that was started by an earlier version says nothing of notes.
+    notes = tuple(_note(note) for note in data.get("notes", ()))
+    fields = {"phase": Phase(data["phase"]), "stalled_worker_s": parts, "measured": measured, "notes": notes}
+    return Report(**{**data, **fields})
+
+
+def _note(data: Mapping[str, Any]) -> Note:
+    pairs = tuple((name, value) for name, value in data["data"])
+    return Note(**{**data, "kind": NoteKind(data["kind"]), "data": pairs})

@@ -91,6 +91,17 @@ def _sentence(event: Event) -> str:
             return f"node {event.node_id[:12]} will go {event.detail}".rstrip()
         case e.Remark():
             return event.detail
+        case e.Straggler():
+            node, much = event.node_id[:12], f"{event.ratio:.1f}x"
+            if event.over:
+                return f"rank {event.rank} on node {node} is as fast as the others again ({much} the median)"
+            return (
+                f"rank {event.rank} on node {node} is {much} slower than the median over the last {event.steps} steps"
+            )
+        case e.WorkerDied():
+            return f"on node {event.node_id[:12]}: {event.detail}"
+        case e.StacksTaken():
+            return f"stacks of {event.num_ranks} ranks in {event.path} {event.detail}".rstrip()
         case e.StatusChanged():
             return f"{event.status}: {event.detail}" if event.detail else str(event.status)
         case _:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.adapters.jobs.chronicle import Chronicle, plan_of
+from orchestrator.adapters.jobs.door import Door
 from orchestrator.adapters.jobs.folder import JobFolder
 from orchestrator.adapters.jobs.letters import Letter
 from orchestrator.adapters.jobs.log_writer import LogWriter
@@ -156,11 +157,13 @@ def main(path: Path) -> int:
         job = _as_run(document, folder.job)
         desk = _desk(folder, job, around)
         desk.look()
+        door = _open_door(folder)
+        stack.callback(door.close)
         ended = threading.Event()
         ticker = threading.Thread(target=_tick, args=(desk, ended), name="desk", daemon=True)
         ticker.start()
         try:
-            phase, detail, final = _run(job, desk, around)
+            phase, detail, final = _run(job, desk, around, door)
         finally:
             ended.set()
             ticker.join()
@@ -212,7 +215,17 @@ def _tick(desk: Desk, ended: threading.Event) -> None:
         desk.look()
 
 
-def _run(job: TrainJob, desk: Desk, around: dict[str, Any]) -> tuple[Phase, str, bool]:
+def _open_door(folder: JobFolder) -> Door:
+    """A job that nobody can look into trains all the same."""
+    door = Door(folder.path)
+    try:
+        door.open()
+    except OSError:
+        traceback.print_exc()
+    return door
+
+
+def _run(job: TrainJob, desk: Desk, around: dict[str, Any], door: Door) -> tuple[Phase, str, bool]:
     """Run the job to an end of any kind: how, in which words, and whether trying again would help nothing."""
     import ray
 
@@ -220,7 +233,7 @@ def _run(job: TrainJob, desk: Desk, around: dict[str, Any]) -> tuple[Phase, str,
 
     try:
         with connected(for_ray_init(around["ray"])):
-            return _outcome(job, _train(job, desk, around), Path(around["home"]))
+            return _outcome(job, _train(job, desk, around, door), Path(around["home"]))
     except UserError as error:
         return Phase.FAILED, str(error), True
     except (ray.exceptions.RayError, ConnectionError) as error:
@@ -247,7 +260,7 @@ def connected(address: str) -> Any:
             ray.shutdown()
 
 
-def _train(job: TrainJob, desk: Desk, around: dict[str, Any]) -> RunResult:
+def _train(job: TrainJob, desk: Desk, around: dict[str, Any], door: Door) -> RunResult:
     from orchestrator.adapters.ray_train.run import RunOptions, run_train_job
     from orchestrator.adapters.ray_train.signals import StopSignals
 
@@ -256,6 +269,7 @@ def _train(job: TrainJob, desk: Desk, around: dict[str, Any]) -> RunResult:
             wants_stop=lambda: max(signals(), desk.wants_stop()),
             read_lease=desk.lease,
             notices=notice_plan(around.get("notices")),
+            on_inside=door.lead_to,
         )
         return run_train_job(job, Path(around["home"]), on_event=desk.observe, options=options)
 

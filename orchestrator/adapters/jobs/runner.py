@@ -228,6 +228,7 @@ def _ending(report: Report, phase: Phase, detail: str) -> Report:
         stalled_worker_s=report.stalled_worker_s,
         lost_worker_s=report.lost_worker_s + lost_s,
         detail=detail,
+        notes=report.notes,
     )
 
 

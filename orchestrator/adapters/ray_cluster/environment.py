@@ -15,6 +15,8 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_COLOR_PREFIX": "0",
     "RAY_TQDM_PATCH_PRINT": "0",
+    # Serve's proxies leave a request's time limit to the replica (serving/http/proxy.py).
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.http.proxy:middlewares",
 }
 
 

@@ -17,6 +17,7 @@ from orchestrator.spec import Endpoint
 from orchestrator.spec.errors import UserError
 from orchestrator.spec.names import split_reference
 from serving.app import ReplicaSpec
+from serving.config import tier_limits
 from serving.http.service import ServedModel
 from serving.versions import Wanted, WantedVersion
 
@@ -26,6 +27,10 @@ _POLICY = "orchestrator.adapters.ray_serve.autoscale:SloPolicy"
 _SESSION_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 # Of one replica there must be a second before the first may go; of many, a quarter more at a time is enough.
 _SURGE_ALONE, _SURGE_PERCENT = 100, 25
+# Serve looks first after this, and then as often, whether a replica that leaves still answers somebody.
+_LEAVE_POLL_S = 0.2
+# For what a leaving replica does after its last answer, and for a controller that is late.
+_LEAVE_MARGIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +54,16 @@ def parts(endpoint: Endpoint, below: str = "") -> tuple[Part, ...]:
     )
 
 
-def wanted_versions(endpoint: Endpoint, registry: Registry, *, with_canary: bool = True) -> Wanted:
-    """The versions that the endpoint's references mean now. Raises: UserError for an unknown one."""
+def wanted_versions(
+    endpoint: Endpoint, registry: Registry, *, stable: str | None = None, with_canary: bool = True
+) -> Wanted:
+    """The versions that the endpoint's references mean now; `stable` another one than its file names.
+
+    Raises: UserError for an unknown one.
+    """
     canary = endpoint.spec.canary if with_canary else None
     return Wanted(
-        stable=_wanted(registry, registry.get(endpoint.spec.model)),
+        stable=_wanted(registry, registry.get(stable or endpoint.spec.model)),
         canary=_wanted(registry, registry.get(canary.model)) if canary else None,
     )
 
@@ -75,7 +85,8 @@ def application(
         EndpointReplica,
         name="endpoint",
         max_ongoing_requests=_UNBOUNDED,
-        graceful_shutdown_timeout_s=replicas.drain,
+        graceful_shutdown_timeout_s=leave_timeout_s(part.endpoint),
+        graceful_shutdown_wait_loop_s=_LEAVE_POLL_S,
         max_surge_percent=_SURGE_ALONE if replicas.min == 1 else _SURGE_PERCENT,
         user_config=wanted.to_json(),
         ray_actor_options={
@@ -93,6 +104,13 @@ def application(
     state = registry.root.resolve().parent
     replica = ReplicaSpec(endpoint=part.endpoint, model=model, folder=registry.folder(start), base=base, state=state)
     return deployment.bind(replica)
+
+
+def leave_timeout_s(endpoint: Endpoint) -> float:
+    """When Serve kills a replica that leaves: not before the last answer that it has promised can be over. Online
+    answers end with their tier's timeout, batch requests with `drain`."""
+    online = [limits.timeout_s for tier, limits in tier_limits(endpoint).items() if tier.is_online]
+    return max(endpoint.spec.replicas.drain, *online, 0.0) + _LEAVE_MARGIN_S
 
 
 def _code_version(endpoint: Endpoint, start: Version) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import socket
 import ssl
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,10 @@ from orchestrator.policy.lending.rates import Counter
 from orchestrator.registry import Registry, Version
 from orchestrator.spec import Endpoint
 from orchestrator.spec.errors import ExitCode, UserError
+from serving.versions import Wanted
 
 _ASK_TIMEOUT_S = 10.0
+_FOLLOW_POLL_S = 0.05
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
@@ -52,15 +55,21 @@ class Deployed:
     def refresh(self) -> bool:
         """Follow the registry's alias, and end a trial that a replica has ended; whether anything changed.
 
-        New weights are loaded beside the running ones and take over between two steps; no replica restarts.
+        New weights are loaded beside the running ones and take over between two steps; no replica restarts. Returns
+        when every replica has them. Raises: UserError, once, for a version that cannot be served; the one before is.
         """
         if self.endpoint.spec.canary and self.canary_taken_back is None:
             self.canary_taken_back = self._rolled_back()
         ref = self.registry.get(self.endpoint.spec.model).ref
+        ref = self.ref if ref == self._refused else ref
         ended = self.canary_taken_back is not None and not self._trial_ended
         if ref == self.ref and not ended:
             return False
-        self._run()
+        if error := self._followed(self._run(ref)):
+            self._refused = ref
+            self._followed(self._run(self.ref))  # or a replica that starts later would be told to serve it
+            raise UserError(f"{ref} cannot be served: {error}", where=f"Endpoint {self.name}",
+                            next_step=f"{self.ref} goes on; register a version that fits.")  # fmt: skip
         self.ref, self._trial_ended = ref, self._trial_ended or ended
         return True
 
@@ -72,8 +81,8 @@ class Deployed:
         check_supported(endpoint)
         check_same_model(endpoint, self.endpoint)
         self.start, self.endpoint = self.registry.get(endpoint.spec.model), endpoint
-        self.canary_taken_back, self._trial_ended = None, False
-        self._run()
+        self.canary_taken_back, self._trial_ended, self._refused = None, False, None
+        self._run(self.start.ref)
         self.ref = self.start.ref
 
     def lease(self, num_replicas: int | None) -> None:
@@ -93,13 +102,25 @@ class Deployed:
         return sum(each.replica_states.get(ReplicaState.RUNNING, 0) for each in deployments)
 
     _trial_ended: bool = False
+    _refused: str | None = None
 
-    def _run(self) -> None:
-        wanted = wanted_versions(self.endpoint, self.registry, with_canary=self.canary_taken_back is None)
+    def _run(self, ref: str) -> Wanted:
+        with_canary = self.canary_taken_back is None
+        wanted = wanted_versions(self.endpoint, self.registry, stable=ref, with_canary=with_canary)
         with _quiet_driver():
             for part in parts(self.endpoint):
                 app = application(part, self.registry, self.start, wanted, base=self.base)
                 serve.run(app, name=part.name, route_prefix=part.path, logging_config=_QUIET)
+        return wanted
+
+    def _followed(self, wanted: Wanted) -> str | None:
+        """Wait until every replica has tried what is wanted; the first one's reason not to serve it."""
+        while True:
+            replicas = [each for part in parts(self.endpoint) for each in _ask_all(part, "followed")]
+            tried = [each for each in replicas if each.wish == wanted.to_json()]
+            if len(tried) == len(replicas) >= self.num_answering():
+                return next((str(each.error) for each in tried if each.error), None)
+            time.sleep(_FOLLOW_POLL_S)
 
     def _rolled_back(self) -> str | None:
         for part in parts(self.endpoint):
@@ -140,10 +161,10 @@ def deploy(endpoint: Endpoint, registry: Registry, *, base: Path | None = None) 
         try:
             http = {"host": host, "port": port, **tls}
             serve.start(proxy_location="HeadOnly", http_options=http, logging_config=_QUIET)
-            deployed._run()
+            deployed._run(version.ref)
         except BaseException as error:
             serve.shutdown()
-            if isinstance(error, RuntimeError | RayServeException | TimeoutError):
+            if isinstance(error, RuntimeError | RayServeException | TimeoutError | ray.exceptions.RayError):
                 raise _start_error(endpoint, error) from error
             raise
     return deployed

@@ -23,7 +23,7 @@ from orchestrator.adapters.ray_train.events import (
     StatusChanged,
     StopAsked,
 )
-from orchestrator.adapters.ray_train.explain import explain
+from orchestrator.adapters.ray_train.explain import deaths, explain
 from orchestrator.adapters.ray_train.governor import Change
 from orchestrator.adapters.ray_train.journal import Journal, Metrics, OpenAttempt
 from orchestrator.adapters.ray_train.protocol import (
@@ -109,11 +109,19 @@ class Driver:
             return
         elif self._stopping is not None:
             if wanted > 1 or now_s - self._stopping_since_s > STOP_PATIENCE_S:
-                self._around.hub.order(Abort(attempt=attempt.plan.attempt, reason="the orderly stop took too long"))
+                late = "the orderly stop took too long"
+                self._around.hub.order(Abort(attempt=attempt.plan.attempt, reason=late, stacks=wanted <= 1))
         elif wanted:
             self.ask_to_stop(Cause.INTERRUPT, "asked to stop")
         elif attempt.first_step_at_s is not None:
             self._consider(attempt, now_s)
+
+    @property
+    def running(self) -> tuple[AttemptPlan, int] | None:
+        """The group that has been started and the last step of the run that was finished; None between groups. Any
+        thread."""
+        attempt = self._journal.attempt
+        return None if attempt is None else (attempt.plan, self._tempo.steps_done)
 
     # -- while an attempt runs ----------------------------------------------------------------------------------
 
@@ -217,6 +225,8 @@ class Driver:
     def _on_failure(self, attempt: OpenAttempt, idle: GroupIdle) -> None:
         lost_nodes = self._around.agents.unreachable(idle.silent_nodes)
         cause, kind, detail = explain(attempt, idle, lost_nodes)
+        for died in deaths(attempt, idle, lost_nodes):
+            self._emit(died)
         self._close(idle, Outcome.FAILED, cause, detail)
         num_steps = 0 if attempt.first_step_at_s is None else 1
         failure = Failure(cause=cause, kind=kind, start_step=attempt.plan.job.start_step, num_steps=num_steps)
@@ -234,6 +244,11 @@ class Driver:
     def _close(self, idle: GroupIdle, outcome: Outcome, cause: Cause | None, detail: str) -> None:
         attempt = self._journal.attempt
         assert attempt is not None
+        if attempt.stacks:
+            number, step = attempt.plan.attempt, self._tempo.steps_done
+            taken = self._around.stacks.keep(number, step, attempt.stacks, idle.at_s, "before the ranks were killed")
+            if taken is not None:
+                self._emit(taken)
         for event in self._journal.closing_parts(idle.at_s):
             self._emit(event)
         number, step = attempt.plan.attempt, attempt.last_step

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from jobs.train.config import RankJob, RestoreFrom
-from orchestrator.adapters.ray_train.events import Cause, Event, Noticed
+from orchestrator.adapters.ray_train.events import Cause, Event, Noticed, StacksTaken
 from orchestrator.adapters.ray_train.governor import Change, Progress
-from orchestrator.adapters.ray_train.protocol import Announced, AttemptPlan, Order, RunOver
+from orchestrator.adapters.ray_train.protocol import Announced, AttemptPlan, Order, RunOver, StacksOf
 from orchestrator.adapters.ray_train.retries import RetryBudget
 from orchestrator.adapters.ray_train.sizes import Size
 
@@ -86,6 +86,22 @@ class Warming(Protocol):
         ...
 
 
+class StackFolder(Protocol):
+    """Keeps where ranks stood; see `stack_files.StackFiles`."""
+
+    def keep(
+        self, attempt: int, step: int, stacks: Sequence[StacksOf], at_s: float, why: str
+    ) -> StacksTaken | None: ...
+
+
+class NoStackFolder:
+    """Nothing is kept."""
+
+    def keep(self, attempt: int, step: int, stacks: Sequence[StacksOf], at_s: float, why: str) -> StacksTaken | None:
+        """Nothing to tell."""
+        return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriverConfig:
     """What does not change in a run's session. `job` is the template of every attempt."""
@@ -106,3 +122,4 @@ class Surroundings:
     agents: Agents
     state: State
     warming: Warming
+    stacks: StackFolder = field(default_factory=NoStackFolder)

@@ -181,6 +181,43 @@ class Remark:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Straggler:
+    """A rank needs `ratio` times as long for its own work as the median of all, over `steps` steps; with `over` it does
+    so no more. All wait for it in every step."""
+
+    at_s: float
+    attempt: int
+    rank: int
+    node_id: str
+    ratio: float
+    steps: int
+    over: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerDied:
+    """A worker or a rank of it has ended by itself on a node that goes on: the node's fault, or what runs there."""
+
+    at_s: float
+    attempt: int
+    node_id: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StacksTaken:
+    """Where the threads of ranks stood, because somebody hung or asked, is in the file `path`. `step`: the last step
+    that the group had finished."""
+
+    at_s: float
+    attempt: int
+    step: int
+    num_ranks: int
+    path: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StatusChanged:
     """The run's standing as a whole; `detail` is the human sentence."""
 
@@ -200,6 +237,9 @@ Event = (
     | AttemptClosed
     | Noticed
     | Remark
+    | StacksTaken
+    | Straggler
+    | WorkerDied
     | StatusChanged
 )
 
@@ -216,6 +256,9 @@ KINDS: dict[str, type[Event]] = {
         AttemptClosed,
         Noticed,
         Remark,
+        StacksTaken,
+        Straggler,
+        WorkerDied,
         StatusChanged,
     )
 }

@@ -16,6 +16,7 @@ from orchestrator.adapters.ray_train.protocol import (
     Abort,
     AttemptPlan,
     GroupIdle,
+    Hung,
     Item,
     Joined,
     Leaving,
@@ -46,6 +47,7 @@ class Hub:
         self._master: tuple[str, int] | None = None
         self._orders: list[Order] = []
         self._left: dict[int, Left] = {}
+        self._hung = False
 
     # -- driver -------------------------------------------------------------------------------------------------
 
@@ -83,7 +85,7 @@ class Hub:
         await _until(self._offered, lambda: self._offer is not None, wait_s)
         offer, self._offer = self._offer, None
         if isinstance(offer, AttemptPlan):
-            self._plan, self._master, self._orders, self._left = offer, None, [], {}
+            self._plan, self._master, self._orders, self._left, self._hung = offer, None, [], {}, False
             for waiting in (self._ordered, self._met, self._leaving):
                 await _notify(waiting)  # whoever still waits for the attempt before: it is past
         return offer
@@ -111,6 +113,8 @@ class Hub:
 
     async def post(self, sent: Sent, items: list[Item]) -> None:
         """Pass on to the driver what a supervisor or the controller has to say, in the order of each sender."""
+        # Taken out of its order: it is worth most before anybody leaves.
+        self._hung = self._hung or any(isinstance(item, Hung) and not self._is_past(item.attempt) for item in items)
         self._items.extend(self._inbox.put(sent, items))
         await _notify(self._mail)
         await _notify(self._arrived)
@@ -136,7 +140,8 @@ class Hub:
         first_failure = left.how is Leaving.FAILED and not any(isinstance(o, Abort) for o in self._orders)
         self._left[left.worker] = left
         if first_failure:
-            self._orders.append(Abort(attempt=left.attempt, reason=left.detail))
+            hung = self._hung or left.kind == "hang"
+            self._orders.append(Abort(attempt=left.attempt, reason=left.detail, stacks=hung))
             await _notify(self._ordered)
         await _notify(self._mail)
         if self._all_left() or self._any_failed():

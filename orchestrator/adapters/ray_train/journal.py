@@ -16,6 +16,7 @@ from jobs.train.messages import (
     Finished,
     Message,
     NotSaved,
+    Pace,
     Phase,
     Restored,
     RolledBack,
@@ -35,6 +36,7 @@ from orchestrator.adapters.ray_train.events import (
     StallPart,
     StepDone,
 )
+from orchestrator.adapters.ray_train.paces import Paces
 from orchestrator.adapters.ray_train.protocol import (
     Announced,
     AttemptPlan,
@@ -42,11 +44,13 @@ from orchestrator.adapters.ray_train.protocol import (
     GroupPlaced,
     GroupStarting,
     Held,
+    Hung,
     Item,
     Joined,
     Leaving,
     Left,
     Said,
+    StacksOf,
 )
 
 Metrics = Callable[[float], Mapping[str, float]]
@@ -70,6 +74,8 @@ class OpenAttempt:
     stop_asked_at_s: float | None = None
     parts: dict[Part, float] = field(default_factory=lambda: defaultdict(float))
     snapshots: dict[int, dict[int, Snapshot]] = field(default_factory=lambda: defaultdict(dict))
+    stacks: list[StacksOf] = field(default_factory=list)
+    paces: Paces = field(default_factory=Paces)
 
     @property
     def is_stopped(self) -> bool:
@@ -129,6 +135,10 @@ class Journal:
                     attempt.parts[Part.PROCESS_START] += max(0.0, item.at_s - attempt.placed_at_s)
             case Left():
                 attempt.left[item.worker] = item
+            case StacksOf():
+                attempt.stacks.append(item)
+            case Hung():
+                return  # for the hub
 
     def _said(self, attempt: OpenAttempt, item: Said, message: Message | Control) -> Iterator[Event]:
         number = attempt.plan.attempt
@@ -137,6 +147,8 @@ class Journal:
                 yield from self._step(attempt, item, message)
             case Phase():
                 self._phase(attempt, message)
+            case Pace():
+                yield from attempt.paces.hear(attempt.plan, item, message)
             case Snapshot():
                 yield from self._snapshot(attempt, item, message)
             case Saved():

@@ -12,9 +12,10 @@ import os
 import shutil
 import tempfile
 import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import structlog
@@ -26,15 +27,23 @@ from jobs.train.readahead import read_ahead
 from jobs.train.starters import RankStarter
 from orchestrator.adapters.ray_cluster.drain import drain_node
 from orchestrator.adapters.ray_cluster.processes import SHARED_MEMORY_NOTE
+from orchestrator.adapters.ray_train.commands import Commands, Heard
 from orchestrator.adapters.ray_train.keeper_host import KeeperFacts, KeeperHost
 from orchestrator.adapters.ray_train.names import NAMESPACE, agent_name, hub_name, short_id
 from orchestrator.adapters.ray_train.notice_desk import NoticeDesk, NoticePlan, notice_config
 from orchestrator.adapters.ray_train.protocol import Announced
+from orchestrator.adapters.ray_train.roster import Roster
+from orchestrator.adapters.ray_train.stacks import RankProcess, RankStack, read_stacks
 
 log = structlog.get_logger(__name__)
 
 # Importing torch and DeepSpeed takes 7 s on a quiet core; several nodes of one busy machine share it.
 STEM_TIMEOUT_S = 300.0
+PEOPLE = "people"
+"""Threads of the actor that serve people alone: whoever watches a command must not keep the run's own calls waiting."""
+_PEOPLE_THREADS = 12
+F = TypeVar("F", bound=Callable[..., Any])
+_for_people: Callable[[F], F] = ray.method(concurrency_group=PEOPLE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +88,9 @@ class NodeAgent:
         self._node_id: str = ray.get_runtime_context().get_node_id()
         self._stack = contextlib.ExitStack()
         self._folder = self._make_folder()
+        self._roster = Roster()
+        self._commands = Commands(self._roster)
+        self._stack.callback(self._commands.close)
         self._keeper = self._start_keeper() if config.keep else None
         self._fork_server: ForkServer | None = None
         self._notices = self._start_notices()
@@ -152,6 +164,43 @@ class NodeAgent:
         """The node's id: the node is alive and its services run."""
         return self._node_id
 
+    # -- ranks of this node, and people who look at them -----------------------------------------------------------
+
+    def came(self, attempt: int, worker: int, ranks: Mapping[int, RankProcess]) -> None:
+        """A supervisor of this node has started ranks."""
+        self._roster.came(attempt, worker, ranks)
+
+    def gone(self, attempt: int, worker: int) -> None:
+        """A supervisor's ranks are gone, and with them what ran beside them."""
+        for rank in self._roster.gone(attempt, worker):
+            self._commands.rank_left(rank)
+
+    @_for_people
+    def stacks(self, rank: int | None) -> tuple[RankStack, ...]:
+        """Where the ranks of this node stand; of one rank, or of all."""
+        ranks = self._roster.ranks()
+        return read_stacks(ranks if rank is None else {rank: self._roster.find(rank)})
+
+    @_for_people
+    def begin(self, rank: int, command: Sequence[str]) -> str:
+        """Start a command beside a rank; what it is called. Raises: UserError."""
+        return self._commands.begin(rank, command)
+
+    @_for_people
+    def hear(self, name: str, taken: int, wait_s: float) -> Heard:
+        """What a command has said. Raises: UserError."""
+        return self._commands.find(name).hear(taken, wait_s)
+
+    @_for_people
+    def tell(self, name: str, data: bytes, end: bool) -> bool:
+        """Input for a command, or its end; False: try again later. Raises: UserError."""
+        return self._commands.find(name).tell(data, end=end)
+
+    @_for_people
+    def let_go(self, name: str) -> None:
+        """End a command if it runs, and forget it."""
+        self._commands.let_go(name)
+
     def close(self) -> None:
         """End everything this agent started; safe to call twice."""
         self._stack.close()
@@ -160,7 +209,7 @@ class NodeAgent:
 def start_agent(config: AgentConfig, node_id: str) -> Any:
     """The agent of this session on a node, started if it is not there yet; its services may still be warming up."""
     return (
-        ray.remote(NodeAgent)
+        ray.remote(concurrency_groups={PEOPLE: _PEOPLE_THREADS})(NodeAgent)
         .options(
             name=agent_name(config.session, node_id),
             namespace=NAMESPACE,

@@ -9,6 +9,7 @@ import enum
 from dataclasses import dataclass
 
 from jobs.train.config import RankJob
+from orchestrator.adapters.ray_train.stacks import RankStack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +142,26 @@ class Announced:
     advisory: bool = False
 
 
-Item = Said | Joined | Left | GroupIdle | GroupStarting | GroupPlaced | Held | Announced
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hung:
+    """A rank of this worker has waited for others in vain. Said before its worker leaves, so that those who are told to
+    end say first where they stand."""
+
+    attempt: int
+    worker: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StacksOf:
+    """Where a worker's ranks stood when it was about to kill them."""
+
+    attempt: int
+    worker: int
+    node_id: str
+    stacks: tuple[RankStack, ...]
+
+
+Item = Said | Joined | Left | GroupIdle | GroupStarting | GroupPlaced | Held | Announced | Hung | StacksOf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,10 +174,12 @@ class Tell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Abort:
-    """End the attempt's ranks now; their work since the last snapshot is given up."""
+    """End the attempt's ranks now; their work since the last snapshot is given up. `stacks`: say first where they
+    stand, because somebody hangs."""
 
     attempt: int
     reason: str
+    stacks: bool = False
 
 
 Order = Tell | Abort

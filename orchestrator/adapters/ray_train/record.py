@@ -24,11 +24,14 @@ from orchestrator.adapters.ray_train.events import (
     Remark,
     SnapshotSafe,
     Snapshotted,
+    StacksTaken,
     StallPart,
     Status,
     StatusChanged,
     StepDone,
     StopAsked,
+    Straggler,
+    WorkerDied,
 )
 from orchestrator.adapters.ray_train.step_book import StepBook, StepCost
 
@@ -126,7 +129,7 @@ class RunRecord:
                 self.notices += 1
             case StatusChanged():
                 self.status, self.detail = event.status, event.detail
-            case StopAsked() | Remark():
+            case StopAsked() | Remark() | StacksTaken() | Straggler() | WorkerDied():
                 pass
             case _:
                 assert_never(event)

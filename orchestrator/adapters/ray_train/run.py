@@ -12,6 +12,7 @@ import structlog
 
 from orchestrator.adapters.ray_train.events import Event, Status, StatusChanged
 from orchestrator.adapters.ray_train.governor import Habits
+from orchestrator.adapters.ray_train.inside import Inside
 from orchestrator.adapters.ray_train.lease import Lease
 from orchestrator.adapters.ray_train.metrics import RunMetrics
 from orchestrator.adapters.ray_train.notice_desk import NoticePlan
@@ -41,7 +42,8 @@ class RunOptions:
     `ranks_per_worker`: ranks that one Ray Train worker supervises. `fork` False starts every rank by a new interpreter,
     `keep` False keeps no snapshots in memory. `wants_stop` is asked a few times a second: 1 = stop in order, 2 = at
     once. `metrics_port` 0 takes any free one. `notices`: where nodes look for notices that say nothing themselves.
-    `read_lease` says what the run may hold now; None = the file that `tide resize` writes.
+    `read_lease` says what the run may hold now; None = the file that `tide resize` writes. `on_inside` is given the way
+    into the run for people while it lasts, and None at its end.
     """
 
     ranks_per_worker: int = 1
@@ -53,6 +55,7 @@ class RunOptions:
     notices: NoticePlan = field(default_factory=NoticePlan)
     tier: Tier = Tier.AUTO
     read_lease: Callable[[], Lease] | None = None
+    on_inside: Callable[[Inside | None], None] = lambda inside: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +127,7 @@ def _session_config(options: RunOptions) -> SessionConfig:
         notices=options.notices,
         tier=options.tier,
         read_lease=options.read_lease,
+        on_inside=options.on_inside,
     )
 
 

@@ -24,6 +24,7 @@ from orchestrator.adapters.ray_train.fitting import Fitting, keeper_room
 from orchestrator.adapters.ray_train.fleet import Fleet
 from orchestrator.adapters.ray_train.governor import Bounds, Governor, Habits
 from orchestrator.adapters.ray_train.hub import MAX_CONCURRENCY, Hub
+from orchestrator.adapters.ray_train.inside import Inside
 from orchestrator.adapters.ray_train.keeper_host import KeeperFacts
 from orchestrator.adapters.ray_train.lease import FileLease, Lease
 from orchestrator.adapters.ray_train.names import NAMESPACE, hub_name, short_id
@@ -34,6 +35,7 @@ from orchestrator.adapters.ray_train.protocol import AttemptPlan, Item, Order, R
 from orchestrator.adapters.ray_train.record import RunRecord
 from orchestrator.adapters.ray_train.retries import RetryBudget
 from orchestrator.adapters.ray_train.run_state import RunState
+from orchestrator.adapters.ray_train.stack_files import StackFiles
 from orchestrator.adapters.ray_train.tier import Tier, trainer_of
 from orchestrator.policy.batch_plan import BatchPlan
 from orchestrator.spec import TrainJob
@@ -55,6 +57,7 @@ class SessionConfig:
     notices: NoticePlan
     tier: Tier
     read_lease: Callable[[], Lease] | None = None
+    on_inside: Callable[[Inside | None], None] = lambda inside: None
 
 
 class HubHandle:
@@ -109,6 +112,7 @@ class Session:
         self._config = config
         self._id = f"{short_id(job.metadata.name)}-{secrets.token_hex(3)}"
         self._log_dir = run_dir / "logs"
+        self._stacks = StackFiles(run_dir / "stacks")
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Session:
@@ -135,6 +139,8 @@ class Session:
     def run(self, record: RunRecord, emit: Callable[[Event], None]) -> tuple[Status, str]:
         """Train until the run is over; how it ended. Raises: RayError when Ray itself is lost."""
         driver = self._driver(record, emit)
+        self._config.on_inside(Inside(self._id, lambda: driver.running, self._stacks))
+        self._stack.callback(self._config.on_inside, None)
         trainer = trainer_of(self._config.tier)(
             train_fn.train,
             config={
@@ -202,6 +208,7 @@ class Session:
             agents=self._fleet,
             state=state,
             warming=self._warming,
+            stacks=self._stacks,
         )
         attempts = record.attempts
         driver_config = DriverConfig(

@@ -12,8 +12,8 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from jobs.train.messages import (
     Failed,
     Finished,
     Message,
+    Pace,
     Phase,
     Step,
     Stop,
@@ -32,7 +33,8 @@ from jobs.train.messages import (
     encode,
 )
 from jobs.train.starters import Exit, RankHandle, RankStarter, StartError
-from orchestrator.adapters.ray_train.protocol import Abort, Leaving, Left, Order, Place, Said
+from orchestrator.adapters.ray_train.protocol import Abort, Hung, Leaving, Left, Order, Place, Said, StacksOf
+from orchestrator.adapters.ray_train.stacks import RankProcess, RankStack
 
 # How long a group of messages may wait for company before it is sent; the live line shows nothing finer.
 SEND_EVERY_S = 0.1
@@ -41,7 +43,7 @@ SEND_EVERY_S = 0.1
 class Link(Protocol):
     """The supervisor's line to the run's hub."""
 
-    def say(self, said: list[Said]) -> None:
+    def say(self, said: list[Said | Hung | StacksOf]) -> None:
         """Pass on rank messages; never blocks for long."""
 
     def fileno(self) -> int:
@@ -49,6 +51,33 @@ class Link(Protocol):
 
     def orders(self) -> list[Order]:
         """Orders that have come in; never blocks."""
+
+
+class Witness(Protocol):
+    """Who is told which processes the ranks are, and can say where they stand."""
+
+    def came(self, attempt: int, worker: int, ranks: Mapping[int, RankProcess]) -> None:
+        """These ranks run; never blocks."""
+
+    def gone(self, attempt: int, worker: int) -> None:
+        """They do not run any more; never blocks."""
+
+    def stacks(self, ranks: Mapping[int, RankProcess]) -> tuple[RankStack, ...]:
+        """Where they stand; blocks for seconds at most."""
+
+
+class NoWitness:
+    """Nobody looks."""
+
+    def came(self, attempt: int, worker: int, ranks: Mapping[int, RankProcess]) -> None:
+        """Not noted."""
+
+    def gone(self, attempt: int, worker: int) -> None:
+        """Not noted."""
+
+    def stacks(self, ranks: Mapping[int, RankProcess]) -> tuple[RankStack, ...]:
+        """Not known."""
+        return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +93,7 @@ class Node:
     cwd: str
     log_dir: Path
     env_of: Callable[[int], dict[str, str]]
+    witness: Witness = field(default_factory=NoWitness)
 
 
 @dataclass(slots=True)
@@ -71,6 +101,7 @@ class _Watched:
     """One rank under supervision and its last word."""
 
     handle: RankHandle
+    process: RankProcess
     last_word: Finished | Stopped | Failed | None = None
 
 
@@ -84,7 +115,7 @@ class Supervisor:
         self._starter = starter
         self._link = link
         self._ranks: dict[int, _Watched] = {}
-        self._outbox: list[Said] = []
+        self._outbox: list[Said | Hung | StacksOf] = []
         self._sent_at = 0.0
         self._abort: Abort | None = None
 
@@ -96,7 +127,13 @@ class Supervisor:
                 self._start(stack)
             except StartError as error:
                 return self._left(Leaving.FAILED, kind="start", detail=str(error))
-            return self._watch()
+            number, witness = self._place.plan.attempt, self._node.witness
+            stack.callback(witness.gone, number, self._worker)
+            witness.came(number, self._worker, {rank: watched.process for rank, watched in self._ranks.items()})
+            left = self._watch()
+            if left.kind == "hang" or (self._abort is not None and self._abort.stacks):
+                self._say_where_they_stand()
+            return left
 
     def _start(self, stack: contextlib.ExitStack) -> None:
         self._node.log_dir.mkdir(parents=True, exist_ok=True)
@@ -104,12 +141,14 @@ class Supervisor:
         for local_rank, rank in enumerate(plan.ranks_of(self._worker)):
             path = self._node.log_dir / f"rank-{rank}.log"
             output_fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            request = self._request(rank, local_rank)
             try:
-                handle = self._starter.start(self._request(rank, local_rank), output_fd=output_fd)
+                handle = self._starter.start(request, output_fd=output_fd)
             finally:
                 os.close(output_fd)
             stack.callback(handle.close)
-            self._ranks[rank] = _Watched(handle)
+            process = RankProcess(rank=rank, pid=handle.pid, log=str(path), env=_seen_by_commands(request))
+            self._ranks[rank] = _Watched(handle, process)
 
     def _request(self, rank: int, local_rank: int) -> StartRequest:
         plan = self._place.plan
@@ -123,6 +162,15 @@ class Supervisor:
             env=self._node.env_of(local_rank),
             cwd=self._node.cwd,
         )
+
+    def _say_where_they_stand(self) -> None:
+        """The stacks of ranks that still live, before they are killed: one of them is whom the others wait for."""
+        living = {rank: one.process for rank, one in self._ranks.items() if one.handle.wait(0) is None}
+        stacks = self._node.witness.stacks(living)
+        if stacks:
+            number = self._place.plan.attempt
+            said = StacksOf(attempt=number, worker=self._worker, node_id=self._node.node_id, stacks=stacks)
+            self._outbox.append(said)
 
     def _watch(self) -> Left:
         with selectors.DefaultSelector() as selector:
@@ -164,7 +212,9 @@ class Supervisor:
             watched.last_word = message
         if isinstance(message, Step) and watched.handle.rank != 0:
             return
-        urgent = not isinstance(message, Step | Phase)
+        urgent = not isinstance(message, Step | Phase | Pace)
+        if isinstance(message, Failed) and message.kind == "hang":
+            self._outbox.append(Hung(attempt=self._place.plan.attempt, worker=self._worker))
         self._outbox.append(
             Said(
                 attempt=self._place.plan.attempt,
@@ -214,6 +264,17 @@ class Supervisor:
             kind=kind,
             detail=detail,
         )
+
+
+def _seen_by_commands(request: StartRequest) -> dict[str, str]:
+    """What a command beside a rank finds in its environment, beyond that of whoever starts ranks."""
+    return {
+        **request.env,
+        "RANK": str(request.rank),
+        "LOCAL_RANK": str(request.local_rank),
+        "WORLD_SIZE": str(request.world_size),
+        "TIDE_JOB": request.job.run_id,
+    }
 
 
 def _as_control(message: Message | Control) -> Control:

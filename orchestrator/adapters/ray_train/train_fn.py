@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from orchestrator.adapters.ray_train.exits import AttemptAborted, PlannedRestart
 from orchestrator.adapters.ray_train.mail import Outbox, Sent
 from orchestrator.adapters.ray_train.names import NAMESPACE, agent_name, hub_name
 from orchestrator.adapters.ray_train.node_agent import AgentFacts
-from orchestrator.adapters.ray_train.protocol import Abort, Leaving, Left, Order, Place, Said
+from orchestrator.adapters.ray_train.protocol import Abort, Item, Leaving, Left, Order, Place
+from orchestrator.adapters.ray_train.stacks import RankProcess, RankStack, read_stacks
 from orchestrator.adapters.ray_train.supervisor import Node, Supervisor
 
 LONG_POLL_S = 20.0
@@ -47,7 +49,7 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     host = ray.util.get_node_ip_address()
     place: Place = ray.get(hub.join.remote(worker, node_id, host, free_port(host)))
     with HubLink(hub, place.plan.attempt) as link:
-        left = Supervisor(place, worker, _node(worker_config, node_id, facts), facts.starter(), link).run()
+        left = Supervisor(place, worker, _node(worker_config, node_id, facts, agent), facts.starter(), link).run()
     ray.get(hub.leave.remote(left, link.sent))
     return _leave(left)
 
@@ -64,7 +66,7 @@ def _leave(left: Left) -> dict[str, Any]:
             raise AttemptAborted(left)
 
 
-def _node(config: WorkerConfig, node_id: str, facts: AgentFacts) -> Node:
+def _node(config: WorkerConfig, node_id: str, facts: AgentFacts, agent: Any) -> Node:
     devices = [str(device) for device in ray.get_runtime_context().get_accelerator_ids().get("GPU", [])]
 
     def env_of(local_rank: int) -> dict[str, str]:
@@ -78,7 +80,24 @@ def _node(config: WorkerConfig, node_id: str, facts: AgentFacts) -> Node:
         cwd=config.cwd,
         log_dir=Path(config.log_dir),
         env_of=env_of,
+        witness=AgentWitness(agent),
     )
+
+
+class AgentWitness:
+    """The node's agent is told which ranks run; their stacks are read here, beside them."""
+
+    def __init__(self, agent: Any) -> None:
+        self._agent = agent
+
+    def came(self, attempt: int, worker: int, ranks: Mapping[int, RankProcess]) -> None:
+        self._agent.came.remote(attempt, worker, dict(ranks))
+
+    def gone(self, attempt: int, worker: int) -> None:
+        self._agent.gone.remote(attempt, worker)
+
+    def stacks(self, ranks: Mapping[int, RankProcess]) -> tuple[RankStack, ...]:
+        return read_stacks(ranks)
 
 
 def free_port(host: str) -> int:
@@ -120,7 +139,7 @@ class HubLink:
             orders, self._orders = self._orders, []
         return orders
 
-    def say(self, said: list[Said]) -> None:
+    def say(self, said: Sequence[Item]) -> None:
         self._outbox.send(said)
 
     @property

@@ -23,6 +23,7 @@ from orchestrator.api.models.decisions import (
     Verdict,
     Why,
 )
+from orchestrator.api.models.inside import Done, Exec, ExecBody, ExecInput, Stacks, StacksBody
 from orchestrator.api.models.jobs import (
     Attempt,
     Footprint,
@@ -37,10 +38,12 @@ from orchestrator.api.models.jobs import (
     ScheduleList,
     Seat,
     ServingNow,
+    Straggler,
     Submitted,
     SubmittedBatch,
     Workers,
 )
+from orchestrator.api.models.nodes import NodeHold, NodeHoldBody, NodeItem, NodeList
 from orchestrator.api.models.server import (
     Event,
     EventList,
@@ -59,9 +62,13 @@ __all__ = [
     "Attempt",
     "Change",
     "ClusterDifference",
+    "Done",
     "Effect",
     "Event",
     "EventList",
+    "Exec",
+    "ExecBody",
+    "ExecInput",
     "Footprint",
     "Health",
     "IssuedKey",
@@ -78,6 +85,10 @@ __all__ = [
     "Model",
     "NewKey",
     "Node",
+    "NodeHold",
+    "NodeHoldBody",
+    "NodeItem",
+    "NodeList",
     "Notice",
     "Plan",
     "Pool",
@@ -92,6 +103,9 @@ __all__ = [
     "ScheduleList",
     "Seat",
     "ServingNow",
+    "Stacks",
+    "StacksBody",
+    "Straggler",
     "Submitted",
     "SubmittedBatch",
     "TenantUse",

@@ -137,15 +137,26 @@ class Footprint(Model):
     usd: float | None
 
 
+class Straggler(Model):
+    """A rank for which all others wait: its own work takes `ratio` times as long as the median's, over these steps."""
+
+    rank: int
+    node: str
+    ratio: float
+    steps: int
+    since: str
+
+
 class JobDetail(Job):
     """A job with its attempts, what it was booked for, the document its owner wrote, and who is told of its end.
-    `serving`: of an endpoint; `footprint`: where the pools say what a device draws."""
+    `serving`: of an endpoint; `footprint`: where the pools say what a device draws; `stragglers`: who holds it up."""
 
     footprint: Footprint | None
     serving: ServingNow | None
     attempts: list[Attempt]
     notices: list[Notice]
     usage: dict[str, int]
+    stragglers: list[Straggler]
     document: dict[str, Any]
 
 

@@ -98,12 +98,18 @@ def _described(job: Json) -> Any:
     facts += _serving(job["serving"]) if serves else [("steps", _steps(job))]
     facts += [("failures, preemptions, resizes", f"{job['failures']}, {job['preemptions']}, {job['resizes']}")]
     facts += [("spent", f"{job['spent_usd']} dollars, {job['device_hours']:.3f} device-hours")]
+    facts += [("held up by", _slow(one)) for one in job["stragglers"]]
     facts += [("used", _used(job["footprint"]))]
     rows = [(name, value) for name, value in facts if value not in (None, "")]
     rows += [("", "")] if job["attempts"] else []
     rows += [(f"attempt {one['attempt']}", _attempt(one)) for one in job["attempts"]]
     rows += [(f"told {one['host']}", _notice(one)) for one in job["notices"]]
     return make_table((job["id"], ""), rows)
+
+
+def _slow(one: Json) -> str:
+    where = f"rank {one['rank']} on node {one['node'][:12]}"
+    return f"{where}: {one['ratio']:.1f}x slower than the median over {one['steps']} steps, since {one['since'][:19]}"
 
 
 def _notice(one: Json) -> str:

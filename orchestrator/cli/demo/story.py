@@ -196,20 +196,18 @@ class Story:
         self._say_kept()
 
     def _print_tiers(self, out: Console, tried: Tried) -> None:
-        columns = ("tier", "service_tier", "answered", "refused", "p50", "p99", "in time")
+        columns = ("tier", "service_tier", "answered", "refused", "p50", "p99", "promised", "in time")
         rows = [
-            (wait.asking.tier, wait.asking.service_tier, len(wait.seconds), wait.refused, _ms(wait.quantile_s(0.5)),
-             _ms(wait.quantile_s(0.99)), "-" if wait.in_time is None else f"{wait.in_time:.0%}")
+            (wait.asking.tier, wait.asking.service_tier, len(wait.seconds), wait.refused,
+             *map(_time, (wait.quantile_s(0.5), wait.quantile_s(0.99), wait.promised_s)),
+             "-" if wait.in_time is None else f"{wait.in_time:.0%}")
             for wait in tried.waits
         ]  # fmt: skip
-        out.print()
+        out.print(f"\nAll tiers asked at once, {tried.seconds:.0f} s long, while a batch ran:", highlight=False)
         out.print(make_table(columns, rows, right=columns[2:]), highlight=False)
         rate = tried.batch_rows_done / tried.seconds
-        out.print(
-            f"and a batch beside them: {tried.batch_rows_done} of {tried.batch_rows} rows in {tried.seconds:.0f} s "
-            f"({rate:.1f} rows/s), the rest cancelled",
-            highlight=False,
-        )
+        done = f"{tried.batch_rows_done} of {tried.batch_rows} rows done ({rate:.1f} rows/s)"
+        out.print(f"The batch: {done}, the rest cancelled.", highlight=False)
 
     def _say_kept(self) -> None:
         """Nothing runs any more; say what is on disk and how long it took."""
@@ -218,8 +216,10 @@ class Story:
             self._console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _ms(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * 1e3:.0f} ms"
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def _shortened(job: TrainJob, steps: int | None) -> TrainJob:

@@ -274,7 +274,7 @@ def _edit_pool(pool: Pool, edit: PlaceEdit) -> Pool:
 
 
 def _released(node: Node) -> Node:
-    return replace(node, state=NodeState.OK) if node.state is NodeState.HELD else node
+    return replace(node, state=NodeState.OK, leaves_at_s=None) if node.state is NodeState.HELD else node
 
 
 def _give_back(snapshot: Snapshot, edit: GiveBack) -> Snapshot:

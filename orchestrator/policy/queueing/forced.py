@@ -153,12 +153,12 @@ def _move(board: Board, sitting: Sitting, lost: int, until_s: float | None, forc
 
 
 def _leaving(board: Board) -> dict[str, dict[int, float]]:
-    """Nodes that leave, by pool: until when their devices must be given up."""
+    """Nodes that leave or that jobs leave, by pool: until when their devices must be given up."""
     latest_s = board.snapshot.now_s + board.snapshot.rules.drain_grace_s
     found: dict[str, dict[int, float]] = {}
     for ground in board.grounds.values():
         for node in ground.pool.nodes:
-            if node.state is NodeState.LEAVING:
+            if node.state is NodeState.LEAVING or (node.state is NodeState.HELD and node.leaves_at_s is not None):
                 until_s = latest_s if node.leaves_at_s is None else min(node.leaves_at_s, latest_s)
                 found.setdefault(ground.pool.name, {})[ground.index[node.name]] = until_s
     return found

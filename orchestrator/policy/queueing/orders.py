@@ -46,6 +46,28 @@ class Measured:
     stop_s: float
 
 
+class NoteKind(enum.StrEnum):
+    """What happened inside a job that is worth knowing outside."""
+
+    STRAGGLER = "straggler"
+    STRAGGLER_OVER = "straggler-over"
+    WORKER_DIED = "worker-died"
+    STACKS_TAKEN = "stacks-taken"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """Something that happened in a job at `at_s` (UTC seconds). `id` tells it from all others of the job; it is told
+    again and again, and counts once. `node`, `rank`: where, if it has a place; `data` is for people and pages."""
+
+    id: str
+    at_s: float
+    kind: NoteKind
+    node: str = ""
+    rank: int | None = None
+    data: tuple[tuple[str, str | float | int], ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What a runner sees of one attempt; the same report may come again and again, and says the same each time. An
@@ -53,7 +75,7 @@ class Report:
 
     All in worker-seconds: `stalled_worker_s` by part and `lost_worker_s` of this attempt so far, `work_left_s` still to
     do, `unsaved_work_s` what stopping now would waste. `final`: a failure that the runner has tried again itself as
-    often as the job allows, or that would only repeat; there is no restart.
+    often as the job allows, or that would only repeat; there is no restart. `notes`: the newest, oldest first.
     """
 
     job: str
@@ -68,6 +90,7 @@ class Report:
     detail: str = ""
     measured: Measured | None = None
     final: bool = False
+    notes: tuple[Note, ...] = ()
 
     @property
     def over(self) -> bool:

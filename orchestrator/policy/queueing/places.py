@@ -9,7 +9,8 @@ from orchestrator.policy.windows import Window
 
 
 class NodeState(enum.StrEnum):
-    """What a node is good for. HELD: nothing new starts there. LEAVING: what runs there must go, too."""
+    """What a node is good for. HELD: nothing new starts there, and what runs there goes if `leaves_at_s` says until
+    when. LEAVING: what runs there must go, too."""
 
     OK = "ok"
     HELD = "held"
@@ -29,7 +30,8 @@ class Level:
 class Node:
     """A machine as it was observed. `place` is the path from the widest level down to what holds the node.
 
-    A node that has vanished is simply not in the snapshot any more. `leaves_at_s` is set for LEAVING only.
+    A node that has vanished is simply not in the snapshot any more. `leaves_at_s` is set for LEAVING, and for HELD
+    where what runs there goes elsewhere.
     """
 
     name: str

@@ -73,11 +73,55 @@ def test_a_wrong_field_is_named(
     assert error["message"].startswith(message)
 
 
-@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b"[]", b"null", b'"x"', b'{"model": "gpt-demo"'])
-def test_a_body_that_is_no_json_object_is_a_400(http: httpx.Client, content: bytes) -> None:
-    response = http.post("/v1/completions", content=content, headers={"content-type": "application/json"})
-    assert response.status_code == 400
-    assert error_of(response)["type"] == "invalid_request_error"
+NO_OBJECT = "the body must be a JSON object, sent with 'content-type: application/json'"
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "message"),
+    [
+        (b"{x", "application/json", "the body is not JSON: Expecting property name enclosed in double quotes at "
+                                    "character 1"),
+        (b'{"model": "gpt-demo"', "application/json", "the body is not JSON: Expecting ',' delimiter at character 20"),
+        (b'{"prompt": "\xff"}', "application/json", "the body is not UTF-8: byte 12 is wrong"),
+        (b"", "application/json", NO_OBJECT),
+        (b"[]", "application/json", NO_OBJECT),
+        (b"null", "application/json", NO_OBJECT),
+        (b'"x"', "application/json", NO_OBJECT),
+        (json.dumps(GOOD).encode(), "application/x-www-form-urlencoded", NO_OBJECT),  # curl's, where nothing is said
+    ],
+)  # fmt: skip
+def test_a_body_that_is_no_json_object_is_a_400_that_says_so(
+    http: httpx.Client, content: bytes, kind: str, message: str
+) -> None:
+    response = http.post("/v1/completions", content=content, headers={"content-type": kind})
+    assert (response.status_code, error_of(response)) == (
+        400,
+        {"message": message, "type": "invalid_request_error", "param": None, "code": "invalid_json"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"type": "image_url", "image_url": {"url": "x"}}, "part 1 is 'image_url'; only text is read here"),
+        ("hi", "part 1 is 'hi'; only text is read here"),
+        ({"type": "text"}, "part 1 must have a type and a text, and nothing else"),
+        ({"type": "text", "text": "a", "more": 1}, "part 1 must have a type and a text, and nothing else"),
+    ],
+)
+def test_a_part_of_a_message_that_is_no_text_is_named(http: httpx.Client, part: Any, message: str) -> None:
+    parts = [{"type": "text", "text": "a"}, part]
+    body = {"model": "gpt-demo", "messages": [{"role": "user", "content": parts}]}
+    error = error_of(http.post("/v1/chat/completions", json=body))
+    assert (error["param"], error["message"]) == ("messages[0].content", f"messages[0].content: {message}")
+
+
+def test_what_is_not_there_says_what_is(http: httpx.Client) -> None:
+    missing = error_of(http.get("/v1/nothing"))
+    assert missing["message"] == "there is no GET /v1/nothing; /openapi.json lists what there is"
+    wrong = http.get("/v1/completions")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    assert error_of(wrong)["message"] == "there is no GET /v1/completions; POST is right"
 
 
 def test_broken_json_says_so(http: httpx.Client) -> None:

@@ -1,0 +1,236 @@
+"""Looking into a running job: command line, API and the door of a job's process, with ranks that are made up."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.adapters.jobs.door import Door
+from orchestrator.adapters.ray_train.commands import Command
+from orchestrator.adapters.ray_train.events import StacksTaken
+from orchestrator.adapters.ray_train.inside import Dump, Seated, seat_of
+from orchestrator.client.client import Client
+from orchestrator.client.errors import ServerProblemError
+from orchestrator.client.places import Place
+from orchestrator.ledger.keys import Role
+from orchestrator.service.visits import Visits
+from orchestrator.spec.errors import ExitCode, UserError
+from tests.api.serving import served
+from tests.api.world import ApiWorld
+from tests.contract.ray_train_fakes import plan
+from tests.ledger.world import new
+
+PROGRAM = "from orchestrator.cli.main import main; main()"
+SECRET = "s3cret-in-the-environment"
+
+
+class LocalCommand(Command):
+    """A command beside a rank of this machine."""
+
+    def __init__(self, command: Sequence[str], seat: Seated, folder: Path) -> None:
+        super().__init__(command, {"PATH": os.environ["PATH"], "TOKEN": SECRET}, str(folder))
+        self.seat = seat
+
+    def let_go(self) -> None:
+        self.end("let go")
+
+
+class MadeUp:
+    """The inside of a run of 3 ranks on two nodes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.begun: list[LocalCommand] = []
+
+    def begin(self, command: Sequence[str], *, rank: int | None, node: str | None) -> LocalCommand:
+        seat = seat_of(replace(plan(1, 3, 2), nodes=("aaaa", "bbbb")), rank, node)
+        self.begun.append(LocalCommand(command, seat, self.folder))
+        return self.begun[-1]
+
+    def stacks(self, rank: int | None) -> Dump:
+        taken = StacksTaken(at_s=0.0, attempt=1, step=6, num_ranks=1, path=str(self.folder / "stacks.txt"))
+        return Dump(text=f"=== rank {rank} [main]\n", taken=taken, silent=("bbbb",))
+
+
+class Inner:
+    """A server with a job that runs, reached through a socket by whoever has the folder."""
+
+    def __init__(self, folder: Path, world: ApiWorld) -> None:
+        self.folder, self.world = folder, world
+        process = folder / "jobs" / "jobs" / "mine"
+        process.mkdir(parents=True)
+        self.made_up = MadeUp(folder)
+        self.door = Door(process)
+        self.door.open()
+        self.door.lead_to(self.made_up)  # type: ignore[arg-type]
+
+    def client(self, key: str = "") -> Client:
+        return Client(Place(url="http://localhost", socket=self.folder / "tide.sock", key=key or None))
+
+    def tide(self, *arguments: str, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        environment = {**os.environ, "TIDE_HOME": str(self.folder)}
+        for name in ("TIDE_SERVER", "TIDE_API_KEY"):
+            environment.pop(name, None)
+        command = [sys.executable, "-c", PROGRAM, *arguments]
+        return subprocess.run(command, env=environment, input=data, capture_output=True, timeout=60, check=False)
+
+    def run(self, *command: str, **where: Any) -> tuple[bytes, int, str]:
+        """What a command says on stdout, its exit code, and why it was ended."""
+        out = b""
+        with self.client() as client:
+            began = client.begin_exec("mine", command, rank=where.get("rank"), node=where.get("node"))
+            for event in client.once(f"/jobs/mine/exec/{began['id']}/output"):
+                said = json.loads(event.data)
+                if event.kind == "exit":
+                    return out, said["code"], said["why"]
+                out += base64.b64decode(said["data"])
+        raise AssertionError("the stream ended first")
+
+
+@pytest.fixture
+def inner(tmp_path: Path) -> Iterator[Inner]:
+    with contextlib.ExitStack() as stack:
+        world = ApiWorld(tmp_path / "w")
+        stack.callback(world.close)
+        world.world.ledger.submit(new("mine", (1, 2)), new("waits", (1, 2)), new("theirs", (1, 2), tenant="blue"))
+        world.cycle()
+        world.service.visits = Visits(tmp_path / "jobs" / "jobs")
+        inner = Inner(tmp_path, world)
+        stack.callback(inner.door.close)
+        stack.enter_context(served(world.door, tmp_path / "tide.sock"))
+        yield inner
+
+
+def test_a_command_passes_everything_through_and_returns_its_code(inner: Inner) -> None:
+    done = inner.tide("exec", "mine", "--rank", "2", "--", "sh", "-c", "cat; echo oops >&2; exit 7", data=b"in\0put")
+    assert (done.stdout, done.stderr, done.returncode) == (b"in\0put", b"oops\n", 7)
+    (command,) = inner.made_up.begun
+    assert command.seat == Seated(rank=2, node_id="bbbb")
+
+
+def test_nothing_of_a_command_is_logged_but_who_and_which_job(inner: Inner) -> None:
+    out, code, _ = inner.run("sh", "-c", "echo $TOKEN")
+    assert (out.strip().decode(), code) == (SECRET, 0)
+    log = inner.world.audit_path.read_text()
+    assert SECRET not in log
+    assert "echo" not in log
+    (entry,) = [one for one in inner.world.audit() if one["path"] == "/api/v1/jobs/mine/exec"]
+    assert (entry["actor"], entry["method"], entry["status"]) == ("local:tester", "POST", 201)
+
+
+def test_a_command_that_nobody_watches_any_more_ends(inner: Inner) -> None:
+    with inner.client() as client:
+        began = client.begin_exec("mine", ["sh", "-c", "echo up; sleep 600"], rank=None, node=None)
+        stream = client.once(f"/jobs/mine/exec/{began['id']}/output")
+        assert json.loads(next(stream).data)["stream"] == "stdout"
+    assert inner.made_up.begun[0].hear(0, 10.0).code == 137
+
+
+def test_a_command_can_be_ended_by_whoever_began_it_alone(inner: Inner) -> None:
+    key = inner.world.key("red", Role.OPERATOR)
+    with inner.client() as owner, inner.client(key) as other:
+        began = owner.begin_exec("mine", ["sleep", "600"], rank=None, node=None)
+        with pytest.raises(ServerProblemError) as refused:
+            other.delete(f"/jobs/mine/exec/{began['id']}")
+        assert refused.value.code is ExitCode.UNKNOWN
+        owner.delete(f"/jobs/mine/exec/{began['id']}")
+    assert inner.made_up.begun[0].hear(0, 10.0).code == 137
+
+
+def test_the_end_of_the_jobs_process_is_said(inner: Inner) -> None:
+    inner.made_up.stacks = lambda rank: (_ for _ in ()).throw(RuntimeError("a bug"))  # type: ignore[method-assign]
+    with inner.client() as client, pytest.raises(ServerProblemError) as refused:
+        client.stacks("mine", None)
+    assert refused.value.code is ExitCode.BUG
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("exec", "mine", "--rank", "3", "--", "true"), 4, b"there is no rank 3; the job runs on ranks 0 to 2"),
+        (("exec", "mine", "--node", "cc", "--", "true"), 4, b"begins with 'cc'. Its nodes: aaaa, bbbb"),
+        (("exec", "mine", "--node", "b", "--rank", "0", "--", "true"), 4, b"rank 0 is not on node bbbb"),
+        (("exec", "waits", "--", "true"), 6, b"this server has no process of it"),
+        (("exec", "nobody", "--", "true"), 4, b"nobody"),
+        (("dump", "mine", "--rank", "-1"), 2, b"Invalid value"),
+    ],
+)
+def test_what_cannot_be_done_has_its_own_exit_code(
+    inner: Inner, arguments: tuple[str, ...], code: int, said: bytes
+) -> None:
+    done = inner.tide(*arguments)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+
+
+def test_a_job_without_workers_says_so(inner: Inner) -> None:
+    inner.world.world.ledger.submit(new("late", (1, 2)))
+    inner.world.world.ledger.cancel("late", actor="t")
+    done = inner.tide("dump", "late")
+    assert done.returncode == 7
+    assert b"job 'late' has ended (cancelled): it has no workers" in done.stderr
+    inner.door.lead_to(None)
+    between = inner.tide("exec", "mine", "--", "true")
+    assert between.returncode == 7
+    assert b"no workers yet" in between.stderr
+
+
+def test_stacks_are_printed_as_they_are_and_say_where_they_were_kept(inner: Inner) -> None:
+    done = inner.tide("dump", "mine", "--rank", "1")
+    assert (done.stdout, done.returncode) == (b"=== rank 1 [main]\n", 0)
+    assert b"kept as " in done.stderr
+    assert b"no answer from bbbb" in done.stderr
+    with inner.client() as client:
+        assert client.stacks("mine", None)["silent"] == ["bbbb"]
+
+
+def test_viewers_and_other_tenants_may_not_look_in(inner: Inner) -> None:
+    for key in (inner.world.key("red", Role.VIEWER), inner.world.key("blue", Role.OPERATOR)):
+        with inner.client(key) as client:
+            for ask in (
+                lambda: client.begin_exec("mine", ["true"], rank=None, node=None),
+                lambda: client.stacks("mine", None),
+            ):
+                with pytest.raises(ServerProblemError) as refused:
+                    ask()
+                assert refused.value.code is ExitCode.FORBIDDEN
+    assert inner.made_up.begun == []
+
+
+def test_a_door_is_reached_whatever_the_length_of_its_path(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 40) / "job"
+    folder.mkdir(parents=True)
+    door = Door(folder)
+    door.open()
+    assert (folder / "door").stat().st_mode & 0o777 == 0o600
+    door.close()
+    assert not (folder / "door").exists()
+
+
+def test_a_rank_is_found_by_its_node() -> None:
+    two = replace(plan(1, 5, 2), nodes=("aaaa", "bbbb", "aabb"))
+    assert seat_of(two, None, None) == Seated(rank=0, node_id="aaaa")
+    assert seat_of(two, None, "bb") == Seated(rank=2, node_id="bbbb")
+    assert seat_of(two, 4, "aab") == Seated(rank=4, node_id="aabb")
+    with pytest.raises(UserError, match="2 nodes of the job"):
+        seat_of(two, None, "aa")
+
+
+def test_a_stuck_door_is_unreachable_and_not_for_ever(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.service.visits.ANSWER_S", 0.2)
+    real = inner.made_up.stacks
+    monkeypatch.setattr(inner.made_up, "stacks", lambda rank: time.sleep(1.0) or real(rank))
+    with inner.client() as client, pytest.raises(ServerProblemError) as refused:
+        client.stacks("mine", None)
+    assert refused.value.code is ExitCode.UNREACHABLE
