@@ -168,13 +168,28 @@ def _draw_carbon(bill: Axes, hours: np.ndarray, kilograms: list[float]) -> None:
 
 def _page(svg: str, result: Result) -> str:
     rows = "".join(
-        f"<tr><th>{html.escape(key)}</th><td>{html.escape('-' if value is None else str(value))}</td></tr>"
+        f"<tr><th>{html.escape(key)}</th><td>{html.escape(_shown(value))}</td></tr>"
         for key, value in result.as_dict().items()
     )
     title = html.escape(f"{result.scenario}: {result.policy}")
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         "<style>body{font:14px system-ui,sans-serif;margin:2rem;color:#1f2933}svg{max-width:100%;height:auto}"
-        "th{text-align:left;font-weight:500;padding-right:1rem}td{font-variant-numeric:tabular-nums}</style>"
+        "th{text-align:left;font-weight:500;padding-right:1rem}td{text-align:right;font-variant-numeric:tabular-nums}</style>"
         f"<h1>{title}</h1>{svg[svg.index('<svg') :]}<table>{rows}</table></html>\n"
     )
+
+
+def _shown(value: object) -> str:
+    """A figure for people: thousands apart, no more digits than say something."""
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.2f}" if abs(value) >= 1 else f"{value:.4f}"
+        case _:
+            return str(value)

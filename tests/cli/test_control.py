@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import json
 import os
 import re
@@ -292,6 +293,38 @@ def test_a_followed_job_ends_with_its_exit_code(
     assert tide("logs", "-f", "long") == ExitCode.CANCELLED
     timer.join()
     assert tide("events", "-f", "long") == ExitCode.CANCELLED
+
+
+def test_the_end_of_a_job_is_told_and_what_came_of_it_is_described(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[dict[str, Any]] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *arguments: Any) -> None:
+            """Nobody reads it."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as receiver:
+        threading.Thread(target=receiver.serve_forever, daemon=True).start()
+        hook = {"url": f"http://127.0.0.1:{receiver.server_port}/x", "events": ["cancelled"]}
+        assert tide("submit", job_file(tmp_path, "unsigned", notify=[{**hook, "secret": "none"}])) == 4
+        assert "secret 'default/none' cannot be read" in capsys.readouterr().err
+        answer(capsys, "submit", job_file(tmp_path, "told", notify=[hook]))
+        answer(capsys, "cancel", "told")
+        until_s = time.monotonic() + 60
+        while not (notices := answer(capsys, "describe", "told")["notices"]) or notices[0]["state"] == "waiting":
+            assert time.monotonic() < until_s, notices
+            time.sleep(0.05)
+        receiver.shutdown()
+    assert (notices[0]["state"], notices[0]["said"]) == ("delivered", "answered 204")
+    assert [(one["type"], one["data"]["job"]) for one in told] == [("job.cancelled", "told")]
+    assert tide("describe", "told") == 0
+    assert "answered 204" in capsys.readouterr().out
 
 
 def test_a_job_that_has_failed_is_100() -> None:
