@@ -24,7 +24,7 @@ from orchestrator.policy.study.values import TrialState
 from orchestrator.spec import Study
 from tests.benchmarks.harness import Options, say
 from tests.benchmarks.study_bench import RATES, Bench, best_of, make_study, steps_of
-from tests.benchmarks.study_plain import DEFAULTS, TUNED, beside, run_plain
+from tests.benchmarks.study_plain import DEFAULTS, TUNED, Form, beside, run_plain
 
 SHARE, SPEED, CORES = 20, 200.0, 2
 SAVE_EVERY_S = 600.0 / SPEED
@@ -56,7 +56,7 @@ def preempt(bench: Bench, options: Options) -> dict[str, Any]:
     rows = []
     for seed in range(1, seeds + 1):
         played = share_of(recording, share=SHARE, remainder=seed - 1)
-        rows.append(_row(bench, seed, played, steps=243 if options.quick else 729))
+        rows.append(_row(bench, seed, played, steps=81 if options.quick else 243))
     return {
         "preempt": rows,
         **{
@@ -75,26 +75,34 @@ def _ratios(rows: list[dict[str, Any]], name: str, what: str) -> list[float]:
 def _row(bench: Bench, seed: int, played: list[NodeEvent], *, steps: int) -> dict[str, Any]:
     calm = [NodeEvent(at_s=0.0, event="add", node=f"node-{number}") for number in range(CORES)]
     row: dict[str, Any] = {"seed": seed}
-    for disturbed, events in (("calm", calm), ("preempted", played)):
-        study = make_study(
-            f"preempt-{seed}-{disturbed}",
-            args="{layers: 2, d_model: 64, heads: 1, seq_len: 64}",
-            batch=16,
-            seed=seed,
-            steps=steps,
-            optimizer="{schedule: cosine, warmup_steps: 8, weight_decay: 0.0}",
-            space=f"{{optimizer.lr: {{type: choice, values: {RATES}}}}}",
-            scheduler="{name: asha, grace_steps: 27, reduction_factor: 3}",
-            budget="{trials: 9}",
-            every=f"{SAVE_EVERY_S:g}s",
-        )
-        row[f"ours_{disturbed}"] = _in_world(events, lambda tick, study=study: _ours(bench, study, tick))
-        for form in (DEFAULTS, TUNED):
-            row[f"{form.name}_{disturbed}"] = _in_world(
-                events, lambda tick, study=study, form=form: run_plain(study, bench.home, form, tick).to_json()
-            )
-        say(f"seed {seed}, {disturbed}: {row}")
+    for system in ("ours", TUNED, DEFAULTS):
+        for disturbed, events in (("calm", calm), ("preempted", played)):
+            study = _study(f"preempt-{seed}-{disturbed}", seed, steps)
+            name = system if isinstance(system, str) else system.name
+
+            def run(tick: Callable[[], None], study: Study = study, system: str | Form = system) -> dict[str, Any]:
+                if isinstance(system, str):
+                    return _ours(bench, study, tick)
+                return run_plain(study, bench.home, system, tick).to_json()
+
+            row[f"{name}_{disturbed}"] = _in_world(events, run)
+            say(f"seed {seed}, {name}, {disturbed}: {row[f'{name}_{disturbed}']}")
     return row
+
+
+def _study(name: str, seed: int, steps: int) -> Study:
+    return make_study(
+        name,
+        args="{layers: 2, d_model: 64, heads: 1, seq_len: 64}",
+        batch=16,
+        seed=seed,
+        steps=steps,
+        optimizer="{schedule: cosine, warmup_steps: 8, weight_decay: 0.0}",
+        space=f"{{optimizer.lr: {{type: choice, values: {RATES}}}}}",
+        scheduler="{name: asha, grace_steps: 27, reduction_factor: 3}",
+        budget="{trials: 9}",
+        every=f"{SAVE_EVERY_S:g}s",
+    )
 
 
 def _in_world(events: list[NodeEvent], run: Callable[[Callable[[], None]], dict[str, Any]]) -> dict[str, Any]:

@@ -193,6 +193,15 @@ def test_a_study_refused_before_its_first_trial_is_not_in_the_way(tide: Any, hom
     assert "no study 'nowhere'" in err
 
 
+def test_an_unknown_data_set_is_told_before_a_cluster_is_started(tide: Any, tmp_path: Path) -> None:
+    path = tmp_path / "study.json"
+    path.write_text(json.dumps(make_study(name="elsewhere").to_document()))
+    code, _, err = tide("study", "run", str(path))
+    assert code == ExitCode.UNKNOWN
+    assert "data set 'corpus@latest'" in err
+    assert "starting Ray" not in err
+
+
 def test_stopping_a_study_that_nobody_runs_is_a_conflict(tide: Any) -> None:
     code, _, err = tide("study", "stop", "search")
     assert code == ExitCode.CONFLICT

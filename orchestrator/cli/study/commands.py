@@ -231,6 +231,7 @@ def _drive(study: Study, home: Path, given: Rates, output: Format) -> None:
 
 
 def _run(study: Study, home: Path, rates: Rates, console: Any) -> StudyRecord:
+    from jobs.data import ensure_dataset
     from orchestrator.adapters.ray_cluster import LocalCluster
     from orchestrator.adapters.ray_train.signals import StopSignals
     from orchestrator.adapters.ray_tune.run import StudyOptions, run_study
@@ -242,6 +243,7 @@ def _run(study: Study, home: Path, rates: Rates, console: Any) -> StudyRecord:
     require_runnable(study, rates)
     if not _has_begun(home / "studies" / study.metadata.name):
         earlier_trials(study, home / "studies")
+    ensure_dataset(study.spec.template.data.dataset, home)
     stop_file = home / "studies" / study.metadata.name / _STOP_FILE
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
