@@ -23,6 +23,9 @@ from orchestrator.adapters.ray_train.stacks import RankProcess, RankStack, read_
 from orchestrator.adapters.ray_train.supervisor import Node, Supervisor
 
 LONG_POLL_S = 20.0
+# Where ranks stand is read before they are killed; a worker that has not left 3 s after its attempt was given up is
+# replaced (`bench.LEAVE_S`), and what it read would be lost.
+STACKS_BEFORE_END_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +100,7 @@ class AgentWitness:
         self._agent.gone.remote(attempt, worker)
 
     def stacks(self, ranks: Mapping[int, RankProcess]) -> tuple[RankStack, ...]:
-        return read_stacks(ranks)
+        return read_stacks(ranks, within_s=STACKS_BEFORE_END_S)
 
 
 def free_port(host: str) -> int:
