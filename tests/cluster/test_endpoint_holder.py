@@ -79,6 +79,10 @@ class Plane:
     def sight(self) -> Sight:
         return read_sight(self.folder.path)
 
+    def asked_to_stop(self) -> bool:
+        order = self.folder.read_order()
+        return order is not None and order.stop
+
     def held(self) -> int:
         return sum(one.devices for one in self.ledger.read.leases())
 
@@ -146,6 +150,8 @@ def test_replicas_follow_the_lease_and_answer_whoever_is_killed(plane: Plane) ->
         asking.join()
     assert set(statuses) == {200}
     plane.ledger.cancel("talk")
+    plane.until("it is asked to stop", plane.asked_to_stop)
+    plane.folder.kill()  # in the middle of it: what it leaves is taken down all the same
     plane.until("it has gone", lambda: plane.ledger.read.job("talk").state is JobState.CANCELLED)
     assert plane.held() == 0
     with pytest.raises(httpx.TransportError):

@@ -143,6 +143,24 @@ def test_a_second_process_goes_on_with_the_replicas_of_the_first(tmp_path: Path)
     assert second.leased == [2]
 
 
+def test_a_process_that_begins_with_a_stop_starts_nothing_and_says_the_end_of_the_one_that_died(tmp_path: Path) -> None:
+    world, first, second = World(tmp_path), Fake(), Fake()
+    world.folder.write_order(letter(1, 2))
+    dies = world.keeper(first)
+    assert dies.begin()
+    first.now = Count(answering=0, present=2)
+    world.at_s += 3.0
+    dies.tick(())
+    world.folder.write_order(letter(1, 0, stop=True))
+    keeper = world.keeper(second)
+    assert not keeper.begin()
+    assert second.begun == []
+    keeper.finish(Phase.STOPPED, "its replicas have finished")
+    (report,) = world.folder.read_reports()
+    assert (report.attempt, report.phase, report.detail) == (1, Phase.STOPPED, "its replicas have finished")
+    assert report.stalled_worker_s == ((COLD_START, 2 * 3.0),)
+
+
 def test_replicas_beyond_the_seats_of_their_node_go_first_the_newest_of_them_first() -> None:
     node_of = {"old": "a", "mid": "b", "new": "a", "newest": "c"}
     assert unseated({"a": 1, "b": 1}, node_of) == ["newest", "new"]

@@ -60,6 +60,7 @@ class Bench:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.how = "long"
+        self.kind = "TrainJob"
         self.reachable = True
         self.late_s = 0.0
         self.asked = 0
@@ -79,7 +80,7 @@ class Bench:
 
     def _document(self, job: str) -> dict[str, str]:
         self.asked += 1
-        return {"how": self.how}
+        return {"how": self.how, "kind": self.kind}
 
     def folder(self, job: str = "a") -> JobFolder:
         return JobFolder(self.root / "jobs" / job)
@@ -250,6 +251,21 @@ def test_a_process_that_does_not_stop_is_killed_long_after_its_deadline(bench: B
     assert bench.runner.reports()[0].phase is Phase.RUNNING
     bench.late_s = STOP_PATIENCE_S + 10.0
     bench.until_phase(Phase.STOPPED)
+
+
+@pytest.mark.parametrize(("kind", "again"), [("Endpoint", True), ("TrainJob", False)])
+def test_what_outlives_its_process_is_taken_down_though_that_is_killed_while_it_stops(
+    bench: Bench, kind: str, again: bool
+) -> None:
+    bench.how, bench.kind = "deaf", kind
+    bench.runner.ask(start())
+    bench.until_phase(Phase.RUNNING)
+    pid = bench.pid()
+    bench.runner.ask(stop())
+    bench.folder().write_job({"how": "long", "kind": kind}, {})
+    os.kill(pid, signal.SIGKILL)
+    bench.until_phase(Phase.STOPPED)
+    assert (bench.pid() != pid) is again
 
 
 def test_a_process_number_that_was_given_away_is_not_killed(bench: Bench) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -84,14 +85,19 @@ class Keeper:
         self._leased: dict[str, int] = {}
         self._nodes: dict[str, int] = {}
 
-    def begin(self) -> None:
-        """Take the order that started this process, and carry it out. Raises: UserError."""
+    def begin(self) -> bool:
+        """Take the order that started this process, and carry it out; False for one to stop: what another process has
+        started is then still to be taken down, and nothing is started. Raises: UserError.
+        """
         self._look()
+        if self._order is not None and self._order.stop:
+            return False
         begun = read_json(self._folder.path / _BEGUN)
         self._leased = self._roster.seats
         ref = self._held.start(self._leased, None if begun is None else begun["ref"])
         write_json(self._folder.path / _BEGUN, {"ref": ref})
         self._log.say(f"{ref} at {', '.join(sorted(set(self._held.urls.values())))}")
+        return True
 
     def tick(self, counters: tuple[Counter, ...]) -> bool:
         """Carry out what has come and say how things are; False once it was asked to stop."""
@@ -110,9 +116,18 @@ class Keeper:
     def finish(self, phase: Phase, detail: str, *, final: bool = False) -> None:
         """It has ended: say how."""
         self._log.say(f"the end: {phase}" + (f": {detail}" if detail else ""))
-        for report in self._roster.finish(phase, detail, final=final):
+        for report in self._roster.finish(phase, detail, final=final) or self._end_of_another(phase, detail):
             self._log.end(report.attempt)
             self._folder.write_report(report)
+
+    def _end_of_another(self, phase: Phase, detail: str) -> tuple[Report, ...]:
+        """The end of the attempt of a process that died: what that one had reported stays."""
+        if self._order is None:
+            return ()
+        number = self._order.attempt
+        last = next((one for one in self._folder.read_reports() if one.attempt == number), None)
+        known = last or Report(job=self._folder.job, attempt=number, phase=phase)
+        return (replace(known, phase=phase, detail=detail),)
 
     @property
     def has_answered(self) -> bool:
@@ -192,14 +207,8 @@ def _keep(keeper: Keeper, held: Replicas) -> tuple[Phase, str, bool]:
 
     counting = _Counting(held.arrivals)
     try:
-        keeper.begin()
-        counting.start()
-        refreshed_s = time.monotonic()
-        while keeper.tick(counting.last):
-            if time.monotonic() - refreshed_s > LOOK_S:
-                refreshed_s = time.monotonic()
-                keeper.look_around()
-            time.sleep(TICK_S)
+        if keeper.begin():
+            _hold(keeper, counting)
     except UserError as error:
         phase, detail, final = Phase.FAILED, str(error), True
     except Exception as error:
@@ -213,6 +222,17 @@ def _keep(keeper: Keeper, held: Replicas) -> tuple[Phase, str, bool]:
         counting.ended.set()
     held.close()
     return phase, detail, final
+
+
+def _hold(keeper: Keeper, counting: _Counting) -> None:
+    """Serve until it is asked to stop."""
+    counting.start()
+    refreshed_s = time.monotonic()
+    while keeper.tick(counting.last):
+        if time.monotonic() - refreshed_s > LOOK_S:
+            refreshed_s = time.monotonic()
+            keeper.look_around()
+        time.sleep(TICK_S)
 
 
 class _Counting:

@@ -70,6 +70,12 @@ class JobFolder:
         both = read_json(self.path / "job.json")
         return both["document"], both["surroundings"]
 
+    @property
+    def kind(self) -> str:
+        """What kind of thing the process runs; empty as long as nobody has said."""
+        both = read_json(self.path / "job.json")
+        return "" if both is None else str(both["document"].get("kind", ""))
+
     def write_order(self, letter: Letter) -> None:
         """Replace the order that holds."""
         write_json(self.path / "order.json", letter.to_json())

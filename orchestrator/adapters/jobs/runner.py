@@ -30,6 +30,8 @@ MAX_TRIES = 3
 """Starts of a process that never took its order."""
 STOP_PATIENCE_S = 30.0
 """Beyond the deadline of a stop; then the process is killed, and Ray ends its workers."""
+OUTLIVED = frozenset({"Endpoint"})
+"""Kinds whose process leaves something that goes on without it: a stop is over once that was taken down, too."""
 UNHEARD = "unheard"
 """The part of a stall between an attempt's end and the moment when the control plane heard of it."""
 _SAID_BYTES = 600
@@ -124,6 +126,8 @@ class JobRunner:
         newest = next((one for one in reports if one.attempt == number), None)
         if newest is None and not letter.stop and self._ensure(folder):
             return reports
+        if letter.stop and (newest is None or not newest.over) and self._take_down(folder, letter):
+            return reports
         ended = []
         for report in reports:
             if not report.over and report.attempt < number:
@@ -152,11 +156,18 @@ class JobRunner:
             return True
         if any(report.attempt >= letter.attempt for report in folder.read_reports()):
             return True  # it was taken: what became of it, reports say
+        return self._try(folder, letter.attempt)
+
+    def _take_down(self, folder: JobFolder, letter: Letter) -> bool:
+        """Start a process once more to take down what a dead one has left; False where there is no such thing."""
+        return folder.kind in OUTLIVED and self._is_reachable() and self._try(folder, letter.attempt)
+
+    def _try(self, folder: JobFolder, attempt: int) -> bool:
         birth = folder.read_birth()
-        tries = 1 + (birth.tries if birth is not None and birth.attempt == letter.attempt else 0)
+        tries = 1 + (birth.tries if birth is not None and birth.attempt == attempt else 0)
         if tries > MAX_TRIES:
             return False
-        self._spawn(folder, letter.attempt, tries)
+        self._spawn(folder, attempt, tries)
         return True
 
     def _spawn(self, folder: JobFolder, attempt: int, tries: int) -> None:
