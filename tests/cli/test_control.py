@@ -41,7 +41,11 @@ spec:
   - {name: small, quotas: [{pool: p, nominal: 2}], min_run: 0s}
   tenants: [{name: default, role: admin}, {name: stranger}]
 """
-PROGRAM = "from orchestrator.cli.main import main; main()"
+# A suite that a shell runs in the background is born with Ctrl-C ignored, and so would be what it starts.
+PROGRAM = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from orchestrator.cli.main import main; main()"
+)
 FOREVER = 10_000_000
 
 
