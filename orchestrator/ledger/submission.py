@@ -18,6 +18,7 @@ from orchestrator.ledger.rows import JobRow, JobShape
 from orchestrator.ledger.shelf import dumps
 from orchestrator.ledger.states import ENDED, JobState
 from orchestrator.policy.queueing.from_spec import Progress, job_of, replicas_of, search_of
+from orchestrator.policy.queueing.values import Job
 from orchestrator.spec import Cluster, Endpoint, Study, TrainJob
 
 Holder = TrainJob | Endpoint | Study
@@ -87,16 +88,7 @@ def new_job(job: TrainJob, cluster: Cluster, *, now_s: float, paused: bool = Fal
         max_failures=retries.failures,
         max_preemptions=retries.preemptions,
     )
-    return NewJob(
-        name=job.metadata.name,
-        tenant=value.tenant,
-        queue=value.queue,
-        priority=value.priority,
-        shape=shape,
-        document=json.dumps(job.to_document(), separators=(",", ":"), default=str),
-        paused=paused,
-        scheduled=job.spec.schedule is not None,
-    )
+    return replace(_entry(job, value, shape), paused=paused, scheduled=job.spec.schedule is not None)
 
 
 def experienced(new: NewJob, known: Experience | None) -> NewJob:
@@ -117,14 +109,7 @@ def new_endpoint(endpoint: Endpoint, cluster: Cluster, *, now_s: float) -> NewJo
         coupling=value.coupling,
         max_failures=_ENDPOINT_FAILURES,
     )
-    return NewJob(
-        name=endpoint.metadata.name,
-        tenant=value.tenant,
-        queue=value.queue,
-        priority=value.priority,
-        shape=shape,
-        document=json.dumps(endpoint.to_document(), separators=(",", ":"), default=str),
-    )
+    return _entry(endpoint, value, shape)
 
 
 def new_study(study: Study, cluster: Cluster, *, now_s: float) -> NewJob:
@@ -144,13 +129,17 @@ def new_study(study: Study, cluster: Cluster, *, now_s: float) -> NewJob:
         max_failures=retries.failures,
         max_preemptions=retries.preemptions,
     )
+    return _entry(study, value, shape)
+
+
+def _entry(spec: Holder, value: Job, shape: JobShape) -> NewJob:
     return NewJob(
-        name=study.metadata.name,
+        name=spec.metadata.name,
         tenant=value.tenant,
         queue=value.queue,
         priority=value.priority,
         shape=shape,
-        document=json.dumps(study.to_document(), separators=(",", ":"), default=str),
+        document=json.dumps(spec.to_document(), separators=(",", ":"), default=str),
     )
 
 
