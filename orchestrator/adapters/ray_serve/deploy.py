@@ -18,9 +18,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig, ReplicaState
 
 from orchestrator.adapters.ray_serve.application import Part, application, check_same_model, parts, wanted_versions
-from orchestrator.adapters.ray_serve.autoscale import write_lease
 from orchestrator.adapters.ray_serve.support import check_supported
-from orchestrator.policy.lending.rates import Counter
 from orchestrator.registry import Registry, Version
 from orchestrator.spec import Endpoint
 from orchestrator.spec.errors import ExitCode, UserError
@@ -84,16 +82,6 @@ class Deployed:
         self.canary_taken_back, self._trial_ended, self._refused = None, False, None
         self._run(self.start.ref)
         self.ref = self.start.ref
-
-    def lease(self, num_replicas: int | None) -> None:
-        """Hold at most so many replicas of each part; None = what the file says. Autoscaled endpoints follow."""
-        for part in parts(self.endpoint):
-            write_lease(part.name, num_replicas)
-
-    def arrivals(self) -> tuple[Counter, ...]:
-        """Online requests that came to each replica since it started. Raises: TimeoutError; RayServeException."""
-        found = [each for part in parts(self.endpoint) for each in _ask_all(part, "arrivals") if each is not None]
-        return tuple(Counter(source=name, at_s=at_s, total=float(total)) for name, at_s, total in found)
 
     def num_answering(self) -> int:
         """Replicas that are started and take requests."""
