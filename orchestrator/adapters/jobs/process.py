@@ -167,11 +167,11 @@ def main(path: Path) -> int:
         finally:
             ended.set()
             ticker.join()
-        _say_the_end(lambda: desk.finish(phase, detail, final=final))
+        say_the_end(lambda: desk.finish(phase, detail, final=final))
     return 0
 
 
-def _say_the_end(say: Callable[[], None]) -> None:
+def say_the_end(say: Callable[[], None]) -> None:
     """Whoever cannot say it has trained for nothing: that is worth waiting for a disk."""
     deadline_s = time.monotonic() + END_PATIENCE_S
     while True:

@@ -163,6 +163,8 @@ class StudyDesk:
 
 def run_as_study(folder: JobFolder, document: Mapping[str, Any], around: Mapping[str, Any], log: LogWriter) -> None:
     """Be a study's process until it ends. The folder is ours already, and the process is not connected to Ray."""
+    from orchestrator.adapters.jobs.process import say_the_end
+
     (study,) = load_text(json.dumps(document), where=folder.job)
     assert isinstance(study, Study), "a study's process has a Study"
     study = study.model_copy(update={"metadata": study.metadata.model_copy(update={"name": folder.job})})
@@ -176,7 +178,7 @@ def run_as_study(folder: JobFolder, document: Mapping[str, Any], around: Mapping
     finally:
         ended.set()
         ticker.join()
-    desk.finish(phase, detail, final=final)
+    say_the_end(lambda: desk.finish(phase, detail, final=final))
 
 
 def _tick(desk: StudyDesk, ended: threading.Event) -> None:
