@@ -11,6 +11,7 @@ from openai import OpenAI
 
 from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
 from orchestrator.adapters.ray_serve import Deployed, deploy
+from orchestrator.adapters.ray_serve.autoscale import write_lease
 from orchestrator.registry import Provenance, Registry
 from orchestrator.spec import Endpoint, load_text
 from tests.serving.batch.worlds import line
@@ -71,7 +72,7 @@ def test_answers_and_rows_outlive_the_replica_that_has_them(deployed: Deployed) 
         batch = client.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h")
 
         asking = begin()
-        deployed.lease(1)
+        write_lease("tiny", 1)
         until(lambda: deployed.num_answering() == 1)
         asking += begin()
         assert {answer.result() for answer in asking} == {"abc" * 40}

@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from orchestrator.adapters.ray_serve import check_supported
-from orchestrator.adapters.ray_serve.deploy import _free_port, _tls_options
+from orchestrator.adapters.ray_serve.deploy import _tls_options, free_port
 from orchestrator.cli.main import main
 from orchestrator.registry import Provenance, Registry
 from orchestrator.spec import Endpoint, UserError, load_one, load_text
@@ -107,8 +107,13 @@ def test_a_port_that_is_taken_is_a_conflict() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         with pytest.raises(UserError) as taken:
-            _free_port("127.0.0.1", other.getsockname()[1])
+            free_port("127.0.0.1", other.getsockname()[1])
     assert taken.value.code is ExitCode.CONFLICT
+
+
+def test_a_port_of_its_own_choice_is_none_that_an_outgoing_connection_may_take() -> None:
+    first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert free_port("127.0.0.1", 0) < first_given
 
 
 def test_a_registered_version_answers_under_plain_uvicorn(tmp_path: Path) -> None:

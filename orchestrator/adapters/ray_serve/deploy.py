@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig, ReplicaState
 
 from orchestrator.adapters.ray_serve.application import Part, application, check_same_model, parts, wanted_versions
+from orchestrator.adapters.ray_serve.ports import free_port
 from orchestrator.adapters.ray_serve.support import check_supported
 from orchestrator.registry import Registry, Version
 from orchestrator.spec import Endpoint
@@ -138,7 +138,7 @@ def deploy(endpoint: Endpoint, registry: Registry, *, base: Path | None = None) 
     _check_serve_is_free()
     base = (base or Path()).resolve()
     tls = _tls_options(endpoint, base)
-    host, port = endpoint.spec.listen.host, _free_port(endpoint.spec.listen.host, endpoint.spec.listen.port)
+    host, port = endpoint.spec.listen.host, free_port(endpoint.spec.listen.host, endpoint.spec.listen.port)
     url = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
     urls = dict.fromkeys(endpoint.spec.tiers.present(), url)
     if endpoint.spec.placement == "dedicated":
@@ -184,26 +184,6 @@ def _check_serve_is_free() -> None:
             code=ExitCode.CONFLICT,
             next_step="Take it down first, or serve on another cluster.",
         )
-
-
-def _free_port(host: str, port: int) -> int:
-    """The port if nobody listens there, or any free one for 0. Raises: UserError.
-
-    Serve's proxy binds it a moment later; one that is taken meanwhile makes the start fail.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UserError(
-                f"cannot listen on {host}:{port}: {error.strerror}",
-                code=ExitCode.CONFLICT,
-                next_step="Choose another listen.port; 0 takes any free one.",
-            ) from error
-        free: int = probe.getsockname()[1]
-        return free
 
 
 def _start_error(endpoint: Endpoint, error: Exception) -> UserError:

@@ -19,7 +19,8 @@ from ray.serve.schema import ApplicationStatus, ReplicaState
 
 from orchestrator.adapters.ray_serve.application import Part, application, parts, wanted_versions
 from orchestrator.adapters.ray_serve.autoscale import write_lease
-from orchestrator.adapters.ray_serve.deploy import _QUIET, _free_port, _quiet_driver, _tls_options
+from orchestrator.adapters.ray_serve.deploy import _QUIET, _quiet_driver, _tls_options
+from orchestrator.adapters.ray_serve.ports import free_port
 from orchestrator.adapters.ray_serve.seating import write_seats
 from orchestrator.adapters.ray_serve.support import check_supported
 from orchestrator.policy.lending.rates import Counter
@@ -169,7 +170,7 @@ def _serve(endpoint: Endpoint, base: Path) -> str:
     listen, tls = endpoint.spec.listen, _tls_options(endpoint, base)
     running = serve.context._get_global_client(raise_if_no_controller_running=False)
     if running is None:
-        http = {"host": listen.host, "port": _free_port(listen.host, listen.port), **tls}
+        http = {"host": listen.host, "port": free_port(listen.host, listen.port), **tls}
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config=_QUIET)
         running = serve.context._get_global_client()
     found = running.http_config
