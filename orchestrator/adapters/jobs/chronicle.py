@@ -84,10 +84,13 @@ class Chronicle:
         self._steps_done = 0
         self._cost: dict[int, tuple[int, float]] = {}
         self._safe_step, self._safe_at_s = 0, 0.0
+        self._over_with_group = False
         self._notes = Notes()
 
     def take(self, letter: Letter) -> None:
-        """An order has come. A stop changes nothing of the attempt that it ends."""
+        """An order has come. A stop changes nothing of the attempt that it ends, but an urgent one is over as soon as
+        its group has gone: devices do not wait for what is still written to storage."""
+        self._over_with_group = letter.stop and letter.urgent
         if letter.stop or (self._stays and letter.attempt <= self._stays[-1].letter.attempt):
             return
         if self._stays:
@@ -113,6 +116,7 @@ class Chronicle:
                     stay.parts[event.part] = stay.parts.get(event.part, 0.0) + seconds
             case AttemptClosed():
                 self._group = None
+                self._free(event.at_s)
                 if event.outcome is Outcome.PLANNED:
                     self._safe_step, self._safe_at_s = max(self._safe_step, event.step), event.at_s
             case SnapshotSafe() | CheckpointSaved():
@@ -170,6 +174,13 @@ class Chronicle:
         for stay in self._stays[:-1]:
             stay.phase = Phase.STOPPED
 
+    def _free(self, at_s: float) -> None:
+        """A group has gone: nobody sits on the seats of earlier orders, for the next one takes those of the newest."""
+        for stay in self._stays[:-1]:
+            stay.phase = Phase.STOPPED
+        if self._over_with_group and self._stays:
+            self._stays[-1].phase, self._stays[-1].until_s = Phase.STOPPED, at_s
+
     def _stay_at(self, at_s: float) -> Stay | None:
         """The attempt that holds the leases at a time; work before the first order counts for the first."""
         begun = [stay for stay in self._stays if stay.letter.at_s <= at_s]
@@ -179,6 +190,8 @@ class Chronicle:
         """Steps after `step` will be made again: their cost is lost, in the attempt that loses them."""
         while self._cost and next(reversed(self._cost)) > step:  # ascending: a step that is made again drops the later
             _, (attempt, cost) = self._cost.popitem()
+            if not self._stays:
+                continue  # its end was said before what it had made was lost
             last = self._stays[-1]
             last.lost_s += cost
             if attempt == last.letter.attempt:

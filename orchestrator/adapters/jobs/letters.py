@@ -7,15 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
-from orchestrator.policy.queueing.decisions import Admit, Evict, Resize
+from orchestrator.policy.queueing.decisions import Admit, ChangeCause, Evict, Resize
 from orchestrator.policy.queueing.orders import Measured, Note, NoteKind, Order, Phase, Report
 from orchestrator.policy.queueing.record import from_text, to_text
+
+CALLED_BACK = frozenset({ChangeCause.RECALL, ChangeCause.EMERGENCY})
+"""Causes of a resize whose seats are waited for: who sits there when they are due is killed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Letter:
     """The order that holds for a job. `seats`: workers by node, none for a stop. `at_s`: when it was given (UTC
-    seconds); `until_s`: when a stop must be over."""
+    seconds); `until_s`: when a stop must be over, or seats that are called back must be free. `urgent`: whoever waits
+    for the devices cannot wait for state to be written to storage; it is safe in memory first."""
 
     id: str
     attempt: int
@@ -23,6 +27,7 @@ class Letter:
     seats: Mapping[str, int] = field(default_factory=dict)
     stop: bool = False
     until_s: float | None = None
+    urgent: bool = False
 
     @property
     def workers(self) -> int:
@@ -37,7 +42,9 @@ class Letter:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return {**dataclasses.asdict(self), "seats": dict(self.seats)}
+        data = {**dataclasses.asdict(self), "seats": dict(self.seats)}
+        # A process that was started by an earlier version reads what it knows.
+        return data if self.urgent else {key: value for key, value in data.items() if key != "urgent"}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Letter:
@@ -52,9 +59,15 @@ def letter_of(order: Order, *, now_s: float) -> Letter:
             seats: dict[str, int] = {}
             for one in what.placement:
                 seats[one.node] = seats.get(one.node, 0) + one.workers
-            return Letter(id=order.id, attempt=order.attempt, at_s=now_s, seats=seats)
+            due = isinstance(what, Resize) and what.cause in CALLED_BACK
+            until_s = what.drain_until_s if due and isinstance(what, Resize) else None
+            urgent = isinstance(what, Resize) and what.cause is ChangeCause.EMERGENCY
+            return Letter(id=order.id, attempt=order.attempt, at_s=now_s, seats=seats, until_s=until_s, urgent=urgent)
         case Evict() as what:
-            return Letter(id=order.id, attempt=order.attempt, at_s=now_s, stop=True, until_s=what.drain_until_s)
+            urgent = what.cause is ChangeCause.EMERGENCY
+            return Letter(
+                id=order.id, attempt=order.attempt, at_s=now_s, stop=True, until_s=what.drain_until_s, urgent=urgent
+            )
         case _:
             assert_never(order.what)
 

@@ -54,6 +54,7 @@ class Desk:
         self._order: Letter | None = None
         self._seats: dict[str, int] = {}
         self._reported_at_s = float("-inf")
+        self._said: list[tuple[int, Phase]] = []
         self._trouble = ""
 
     def look(self) -> None:
@@ -68,8 +69,8 @@ class Desk:
             self._log.follow()
 
     def _take(self, letter: Letter | None) -> None:
-        if letter is None or not letter.follows(self._order):
-            return
+        if letter is None or not letter.follows(self._order) or (self._order is not None and self._order.stop):
+            return  # what follows a stop is for the next process: this one may still be writing state
         self._order = letter
         if letter.stop:
             self._log.say("asked to stop")
@@ -85,7 +86,7 @@ class Desk:
             self._chronicle.observe(event)
             with self._disk():
                 reports = self._chronicle.reports(self._now_s())
-                if any(report.over for report in reports):
+                if [(one.attempt, one.phase) for one in reports] != self._said:
                     self._report(reports)
                 self._log.event(event)
 
@@ -112,6 +113,7 @@ class Desk:
     def _report(self, reports: tuple[Report, ...]) -> None:
         """The log of an attempt is whole before its end is said."""
         self._reported_at_s = self._now_s()
+        self._said = [(one.attempt, one.phase) for one in reports if not one.over]
         for report in reports:
             if report.over:
                 self._log.end(report.attempt)
@@ -133,7 +135,8 @@ class Desk:
         from orchestrator.adapters.ray_train.lease import Lease
 
         with self._lock:
-            return Lease(workers=sum(self._seats.values()), seats=dict(self._seats))
+            due_s = None if self._order is None or self._order.stop else self._order.until_s
+            return Lease(workers=sum(self._seats.values()), seats=dict(self._seats), others_end_s=due_s)
 
 
 def main(path: Path) -> int:
