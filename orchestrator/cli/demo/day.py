@@ -33,8 +33,8 @@ from orchestrator.report import Day, DayLine
 from orchestrator.spec import Endpoint, TrainJob
 from orchestrator.spec.errors import ExitCode, UserError
 
-SECONDS = 50.0
-NOTICE_S = 3.0
+SECONDS = 46.0
+NOTICE_S = 5.0
 PATIENCE_S = 150.0
 _LOOK_S = 0.25
 _SPOT = NodeSize(num_cpus=1, labels=LABELS)
