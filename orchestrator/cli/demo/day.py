@@ -34,6 +34,7 @@ from orchestrator.spec import Endpoint, TrainJob
 from orchestrator.spec.errors import ExitCode, UserError
 
 SECONDS = 46.0
+SHORT_SECONDS = 16.0  # for a demo of few steps: too short for a device to be lent
 NOTICE_S = 5.0
 PATIENCE_S = 150.0
 _LOOK_S = 0.25
@@ -162,7 +163,7 @@ def play_day(
     *,
     say: Callable[[str], None],
     signals: StopSignals,
-    seconds: float = SECONDS,
+    seconds: float,
 ) -> Day:
     """Play the day; `ray` must run. Raises: UserError where it cannot begin, or a request's tier is not there."""
     clock = DayClock(HOURS * 3600 / seconds)

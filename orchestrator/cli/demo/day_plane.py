@@ -134,6 +134,11 @@ def day_plane(home: Path, ray: LocalCluster, series: DaySeries, clock: DayClock,
         yield plane
 
 
+def evening_s() -> float:
+    """When the played day begins (UTC seconds)."""
+    return _EVENING_S
+
+
 def terms_of(scale: float) -> Terms:
     """In the day's seconds, demand included."""
     times = RecallTimes(
