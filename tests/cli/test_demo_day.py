@@ -52,7 +52,7 @@ def test_the_recorded_day_is_played_where_it_is_and_the_drawn_one_elsewhere(
 )
 def test_a_file_that_is_no_day_is_named_by_line_and_column(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "day.csv").write_text(text)
-    with pytest.raises(UserError, match="day.csv") as caught:
+    with pytest.raises(UserError, match=r"day\.csv") as caught:
         drawn_day(tmp_path / "day.csv")
     assert words in str(caught.value)
 

@@ -165,7 +165,7 @@ def play_day(
     signals: StopSignals,
     seconds: float,
 ) -> Day:
-    """Play the day; `ray` must run. Raises: UserError where it cannot begin, or a request's tier is not there."""
+    """Play the day; `ray` must run. Raises: UserError where it cannot begin or its job fails; KeyboardInterrupt."""
     clock = DayClock(HOURS * 3600 / seconds)
     most = REPLICAS + _OWN + max(series.nodes)
     spot = Spot(cluster=ray, series=series, scale=clock.scale, say=_stamped(say, clock))
@@ -173,10 +173,10 @@ def play_day(
     spot.nodes = [ray.add_node(_SPOT).node_id for _ in range(series.nodes_at(0.0))]
     with day_plane(home, ray, series, clock, most) as plane, held(plane.folder(JOB)):
         plane.submit(_endpoint(endpoint))
-        _until("the endpoint has its devices", lambda: plane.folder(ENDPOINT).read_order() is not None)
+        _until("the endpoint has its devices", lambda: plane.folder(ENDPOINT).read_order() is not None, signals)
         night = _job(job, most)
         plane.submit(night)
-        _until("the job has devices", lambda: plane.folder(JOB).read_order() is not None)
+        _until("the job has devices", lambda: plane.folder(JOB).read_order() is not None, signals)
         director = Director(
             plane=plane, clock=clock, spot=spot, signals=signals, say=_stamped(say, clock),
             give_up_s=time.monotonic() + PATIENCE_S,
@@ -190,6 +190,8 @@ def play_day(
         finally:
             if director.came is not None:
                 director.came.stop()
+        if signals():
+            raise KeyboardInterrupt
     return _told(director, series, endpoint, seconds)
 
 
@@ -219,9 +221,11 @@ def _stamped(say: Callable[[str], None], clock: DayClock) -> Callable[[str], Non
     return tell
 
 
-def _until(what: str, holds: Callable[[], bool]) -> None:
+def _until(what: str, holds: Callable[[], bool], signals: Callable[[], int]) -> None:
     deadline_s = time.monotonic() + PATIENCE_S
     while not holds():
+        if signals():
+            raise KeyboardInterrupt
         if time.monotonic() > deadline_s:
             raise UserError(f"still not: {what}", where="the demo's day", code=ExitCode.UNREACHABLE)
         time.sleep(0.1)
