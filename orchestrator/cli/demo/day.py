@@ -108,8 +108,8 @@ class Director:
                 pass
 
     def __call__(self) -> int:
-        now_s = time.monotonic()
-        if (wanted := self.signals()) or now_s - self.looked_s < _LOOK_S:
+        now_s, wanted = time.monotonic(), max(self.signals(), int(self.clock.hours >= HOURS))
+        if wanted or now_s - self.looked_s < _LOOK_S:
             return wanted
         self.looked_s = now_s
         if self.came is None:
@@ -117,7 +117,7 @@ class Director:
             return 0
         self.spot.follow(self.clock.hours)
         self._look()
-        return int(self.clock.hours >= HOURS)
+        return 0
 
     def _begin_if_ready(self, now_s: float) -> None:
         if self.stepped and self.plane.sight().answering == REPLICAS:
