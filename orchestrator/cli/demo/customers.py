@@ -11,7 +11,7 @@ import openai
 
 from orchestrator.report import DayRequest
 
-MAX_TOKENS = 16
+MAX_TOKENS = 8
 _NO_KEY, _AT_ONCE, _LOOK_S, _GIVE_UP_S = "none", 32, 0.2, 30.0
 _CODE = ("def mean(values):", "class Stack:", "import os\n", "for line in", "    return self.", "with open(path)")
 

@@ -33,8 +33,9 @@ from orchestrator.report import Day, DayLine
 from orchestrator.spec import Endpoint, TrainJob
 from orchestrator.spec.errors import ExitCode, UserError
 
-SECONDS = 50.0
-NOTICE_S = 3.0
+SECONDS = 46.0
+SHORT_SECONDS = 16.0  # for a demo of few steps: too short for a device to be lent
+NOTICE_S = 5.0
 PATIENCE_S = 150.0
 _LOOK_S = 0.25
 _SPOT = NodeSize(num_cpus=1, labels=LABELS)
@@ -107,8 +108,8 @@ class Director:
                 pass
 
     def __call__(self) -> int:
-        now_s = time.monotonic()
-        if (wanted := self.signals()) or now_s - self.looked_s < _LOOK_S:
+        now_s, wanted = time.monotonic(), max(self.signals(), int(self.clock.hours >= HOURS))
+        if wanted or now_s - self.looked_s < _LOOK_S:
             return wanted
         self.looked_s = now_s
         if self.came is None:
@@ -116,7 +117,7 @@ class Director:
             return 0
         self.spot.follow(self.clock.hours)
         self._look()
-        return int(self.clock.hours >= HOURS)
+        return 0
 
     def _begin_if_ready(self, now_s: float) -> None:
         if self.stepped and self.plane.sight().answering == REPLICAS:
@@ -162,9 +163,9 @@ def play_day(
     *,
     say: Callable[[str], None],
     signals: StopSignals,
-    seconds: float = SECONDS,
+    seconds: float,
 ) -> Day:
-    """Play the day; `ray` must run. Raises: UserError where it cannot begin, or a request's tier is not there."""
+    """Play the day; `ray` must run. Raises: UserError where it cannot begin or its job fails; KeyboardInterrupt."""
     clock = DayClock(HOURS * 3600 / seconds)
     most = REPLICAS + _OWN + max(series.nodes)
     spot = Spot(cluster=ray, series=series, scale=clock.scale, say=_stamped(say, clock))
@@ -172,10 +173,10 @@ def play_day(
     spot.nodes = [ray.add_node(_SPOT).node_id for _ in range(series.nodes_at(0.0))]
     with day_plane(home, ray, series, clock, most) as plane, held(plane.folder(JOB)):
         plane.submit(_endpoint(endpoint))
-        _until("the endpoint has its devices", lambda: plane.folder(ENDPOINT).read_order() is not None)
+        _until("the endpoint has its devices", lambda: plane.folder(ENDPOINT).read_order() is not None, signals)
         night = _job(job, most)
         plane.submit(night)
-        _until("the job has devices", lambda: plane.folder(JOB).read_order() is not None)
+        _until("the job has devices", lambda: plane.folder(JOB).read_order() is not None, signals)
         director = Director(
             plane=plane, clock=clock, spot=spot, signals=signals, say=_stamped(say, clock),
             give_up_s=time.monotonic() + PATIENCE_S,
@@ -189,6 +190,8 @@ def play_day(
         finally:
             if director.came is not None:
                 director.came.stop()
+        if signals():
+            raise KeyboardInterrupt
     return _told(director, series, endpoint, seconds)
 
 
@@ -218,9 +221,11 @@ def _stamped(say: Callable[[str], None], clock: DayClock) -> Callable[[str], Non
     return tell
 
 
-def _until(what: str, holds: Callable[[], bool]) -> None:
+def _until(what: str, holds: Callable[[], bool], signals: Callable[[], int]) -> None:
     deadline_s = time.monotonic() + PATIENCE_S
     while not holds():
+        if signals():
+            raise KeyboardInterrupt
         if time.monotonic() > deadline_s:
             raise UserError(f"still not: {what}", where="the demo's day", code=ExitCode.UNREACHABLE)
         time.sleep(0.1)

@@ -13,12 +13,13 @@ from orchestrator.adapters.jobs.chronicle import Chronicle, plan_of
 from orchestrator.adapters.jobs.folder import JobFolder
 from orchestrator.adapters.jobs.log_writer import LogWriter
 from orchestrator.adapters.jobs.process import TICK_S, Desk
-from orchestrator.adapters.ray_train.events import Event
+from orchestrator.adapters.ray_train.events import Event, Status
 from orchestrator.adapters.ray_train.governor import Habits
 from orchestrator.adapters.ray_train.run import HABITS, RunOptions, run_train_job
 from orchestrator.policy.batch_plan import BatchPlan
 from orchestrator.policy.queueing.orders import Phase
 from orchestrator.spec import TrainJob
+from orchestrator.spec.errors import ExitCode, UserError
 
 # The day passes about a thousand times as fast as it was recorded; the job's restraint is only a tenth of the usual.
 _FASTER = 10.0
@@ -41,7 +42,10 @@ def held(folder: JobFolder) -> Iterator[None]:
 
 def train(job: TrainJob, home: Path, folder: JobFolder, *, wants_stop: Callable[[], int],
           on_event: Callable[[Event], None]) -> None:  # fmt: skip
-    """Train under the orders that come until `wants_stop`, which is asked here. The folder is held already."""
+    """Train under the orders that come until `wants_stop`, which is asked here. The folder is held already.
+
+    Raises: UserError (job_failed) for a run that ends otherwise.
+    """
     desk = _desk(job, home, folder)
     desk.look()
     ended = threading.Event()
@@ -59,6 +63,8 @@ def train(job: TrainJob, home: Path, folder: JobFolder, *, wants_stop: Callable[
         ended.set()
         ticker.join()
     desk.finish(Phase.STOPPED, result.detail)
+    if result.status is not Status.PAUSED:
+        raise UserError(f"the job {result.status}: {result.detail}", code=ExitCode.JOB_FAILED, where="the demo's day")
 
 
 def _desk(job: TrainJob, home: Path, folder: JobFolder) -> Desk:

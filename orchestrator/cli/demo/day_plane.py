@@ -37,10 +37,11 @@ from orchestrator.spec import Cluster, Endpoint, TrainJob, load_text
 
 POOL, ENDPOINT, JOB = "devices", "day", "night"
 LABELS = {"tideline.io/demo": POOL}
-REPLICAS, REPLICA_RPS, PEAK_LOAD = 3, 2.0, 0.75
+REPLICAS, REPLICA_RPS, PEAK_LOAD = 3, 3.0, 0.7
 # Real seconds on a machine of two busy cores; what they add up to is the lead that lending counts on.
 TIMES = RecallTimes(snapshot_s=1.0, drain_s=2.0, cold_start_s=5.0)
 CYCLE_S = 0.5
+SETTLED_S = 0.5
 _EVENING_S = dt.datetime(2026, 1, 1, tzinfo=dt.UTC).timestamp() + BEGIN_H * 3600
 
 _CLUSTER = """
@@ -133,6 +134,11 @@ def day_plane(home: Path, ray: LocalCluster, series: DaySeries, clock: DayClock,
         yield plane
 
 
+def evening_s() -> float:
+    """When the played day begins (UTC seconds)."""
+    return _EVENING_S
+
+
 def terms_of(scale: float) -> Terms:
     """In the day's seconds, demand included."""
     times = RecallTimes(
@@ -151,7 +157,7 @@ def terms_of(scale: float) -> Terms:
 
 
 def demand_rps(series: DaySeries, hours: float) -> float:
-    """Requests in a real second at a time of the day: at its peak, so many that three quarters of all replicas work."""
+    """Requests in a real second at a time of the day: at its peak, seven tenths of what all replicas are to serve."""
     return PEAK_LOAD * REPLICAS * REPLICA_RPS * series.demand_at(hours)
 
 
@@ -172,7 +178,12 @@ def _holders(state: Path, ledger: Ledger, series: DaySeries, clock: DayClock) ->
 
     def sight(job: str) -> Sight:
         seen = read_sight(state / JOBS_FOLDER / "jobs" / job)
-        counters = tuple(dataclasses.replace(one, at_s=clock.at(one.at_s)) for one in seen.counters)
+        # Before the day begins nobody comes: a rate that was measured across its begin would be a jump.
+        counters = tuple(
+            dataclasses.replace(one, at_s=clock.at(one.at_s))
+            for one in seen.counters
+            if one.at_s >= clock.zero_s + SETTLED_S
+        )
         return dataclasses.replace(seen, counters=counters)
 
     return EndpointHolders(

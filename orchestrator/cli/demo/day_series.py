@@ -16,16 +16,16 @@ from pathlib import Path
 from orchestrator.sim.series import load_series
 from orchestrator.spec.errors import ExitCode, UserError
 
-BEGIN_H, HOURS = 20.0, 13.0
-HISTORY_H = 44.0
+BEGIN_H, HOURS = 21.0, 12.0
+HISTORY_H = 45.0
 """Hours before the evening that lending has seen: the first whole day of the recording, and this one."""
 RECORDED = "an endpoint's request rate (ServeGen m-small) and spot H100s on offer in 13 zones, both recorded"
 DRAWN = "drawn by hand: the recorded series are not here (TIDE_DATA)"
 _RATES, _CAPACITY = Path("serving-load/rate_600s.csv"), Path("h100-spot-13zone/capacity.csv")
 _COLUMN = "m-small_rps"
-# The recording's second evening at 20:00, and the same hour of a day of the capacity series eight hours ahead of UTC.
+# The recording's second evening at 21:00, and the same hour of a day of the capacity series eight hours ahead of UTC.
 _RATES_BEGIN_S = 86_400.0 + BEGIN_H * 3600
-_CAPACITY_BEGIN = dt.datetime(2025, 10, 5, 12, tzinfo=dt.UTC)
+_CAPACITY_BEGIN = dt.datetime(2025, 10, 5, 13, tzinfo=dt.UTC)
 _DEVICES_PER_NODE = 60
 
 

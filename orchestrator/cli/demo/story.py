@@ -61,7 +61,7 @@ class Story:
     def __init__(self, *, home: Path, configs: Path, steps: int | None, prompt: str) -> None:
         self._home = home
         self._prompt = prompt
-        self._series = find_day(configs)
+        self._series, self._is_short = find_day(configs), steps is not None
         self._job_file = configs / "jobs" / "demo.yaml"
         self._job = _shortened(load_one(self._job_file, TrainJob), steps)
         self._endpoint = _on_free_port(load_one(configs / "endpoints" / "demo.yaml", Endpoint))
@@ -151,15 +151,16 @@ class Story:
                 self._told.tried = try_tiers(deployed.url, self._endpoint, deployed.model, seconds=TIERS_S)
 
     def _day(self) -> None:
-        from orchestrator.cli.demo.day import SECONDS, play_day  # brings the control plane
+        from orchestrator.cli.demo.day import SECONDS, SHORT_SECONDS, play_day  # brings the control plane
 
-        what = f"{HOURS:.0f} hours in {SECONDS:.0f} s: customers, spot nodes and a job on one Ray"
+        seconds = SHORT_SECONDS if self._is_short else SECONDS
+        what = f"{HOURS:.0f} hours in {seconds:.0f} s: customers, spot nodes and a job on one Ray"
         with self._stages.stage("day", what), StopSignals() as signals:
             self._stages.say(f"the day: {self._series.source}")
             ensure_dataset(self._job.spec.data.dataset, self._home)
             self._told.day = play_day(
                 self._home, self._cluster, self._series, self._job, self._endpoint,
-                say=self._stages.say, signals=signals,
+                say=self._stages.say, signals=signals, seconds=seconds,
             )  # fmt: skip
 
     def _place(self) -> None:
