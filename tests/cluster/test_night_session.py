@@ -95,5 +95,5 @@ def test_a_night_that_is_over_leaves_a_version_and_the_job_its_state(tmp_path: P
     assert 0 < version.provenance.metrics["bits_per_byte"] < 9
     assert report.detail.endswith("registered as night-gpt@1")
     stages = [dict(note.data)["stage"] for note in report.notes if note.kind is NoteKind.SESSION]
-    assert list(dict.fromkeys(stages)) == ["checkpoint", "evaluate", "register", "release"]
+    assert list(dict.fromkeys(stages)) == ["train", "checkpoint", "evaluate", "register", "release"]
     assert Nights(tmp_path / "runs" / "nightly").times.evaluate_s < 60.0

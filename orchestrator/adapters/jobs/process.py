@@ -261,7 +261,10 @@ def _run(job: TrainJob, desk: Desk, around: dict[str, Any], door: Door) -> tuple
             result, home = _train(job, desk, around, door), Path(around["home"])
             if result.status is Status.PAUSED and (stop := desk.night_over) is not None:
                 return Phase.STOPPED, _end_night(job, result, home, desk, stop), False
-            return _outcome(job, result, home)
+            outcome = _outcome(job, result, home)
+            if job.spec.window is not None and result.status is Status.SUCCEEDED:  # its last night
+                desk.stage(Stage.REGISTER, StageReason.TRAINED, None, outcome[1])
+            return outcome
     except UserError as error:
         return Phase.FAILED, str(error), True
     except (ray.exceptions.RayError, ConnectionError) as error:
@@ -292,6 +295,8 @@ def _train(job: TrainJob, desk: Desk, around: dict[str, Any], door: Door) -> Run
     from orchestrator.adapters.ray_train.run import RunOptions, run_train_job
     from orchestrator.adapters.ray_train.signals import StopSignals
 
+    if job.spec.window is not None:
+        desk.stage(Stage.TRAIN, StageReason.IN_ORDER, None, "")
     with StopSignals() as signals:
         options = RunOptions(
             wants_stop=lambda: max(signals(), desk.wants_stop()),
