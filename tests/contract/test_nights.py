@@ -231,6 +231,20 @@ def test_what_does_not_fit_is_left_out_and_the_release_never_waits(
     assert night.stages == stages
 
 
+def test_an_evaluation_that_fails_costs_a_version_and_not_the_job(tmp_path: Path) -> None:
+    def broken() -> str:
+        raise OSError("no space left on device")
+
+    told: list[str] = []
+    said = end_night(
+        Nights(tmp_path), Steps(evaluate=broken, register=broken), asked_s=0.0, until_s=600.0, saved=True,
+        registers=True, now_s=lambda: 5.0, say=lambda stage, reason, seconds, words: told.append(words),
+    )  # fmt: skip
+    assert "evaluate failed: OSError: no space left on device; registration waits for another night" in said
+    assert "evaluate failed: OSError: no space left on device" in told
+    assert Nights(tmp_path).times.evaluate_s == 60.0  # nothing is learnt from it
+
+
 def test_stages_are_told_in_the_log_and_in_the_reports(tmp_path: Path) -> None:
     folder = JobFolder(tmp_path / "jobs" / "a")
     plan = plan_of(min_workers=1, max_workers=4, batch=BatchPlan(4, 1), habits=HABITS)

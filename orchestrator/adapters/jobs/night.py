@@ -82,7 +82,12 @@ def end_night(
             break
         began_s = now_s()
         say(stage, reason, None, "")
-        told.append(does[stage]())
+        try:
+            told.append(does[stage]())
+        except Exception as error:  # whatever it was, it must not cost the job its nights
+            told.append(f"{stage} failed: {type(error).__name__}: {error}")
+            say(stage, reason, now_s() - began_s, told[-1])
+            break
         nights.took(stage, now_s() - began_s)
         say(stage, reason, now_s() - began_s, told[-1])
         progress = replace(progress, done=progress.done | {stage})
