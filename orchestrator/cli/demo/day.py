@@ -170,10 +170,11 @@ def play_day(
     most = REPLICAS + _OWN + max(series.nodes)
     spot = Spot(cluster=ray, series=series, scale=clock.scale, say=_stamped(say, clock))
     ray.add_node(NodeSize(num_cpus=REPLICAS + _OWN, labels=LABELS))
-    spot.nodes = [ray.add_node(_SPOT).node_id for _ in range(series.nodes_at(0.0))]
     with day_plane(home, ray, series, clock, most) as plane, held(plane.folder(JOB)):
         plane.submit(_endpoint(endpoint))
         _until("the endpoint has its devices", lambda: plane.folder(ENDPOINT).read_order() is not None, signals)
+        # Only now, so that its replicas begin on the node that stays.
+        spot.nodes = [ray.add_node(_SPOT).node_id for _ in range(series.nodes_at(0.0))]
         night = _job(job, most)
         plane.submit(night)
         _until("the job has devices", lambda: plane.folder(JOB).read_order() is not None, signals)
