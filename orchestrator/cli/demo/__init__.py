@@ -37,8 +37,8 @@ def serve(prompt: Prompt = _PROMPT, configs: Configs = None) -> None:
     _run(("serve",), None, prompt, configs)
 
 
-@app.command()
-def day(configs: Configs = None) -> None:
+@app.command("day")
+def only_day(configs: Configs = None) -> None:
     """Only play the day, with the newest version that a demo has trained."""
     _run(("day",), None, _PROMPT, configs)
 
