@@ -1,6 +1,7 @@
 """Studies: what a search with early stopping saves, what preemptions add to it, and what moves with the width.
 
     python -m tests.benchmarks.study [--data DIR] [--quick] [--parts asha,preempt,budget,pbt,mup] [--seeds N]
+        [--first-seed N]
 
 asha     a grid of learning rates and weight decays, every configuration to its end against the same grid under ASHA:
          share of the steps, ratio of the best validation loss, over seeds (of data order and initial weights)
@@ -27,7 +28,7 @@ from typing import Any
 
 from orchestrator.policy.study.rungs import largest_rung, report_steps
 from tests.benchmarks.harness import Options, print_result, read_options, say
-from tests.benchmarks.study_bench import Bench, best_of, cores, make_study, steps_of
+from tests.benchmarks.study_bench import Bench, best_of, cores, make_study, seeds_of, steps_of
 from tests.benchmarks.study_mup import mup
 from tests.benchmarks.study_pbt import pbt
 from tests.benchmarks.study_preempt import preempt
@@ -38,6 +39,7 @@ def main() -> None:
     extra = argparse.ArgumentParser(add_help=False)
     extra.add_argument("--parts", default="asha,preempt,budget,pbt,mup")
     extra.add_argument("--seeds", type=int, default=5)
+    extra.add_argument("--first-seed", type=int, default=1)
     options = read_options(__doc__ or "", extra=extra)
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     parts = {"asha": asha, "preempt": preempt, "budget": budget, "pbt": pbt, "mup": mup}
@@ -59,7 +61,7 @@ def asha(bench: Bench, options: Options) -> dict[str, Any]:
     steps = 81 if options.quick else 243
     rows = []
     with cores():
-        for seed in range(1, (1 if options.quick else options.rest.seeds) + 1):
+        for seed in seeds_of(options):
             whole = make_study(f"grid-{seed}", seed=seed, steps=steps)
             cut = make_study(
                 f"asha-{seed}",

@@ -15,7 +15,7 @@ from orchestrator.adapters.ray_tune.run import StudyOptions, run_study
 from orchestrator.spec import Study, load_text
 from orchestrator.study.record import StudyRecord
 from orchestrator.study.summary import best_trial
-from tests.benchmarks.harness import say
+from tests.benchmarks.harness import Options, say
 from tests.benchmarks.study_plain import EVALUATION_SAMPLES
 
 METRIC = "bits_per_byte"
@@ -90,6 +90,13 @@ class Bench:
             f"best {best_of(study, record):.4f}, {time.monotonic() - began_s:.0f} s"
         )
         return record
+
+
+def seeds_of(options: Options, most: int | None = None) -> list[int]:
+    """The seeds that were asked for, one with `--quick`, and `most` at most."""
+    count = 1 if options.quick else options.rest.seeds
+    first: int = options.rest.first_seed
+    return list(range(first, first + (count if most is None else min(count, most))))
 
 
 def steps_of(record: StudyRecord) -> int:

@@ -23,7 +23,7 @@ from orchestrator.adapters.replay.recording import NodeEvent
 from orchestrator.policy.study.values import TrialState
 from orchestrator.spec import Study
 from tests.benchmarks.harness import Options, say
-from tests.benchmarks.study_bench import RATES, Bench, best_of, make_study, steps_of
+from tests.benchmarks.study_bench import RATES, Bench, best_of, make_study, seeds_of, steps_of
 from tests.benchmarks.study_plain import DEFAULTS, TUNED, Form, beside, run_plain
 
 SHARE, SPEED, CORES = 20, 200.0, 2
@@ -52,9 +52,8 @@ class World:
 def preempt(bench: Bench, options: Options) -> dict[str, Any]:
     """The same search undisturbed and under recorded preemptions."""
     recording = load_node_events(options.data / "preemption-events" / "aws-p3.csv")
-    seeds = 1 if options.quick else min(options.rest.seeds, 3)
     rows = []
-    for seed in range(1, seeds + 1):
+    for seed in seeds_of(options, most=3):
         played = share_of(recording, share=SHARE, remainder=seed - 1)
         rows.append(_row(bench, seed, played, steps=81 if options.quick else 243))
     return {

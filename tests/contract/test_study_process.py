@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from orchestrator.adapters.jobs.folder import JobFolder
 from orchestrator.adapters.jobs.letters import Letter
 from orchestrator.adapters.jobs.log_writer import LogWriter
@@ -51,6 +53,25 @@ def test_seats_follow_the_newest_order_and_earlier_ones_end_when_what_is_too_muc
     world.look()
     assert world.phases() == {1: Phase.RUNNING, 2: Phase.RUNNING}
     world.desk.holds({"a": 2})
+    world.look()
+    assert world.phases() == {1: Phase.STOPPED, 2: Phase.RUNNING}
+
+
+def test_an_end_that_a_full_disk_took_no_report_of_is_said_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: JobFolder, report: object) -> None:
+        raise OSError("no space left on device")
+
+    world = World(tmp_path)
+    world.order(1, {"a": 2})
+    world.desk.holds({"a": 2})
+    with monkeypatch.context() as patch:
+        patch.setattr(JobFolder, "write_report", full)
+        world.order(2, {"a": 1})
+        world.desk.holds({"a": 1})
+        world.look()
+    assert world.desk.lease() == {"a": 1}
     world.look()
     assert world.phases() == {1: Phase.STOPPED, 2: Phase.RUNNING}
 
