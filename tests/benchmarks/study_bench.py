@@ -12,6 +12,7 @@ from typing import Any
 from jobs.data import ensure_dataset
 from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
 from orchestrator.adapters.ray_tune.run import StudyOptions, run_study
+from orchestrator.policy.study.values import Rates
 from orchestrator.spec import Study, load_text
 from orchestrator.study.record import StudyRecord
 from orchestrator.study.summary import best_trial
@@ -80,11 +81,13 @@ class Bench:
         self.home = home
         ensure_dataset("python-stdlib@latest", home)
 
-    def run(self, study: Study) -> StudyRecord:
+    def run(self, study: Study, rates: Rates | None = None) -> StudyRecord:
         """A study on the cluster this process is connected to."""
         began_s = time.monotonic()
         shutil.rmtree(self.home / "studies" / study.metadata.name, ignore_errors=True)
-        record = run_study(study, self.home, StudyOptions(evaluation_samples=EVALUATION_SAMPLES))
+        record = run_study(
+            study, self.home, StudyOptions(rates=rates or Rates(), evaluation_samples=EVALUATION_SAMPLES)
+        )
         say(
             f"{study.metadata.name}: {len(record.trials)} trials, {steps_of(record)} steps, "
             f"best {best_of(study, record):.4f}, {time.monotonic() - began_s:.0f} s"

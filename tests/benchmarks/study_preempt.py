@@ -1,10 +1,11 @@
 """What recorded preemptions add to a search, ours and Ray Tune's own.
 
 Nodes of one core each come and go as every `SHARE`-th node of the recording did, `SPEED` times as fast, each by
-SIGKILL of all its processes and without notice. Compressed are the time between events and the ten minutes between
-two states on storage (the template's default; the tuned competitor's, too), and nothing else: starting a node, a seat
-and an attempt takes what it takes, so the ratio is above what the same recording would cost in its own time. The
-undisturbed runs have two nodes that stay, which is what `concurrency.max` can use.
+SIGKILL of all its processes and without notice. A node's processes are bound to a core that the fewest nodes have: one
+that comes up must not slow those that train, which it would not do were it a machine. Compressed are the time between
+events and the ten minutes between two states on storage (the template's default; the tuned competitor's, too), and
+nothing else: starting a node, a seat and an attempt takes what it takes, so the ratio is above what the same recording
+would cost in its own time. The undisturbed runs have two nodes that stay, which is what `concurrency.max` can use.
 
 What a run cost is counted in steps that trials ran (steps run twice count twice) and in device-seconds of trials,
 from start to end of each attempt. Neither counts waiting for nodes, and both hold on a machine that others use, too.
@@ -12,12 +13,13 @@ from start to end of each attempt. Neither counts waiting for nodes, and both ho
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from statistics import mean
 from typing import Any
 
-from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
+from orchestrator.adapters.ray_cluster import LocalCluster, LocalNode, NodeSize
 from orchestrator.adapters.replay import Player, load_node_events, share_of
 from orchestrator.adapters.replay.recording import NodeEvent
 from orchestrator.policy.study.values import TrialState
@@ -31,11 +33,38 @@ SAVE_EVERY_S = 600.0 / SPEED
 _NODE = NodeSize(num_cpus=1)
 
 
+class OneCoreNodes:
+    """A cluster whose new nodes get a core each, as long as there are enough."""
+
+    def __init__(self, cluster: LocalCluster) -> None:
+        self._cluster = cluster
+        self._cores = sorted(os.sched_getaffinity(0))
+        self._core_of: dict[str, int] = {}
+
+    def add_node(self, size: NodeSize | None = None) -> LocalNode:
+        taken = list(self._core_of.values())
+        core = min(self._cores, key=lambda one: (taken.count(one), one))
+        os.sched_setaffinity(0, {core})  # of this thread, and of the processes that it starts
+        try:
+            node = self._cluster.add_node(size)
+        finally:
+            os.sched_setaffinity(0, self._cores)
+        self._core_of[node.node_id] = core
+        return node
+
+    def drain_node(self, node_id: str, *, deadline_s: float, reason: str = "spot notice") -> None:
+        self._cluster.drain_node(node_id, deadline_s=deadline_s, reason=reason)
+
+    def kill_node(self, node_id: str) -> None:
+        del self._core_of[node_id]
+        self._cluster.kill_node(node_id)
+
+
 class World:
     """The nodes of one run; `tick` plays what is due, in the main thread, as Ray's nodes must be."""
 
     def __init__(self, cluster: LocalCluster, events: list[NodeEvent]) -> None:
-        self._player = Player(cluster, _NODE, events, speed=SPEED, notice_s=0.0)
+        self._player = Player(OneCoreNodes(cluster), _NODE, events, speed=SPEED, notice_s=0.0)
         self._player.start()
         self._began_s: float | None = None
 
