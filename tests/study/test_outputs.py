@@ -161,8 +161,16 @@ def test_the_forecast_knows_trials_steps_and_cost() -> None:
     assert plan["cost"]["at_most"]["device_hours"] == pytest.approx(81.0 / 3600)
     assert plan["ended_by"] == "usd"
     unknown = describe_study(make_study(budget="{device_hours: 1}"), RATES, None)
-    assert unknown["steps"] == {"at_most": None, "expected": None}
-    assert unknown["ended_by"] is None
+    assert unknown["steps"] == {"at_most": None, "expected": None, "rung": 60}
+    assert unknown["ended_by"] == "device_hours"
+    assert unknown["steps_within_budget"] is None
+
+
+def test_the_forecast_of_a_budget_without_a_count_of_trials_says_how_many_steps_it_holds() -> None:
+    plan = describe_study(make_study(budget='{usd: "0.10", kwh: 0.002}'), RATES, device_s_per_step=0.1)
+    assert plan["steps_within_budget"] == 720  # 0.002 kWh at 100 W are 72 s, 0.10 USD at 2 an hour 180 s
+    assert plan["cost"]["rung"]["usd"] == pytest.approx(60 * 0.1 * 2.0 / 3600)
+    assert plan["ended_by"] is None  # whichever comes first, and nobody knows how many trials there will be
 
 
 def test_plan_of_a_study_for_people(tide: Any, tmp_path: Path) -> None:
