@@ -37,7 +37,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state folder with one study of 12 trials, the best repeated."""
     home = tmp_path_factory.mktemp("home")
     study = make_study(space=TWO_KEYS, budget="{trials: 12}", more="  repeat: {top: 2, seeds: 3}")
-    drive(study, home / "studies" / "search", World())
+    drive(study, home / "studies" / "search", World(), dataset_hash="0123456789abcdef" * 4)
     return home
 
 
@@ -98,6 +98,7 @@ def test_best_and_promote_give_a_job_that_loads_and_knows_its_origin(tide: Any) 
     assert job.metadata.labels["study"] == "search"
     assert job.metadata.labels["trial"] == best["trial"]
     assert job.spec.optimizer.lr == pytest.approx(best["config"]["optimizer.lr"])
+    assert job.spec.data.dataset == "corpus@0123456789ab"
     assert "mean" in (job.metadata.description or "")
 
 
