@@ -9,11 +9,13 @@ import pytest
 from orchestrator.adapters.jobs.folder import JobFolder
 from orchestrator.adapters.jobs.letters import Letter
 from orchestrator.adapters.jobs.log_writer import LogWriter
-from orchestrator.adapters.jobs.study_process import SEATING, StudyDesk, dearest
+from orchestrator.adapters.jobs.study_process import SEATING, StudyDesk, dearest, found
 from orchestrator.ledger.submission import new_holder
 from orchestrator.policy.queueing.orders import Phase
 from orchestrator.spec import Cluster, load_text
-from tests.study.worlds import make_study
+from orchestrator.study.record import StudyRecord
+from tests.study.worlds import World as WorldOfTrials
+from tests.study.worlds import drive, make_study
 
 T0 = 1000.0
 
@@ -112,3 +114,15 @@ def test_a_study_asks_for_the_workers_of_its_trials_at_once() -> None:
     assert new.shape.kind == "Study"
     prices = [{"resource": "CPU", "usd": "2.5", "watts": 90.0}, {"resource": "CPU", "usd": "1", "watts": None}]
     assert dearest([*prices, {"resource": "TPU", "usd": "9", "watts": 9.0}], study).usd_per_device_hour == 2.5
+
+
+def test_the_books_get_the_best_trial_and_its_values(tmp_path: Path) -> None:
+    study = make_study(budget="{trials: 4}")
+    record = drive(study, tmp_path / "s", WorldOfTrials())
+    best = min((one for one in record.searched if one.state == "finished"), key=lambda one: one.value("bits_per_byte"))
+    said = found(study, record)
+    assert said.startswith(
+        f"4 trials have a result, the best bits_per_byte {best.value('bits_per_byte'):.5g} ({best.trial}:"
+    )
+    assert "optimizer.lr" in said
+    assert found(study, StudyRecord()) == "0 trials have a result"

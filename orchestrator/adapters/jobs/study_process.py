@@ -216,9 +216,27 @@ def _outcome(study: Study, record: StudyRecord, home: Path, rates: Rates) -> tup
     write_page(study, record, rates, study_dir(home, study.metadata.name) / "report.html", running=False)
     if record.closed is None or not record.closed.why.is_done:
         return Phase.STOPPED, "stopped with its trials saved", False
+    return (
+        Phase.SUCCEEDED,
+        f"{record.closed.why}: {found(study, record)}; 'tide study status {study.metadata.name}'",
+        True,
+    )
+
+
+def found(study: Study, record: StudyRecord) -> str:
+    """What a search has come to, for the books."""
+    from orchestrator.study.summary import best_trial, best_values
+
     done = sum(1 for one in record.trials.values() if one.value(study.spec.metric) is not None)
-    name = study.metadata.name
-    return Phase.SUCCEEDED, f"{record.closed.why}: {done} trials have a result; 'tide study status {name}'", True
+    best = best_trial(study, record)
+    if best is None:
+        return f"{done} trials have a result"
+    mean = best_values(best, study, record, Rates())["mean"]
+    value = best.value(study.spec.metric) if mean is None else mean
+    config = ", ".join(
+        f"{key} {one:.4g}" if isinstance(one, float) else f"{key} {one}" for key, one in best.config.items()
+    )
+    return f"{done} trials have a result, the best {study.spec.metric} {value:.5g} ({best.trial}: {config})"
 
 
 def dearest(prices: Any, study: Study) -> Rates:
