@@ -1,7 +1,7 @@
 """Elastic training against Ray Train's own elasticity: the same job, the same events, in one run.
 
     python -m tests.benchmarks.elastic [--quick] [--parts stall,kill,churn,notice,loss,snapshot,reshard] [--repeats N]
-        [--zero-stage 1|2|3] [--model large|small] [--systems ours,ray]
+        [--zero-stage 1|2|3] [--model large|small] [--systems ours,ray] [--notices N]
 
 stall   a node joins a running 4-worker job, which goes on with 6: time from last step to next step, steps missing from
         60 s before to 60 s after against the undisturbed rate, steps made again
@@ -18,8 +18,10 @@ The last line on stdout is one JSON object.
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -59,6 +61,7 @@ def main() -> None:
     extra.add_argument("--parts", default="stall,kill,churn,notice,loss,snapshot,reshard")
     extra.add_argument("--repeats", type=int, default=3)
     extra.add_argument("--zero-stage", type=int, default=1)
+    extra.add_argument("--notices", type=int, default=104)
     extra.add_argument("--model", choices=sorted(MODELS), default="large")
     extra.add_argument("--systems", default=",".join(SYSTEMS))
     options = read_options(__doc__ or "", extra=extra)
@@ -80,14 +83,24 @@ def main() -> None:
         "stall": _stall,
         "kill": _kill,
         "churn": _churn,
-        "notice": lambda s, _, o: elastic_state.notices(s.workload, s.data, count=8 if o.quick else 104),
+        "notice": lambda s, _, o: elastic_state.notices(s.workload, s.data, count=8 if o.quick else o.rest.notices),
         "loss": lambda _, __, o: elastic_state.losses(quick=o.quick),
-        "snapshot": lambda s, _, o: elastic_state.snapshot_overhead(s.workload, s.data, cycles=4 if o.quick else 40),
+        "snapshot": lambda s, _, o: elastic_state.snapshot_overhead(s.workload, s.data, cycles=4 if o.quick else 24),
         "reshard": lambda _, __, o: elastic_state.reshard(quick=o.quick),
     }
+    failed: dict[str, str] = {}
     for part in options.rest.parts.split(","):
-        result |= parts[part](setting, repeats, options)
-    print_result(result, quick=options.quick)
+        try:
+            found = parts[part](setting, repeats, options)
+        except (Exception, KeyboardInterrupt):  # what the other parts took minutes to measure is not lost with it
+            failed[part] = traceback.format_exc()
+            say(failed[part])
+            continue
+        say(f"{part}: {json.dumps(found, default=str)}")
+        result |= found
+    print_result(result | {"failed": failed}, quick=options.quick)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 def _workload(model: dict[str, Any], zero_stage: int) -> Workload:

@@ -40,29 +40,43 @@ def notices(workload: Workload, data: Path, *, count: int) -> dict[str, Any]:
     workload = replace(workload, min_workers=1, max_workers=NODES, global_batch_size=24, args=SMALL_MODEL, zero_stage=1)
     sizes = (NodeSize(num_cpus=0), *[NodeSize(num_cpus=1)] * NODES)
     answers: list[Answer] = []
-    with watched(Ours(), workload, data, sizes, patience_s=900.0) as (watch, cluster, workdir):
+    ended = ""
+    with watched(Ours(), workload, data, sizes, patience_s=300.0) as (watch, cluster, workdir):
         watch.wait_steady(NODES)
-        while len(answers) < count:
-            began_s = time.monotonic()
-            for _ in range(2):
-                answers += _one_group(watch, cluster, workdir / "home")
-            newest = [f"{one.heard_s:.1f}/{one.stepped_s:.1f}/{one.safe_s:.1f}" for one in answers[-2 * TOGETHER :]]
-            say(f"notice: {len(answers)} of {count}, heard/stepped/safe after {newest} s")
-            answered_s = time.monotonic() - began_s
-            for _ in range(NODES + 1 - len(cluster.nodes)):
-                cluster.add_node(NodeSize(num_cpus=1))
-            watch.wait_steady(NODES)
-            say(f"notice: {answered_s:.0f} s of notices, {time.monotonic() - began_s - answered_s:.0f} s of new nodes")
+        try:
+            while len(answers) < count:
+                answers += _one_round(watch, cluster, workdir / "home", len(answers), count)
+        except (TimeoutError, RuntimeError) as error:  # what was measured until then is told all the same
+            ended = str(error)
+            say(f"notice: ended early: {ended}")
         safe = _events(workdir / "home", "SnapshotSafe")
         lag = [event["lag_steps"] for event in safe if event["lag_steps"] is not None]
+    if not answers:
+        raise RuntimeError(f"not one notice was answered: {ended}")
     safe_s = [one.safe_s for one in answers]
     parts = {part: [getattr(one, part) for one in answers] for part in ("heard_s", "stepped_s")}
     return {
         "notice_workload": {"args": workload.args, "ranks": [12, 8, 4], "zero_stage": workload.zero_stage},
         "notice_to_safe_s": {"p50": median(safe_s), "p99": _nearest_rank(safe_s, 0.99), "n": len(safe_s)},
         "notice_parts": {part: {"p50": median(s), "p99": _nearest_rank(s, 0.99)} for part, s in parts.items()},
+        "notice_all_s": [round(one, 3) for one in safe_s],  # two shorter runs can be put together
+        "notice_ended_early": ended,
         "mirror_lag_steps": max(lag, default=None),
     }
+
+
+def _one_round(watch: Watch, cluster: LocalCluster, home: Path, done: int, count: int) -> list[Answer]:
+    """Two groups of nodes leave, as many come. Each notice needs a node of its own, since none can be taken back."""
+    began_s = time.monotonic()
+    answers = [answer for _ in range(2) for answer in _one_group(watch, cluster, home)]
+    shown = " ".join(f"{one.heard_s:.1f}/{one.stepped_s:.1f}/{one.safe_s:.1f}" for one in answers)
+    say(f"notice: {done + len(answers)} of {count}, seconds until heard/stepped/safe: {shown}")
+    answered_s = time.monotonic() - began_s
+    for _ in range(NODES + 1 - len(cluster.nodes)):
+        cluster.add_node(NodeSize(num_cpus=1))
+    watch.wait_steady(NODES)
+    say(f"notice: {answered_s:.0f} s of notices, {time.monotonic() - began_s - answered_s:.0f} s of new nodes")
+    return answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
