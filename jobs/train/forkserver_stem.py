@@ -10,7 +10,6 @@ Who lives how long: a connection that closes takes its rank with it (the supervi
 from __future__ import annotations
 
 import argparse
-import array
 import contextlib
 import json
 import os
@@ -22,24 +21,17 @@ import time
 from collections.abc import Callable
 
 from jobs.train import forkserver_wire as wire
-from jobs.train.hot_pages import Ranges, copy_now
 from jobs.train.preload import num_threads, prepare_process, require_forkable, warm_up
-from jobs.train.rank import NICENESS
-from jobs.train.rank import main as become_a_jobs_rank
 from jobs.train.rehearsal import rehearse
 
 _NUM_FDS = 4  # stdout, stderr, messages, control
 
 
 class Stem:
-    """The select loop. `become_rank(messages_fd, control_fd)` runs in the child and returns its exit code; `hot` are
-    pages that it will write to."""
+    """The select loop. `become_rank(messages_fd, control_fd)` runs in the child and returns its exit code."""
 
-    def __init__(
-        self, listener: socket.socket, lifeline_fd: int, become_rank: Callable[[int, int], int], hot: Ranges
-    ) -> None:
+    def __init__(self, listener: socket.socket, lifeline_fd: int, become_rank: Callable[[int, int], int]) -> None:
         self._become_rank = become_rank
-        self._hot = hot
         self._listener = listener
         self._lifeline_fd = lifeline_fd
         self._clients: set[socket.socket] = set()
@@ -125,8 +117,6 @@ class Stem:
         try:
             os.setsid()  # a signal to the terminal's group is for the supervisor; the rank's own children share this
             self._let_go()
-            os.setpriority(os.PRIO_PROCESS, 0, NICENESS)  # before any work: other ranks are still to be forked
-            copy_now(self._hot)
             stdout, stderr, messages, control = fds
             os.dup2(stdout, 1)
             os.dup2(stderr, 2)
@@ -187,15 +177,15 @@ def main(become_rank: Callable[[int, int], int] | None = None) -> None:
     parser.add_argument("--preload", action="append", default=[])
     args = parser.parse_args()
     started_s = time.monotonic()
-    listener, hot = None, None
+    listener = None
     try:
         accelerator = prepare_process()
         warm_up(tuple(args.preload))
         require_forkable()
         # A rehearsal that fails costs the first rank time, nothing else; CUDA ranks compute elsewhere.
-        hot = rehearse() if accelerator == "cpu" else None
+        rehearsed = accelerator == "cpu" and rehearse()
         listener = wire.listen(args.socket)
-        answer: dict[str, object] = {"accelerator": accelerator, "rehearsed": hot is not None}
+        answer: dict[str, object] = {"accelerator": accelerator, "rehearsed": rehearsed}
         answer["seconds"] = time.monotonic() - started_s
     except Exception as error:
         answer = {"error": f"{type(error).__name__}: {error}"}
@@ -203,7 +193,9 @@ def main(become_rank: Callable[[int, int], int] | None = None) -> None:
         ready.write(json.dumps(answer) + "\n")
     if listener is None:
         sys.exit(1)
-    Stem(listener, args.lifeline_fd, become_rank or become_a_jobs_rank, hot or array.array("Q")).run()
+    from jobs.train.rank import main as become_a_jobs_rank
+
+    Stem(listener, args.lifeline_fd, become_rank or become_a_jobs_rank).run()
 
 
 if __name__ == "__main__":
