@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from serving.policy.fairness import yielding
 from serving.policy.fill import Rules, due_s, order_online
-from serving.policy.forecast import drain_s, forecast, play
+from serving.policy.forecast import Forecast, drain_s
 from serving.policy.reserve import moved
 from serving.policy.rows import Request, Row
 from serving.policy.tiers import Tier
@@ -77,28 +78,45 @@ def _try(
     request: Request, online: Sequence[Row], coming: Sequence[Row], rules: Rules, start_s: float
 ) -> float | RefusalReason:
     """The predicted finish of an admissible request, or what speaks against it."""
-    everybody = [*online, *coming, Row(request=request)]
-    after = forecast([*online, Row(request=request)], rules, start_s=start_s, coming=coming)
-    late = _late(everybody, after, rules, start_s)
-    if not late or not (online or coming):
-        return after[request.id]
-    if request.id in late:
+    new = Row(request=request)
+    alone = not (online or coming)
+    last_s = _last_moments_s([*online, *coming, new], rules, start_s)
+    after = Forecast([*online, new], rules, start_s=start_s, coming=coming)
+    after.play(math.inf if alone else last_s[request.id])
+    if request.id not in after.finish_s:
         return RefusalReason.WOULD_BE_LATE
-    before = forecast(online, rules, start_s=start_s, coming=coming)
-    harmed = late - _late([*online, *coming], before, rules, start_s)
-    if not harmed:
-        return after[request.id]
-    in_order = order_online(everybody, rules, now_s=start_s)
-    return RefusalReason.WOULD_DELAY_OTHERS if harmed - yielding(in_order, request.id) else after[request.id]
+    finish_s = after.finish_s[request.id]
+    if alone:
+        return finish_s
+    if finish_s > last_s[request.id]:
+        return RefusalReason.WOULD_BE_LATE
+    after.play(max(last_s.values()))
+    late = _late(last_s, after.finish_s)
+    if late and late - _late_already(online, coming, rules, start_s, last_s) - yielding(
+        order_online([*online, *coming, new], rules, now_s=start_s), request.id
+    ):
+        return RefusalReason.WOULD_DELAY_OTHERS
+    return finish_s
 
 
-def _late(rows: Sequence[Row], finish_s: Mapping[str, float], rules: Rules, start_s: float) -> set[str]:
-    """Rows that miss the deadline they work towards; the new one's is the one it was promised."""
+def _late_already(
+    online: Sequence[Row], coming: Sequence[Row], rules: Rules, start_s: float, last_s: Mapping[str, float]
+) -> set[str]:
+    before = Forecast(online, rules, start_s=start_s, coming=coming)
+    before.play(max(last_s.values()))
+    return _late(last_s, before.finish_s)
+
+
+def _late(last_s: Mapping[str, float], finish_s: Mapping[str, float]) -> set[str]:
+    return {row_id for row_id, at_s in last_s.items() if finish_s.get(row_id, math.inf) > at_s}
+
+
+def _last_moments_s(rows: Sequence[Row], rules: Rules, start_s: float) -> dict[str, float]:
+    """When each row must be finished by prediction, so that it keeps the deadline it works towards; the new one's is
+    the one it was promised."""
     margin_s = rules.model.tail_s
     return {
-        row.request.id
-        for row in rows
-        if finish_s[row.request.id] + margin_s > max(row.request.deadline_s, _working_towards_s(row, rules, start_s))
+        row.request.id: max(row.request.deadline_s, _working_towards_s(row, rules, start_s)) - margin_s for row in rows
     }
 
 
@@ -112,8 +130,13 @@ def _good_moment_s(request: Request, online: Sequence[Row], rules: Rules, start_
 
     Leaves out those who were promised a place: the new promise lines up behind theirs.
     """
-    at_s = start_s
-    for trial, (at_s, left) in enumerate(play(online, rules, start_s=start_s)):
-        if trial < _MAX_TRIALS and not isinstance(_try(moved(request, at_s), left, (), rules, at_s), RefusalReason):
+    load, trials = Forecast(online, rules, start_s=start_s), 0
+    while not load.is_over:
+        if not load.stretch():
+            continue
+        at_s, trials = load.now_s, trials + 1
+        if trials <= _MAX_TRIALS and not isinstance(
+            _try(moved(request, at_s), load.left, (), rules, at_s), RefusalReason
+        ):
             break
-    return at_s
+    return load.now_s

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from serving.policy.fairness import take_turns
-from serving.policy.rows import Row, Work, urgency
+from serving.policy.rows import Request, Row, Work, urgency
 from serving.policy.step_time import EMPTY, StepShape, StepTimeModel
 from serving.policy.tiers import PolicyConfig, Tier
 
-_RANK = {Tier.KEYSTROKE: 0, Tier.INTERACTIVE: 1, Tier.BATCH: 2}
+# Faster tiers come first.
+RANK = {Tier.KEYSTROKE: 0, Tier.INTERACTIVE: 1, Tier.BATCH: 2}
 _MIN_ALLOWANCE_S = 1e-3
 
 
@@ -62,7 +63,7 @@ class Budget:
 
     def limit_s(self, tier: Tier) -> float:
         """The longest step that may hold more work of this tier."""
-        faster = [cap_s for live, cap_s in self.caps_s.items() if _RANK[live] < _RANK[tier]]
+        faster = [cap_s for live, cap_s in self.caps_s.items() if RANK[live] < RANK[tier]]
         return min([self.deadline_s, *faster])
 
 
@@ -85,8 +86,12 @@ def order_online(rows: Iterable[Row], rules: Rules, *, now_s: float) -> list[Row
 def due_s(row: Row, rules: Rules, *, now_s: float) -> float:
     """The deadline to work towards. One that cannot be met any more is replaced by the next that can, a whole allowance
     later: put first, late rows would make every other row late, too; put last, they would never be served."""
-    request = row.request
-    slack_s = request.deadline_s - now_s - alone_s(row, rules)
+    return working_towards_s(row.request, alone_s(row, rules), now_s=now_s)
+
+
+def working_towards_s(request: Request, needs_s: float, *, now_s: float) -> float:
+    """As `due_s`, for a request that needs so long alone."""
+    slack_s = request.deadline_s - now_s - needs_s
     if slack_s >= 0:
         return request.deadline_s
     allowed_s = max(request.deadline_s - request.arrival_s, _MIN_ALLOWANCE_S)
@@ -113,9 +118,7 @@ def step_budget(online: Sequence[Row], rules: Rules, *, now_s: float) -> Budget:
     caps_s: dict[Tier, float] = {}
     deadline_s = math.inf if online else rules.config.batch_step_cap_s
     for row in online:
-        cap_s = rules.config.targets[row.request.tier].step_cap_s
-        if cap_s is not None and row.request.tier.is_online:
-            caps_s[row.request.tier] = cap_s
+        caps_s[row.request.tier] = rules.config.step_cap_s(row.request.tier)
         spare_s = due_s(row, rules, now_s=now_s) - now_s - rules.model.tail_s
         if spare_s > 0:
             steps = max(1, row.remaining_steps(rules.config.prefill_chunk_tokens))
