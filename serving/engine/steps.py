@@ -67,6 +67,7 @@ class StepRunner:
         self._parked: dict[str, Any] = {}
         self._mail = Mailbox()
         self._draining: EngineFailedError | None = None
+        self._last_end_s: float | None = None
         self.num_steps = 0
         self.busy_s = 0.0
         self.wasted_tokens = 0
@@ -97,12 +98,21 @@ class StepRunner:
             self._scheduler.remove(request_id)
             self.wasted_tokens += len(live.tokens)
 
+    def pause(self) -> None:
+        """Nothing is to be computed: the time to the next step is nobody's."""
+        self._last_end_s = None
+
     def run(self, plan: StepPlan) -> None:
-        """One step; tokens go out when all of it is done."""
-        start_s = time.perf_counter()
+        """One step; tokens go out when all of it is done.
+
+        It counts from the end of the one before: what was decided and handed out meanwhile is time that every row has
+        waited, and so has to be in what the next steps are expected to take.
+        """
+        start_s = time.perf_counter() if self._last_end_s is None else self._last_end_s
         self._move(plan)
         made = self._compute(self._read_hidden(plan.work))
-        elapsed_s = time.perf_counter() - start_s
+        self._last_end_s = time.perf_counter()
+        elapsed_s = self._last_end_s - start_s
         finished = set(self._scheduler.complete(plan, elapsed_s=elapsed_s))
         for part in plan.work:
             if part.id in finished and (live := self._live[part.id]).generation.embed:

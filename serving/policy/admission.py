@@ -9,13 +9,16 @@ from dataclasses import dataclass
 
 from serving.policy.fairness import yielding
 from serving.policy.fill import Rules, due_s, order_online
-from serving.policy.forecast import Forecast, drain_s
+from serving.policy.forecast import Effort, Forecast, drain_s
 from serving.policy.reserve import moved
 from serving.policy.rows import Request, Row
 from serving.policy.tiers import Tier
 
-# Moments of the forecast at which a refused request is tried again; later ones cost time and help nobody.
-_MAX_TRIALS = 8
+# Moments of the forecast at which a refused request is tried again, each after twice as many rows have finished.
+_MAX_TRIALS = 4
+# Rows looked at for one decision, over all steps that it plays forward: some ten milliseconds. Whoever needs more to
+# be sure of comes into a queue that no more should join.
+_MAX_EFFORT = 5000
 
 
 class RefusalReason(enum.StrEnum):
@@ -51,12 +54,14 @@ def decide(
     now_s: float,
     free_at_s: float,
     coming: Sequence[Row] = (),
+    line_end_s: float = -math.inf,
 ) -> Admitted | Refused:
     """Admit what finishes in time and makes nobody late who would not have been, but for rows of a tenant that has had
     more turns than the request's own, promised ones included.
 
     `rows` are those the next step can concern, `num_waiting` all of the request's tier that have no slot, `free_at_s`
-    the predicted end of the step that is running, `coming` the rows of those who were promised a place. A request that
+    the predicted end of the step that is running, `coming` the rows of those who were promised a place and `line_end_s`
+    when the last of them is through. A request that
     no load stands in the way of is taken even when it is too slow for its tier: refusing would leave the engine idle,
     and late rows give way, so it costs nobody anything.
     """
@@ -68,43 +73,38 @@ def decide(
         return Admitted(predicted_finish_s=now_s + before_s + drain_s([Row(request=request)], rules))
     start_s = max(now_s, free_at_s)
     online = order_online(rows, rules, now_s=start_s)
-    verdict = _try(request, online, coming, rules, start_s)
+    effort = Effort(_MAX_EFFORT)
+    verdict = _try(request, online, coming, rules, start_s, effort)
     if isinstance(verdict, RefusalReason):
-        return Refused(reason=verdict, retry_after_s=_good_moment_s(request, online, rules, start_s) - now_s)
+        retry_at_s = _good_moment_s(request, online, rules, start_s, max(start_s, line_end_s), effort)
+        return Refused(reason=verdict, retry_after_s=retry_at_s - now_s)
     return Admitted(predicted_finish_s=verdict)
 
 
 def _try(
-    request: Request, online: Sequence[Row], coming: Sequence[Row], rules: Rules, start_s: float
+    request: Request, online: Sequence[Row], coming: Sequence[Row], rules: Rules, start_s: float, effort: Effort
 ) -> float | RefusalReason:
     """The predicted finish of an admissible request, or what speaks against it."""
     new = Row(request=request)
     alone = not (online or coming)
     last_s = _last_moments_s([*online, *coming, new], rules, start_s)
-    after = Forecast([*online, new], rules, start_s=start_s, coming=coming)
+    after = Forecast([*online, new], rules, start_s=start_s, coming=coming, effort=effort)
     after.play(math.inf if alone else last_s[request.id])
-    if request.id not in after.finish_s:
-        return RefusalReason.WOULD_BE_LATE
-    finish_s = after.finish_s[request.id]
+    finish_s = after.finish_s.get(request.id, math.inf)
     if alone:
         return finish_s
     if finish_s > last_s[request.id]:
         return RefusalReason.WOULD_BE_LATE
     after.play(max(last_s.values()))
-    late = _late(last_s, after.finish_s)
-    if late and late - _late_already(online, coming, rules, start_s, last_s) - yielding(
-        order_online([*online, *coming, new], rules, now_s=start_s), request.id
-    ):
-        return RefusalReason.WOULD_DELAY_OTHERS
-    return finish_s
-
-
-def _late_already(
-    online: Sequence[Row], coming: Sequence[Row], rules: Rules, start_s: float, last_s: Mapping[str, float]
-) -> set[str]:
-    before = Forecast(online, rules, start_s=start_s, coming=coming)
-    before.play(max(last_s.values()))
-    return _late(last_s, before.finish_s)
+    harmed = _late(last_s, after.finish_s)
+    if harmed:
+        before = Forecast(online, rules, start_s=start_s, coming=coming, effort=effort)
+        before.play(max(last_s.values()))
+        harmed -= _late(last_s, before.finish_s)
+    if harmed:
+        in_order = order_online([*online, *coming, new], rules, now_s=start_s)
+        harmed -= yielding(in_order, request.id)
+    return RefusalReason.WOULD_DELAY_OTHERS if harmed else finish_s
 
 
 def _late(last_s: Mapping[str, float], finish_s: Mapping[str, float]) -> set[str]:
@@ -125,18 +125,20 @@ def _working_towards_s(row: Row, rules: Rules, start_s: float) -> float:
     return row.request.deadline_s if is_new else due_s(row, rules, now_s=start_s)
 
 
-def _good_moment_s(request: Request, online: Sequence[Row], rules: Rules, start_s: float) -> float:
-    """When the same request would be admitted: tried whenever a row of the forecast finishes.
+def _good_moment_s(
+    request: Request, online: Sequence[Row], rules: Rules, start_s: float, earliest_s: float, effort: Effort
+) -> float:
+    """When the same request would be admitted: tried when a row of the forecast finishes.
 
-    Leaves out those who were promised a place: the new promise lines up behind theirs.
+    Leaves out those who were promised a place: the new promise lines up behind theirs, from `earliest_s` on.
     """
-    load, trials = Forecast(online, rules, start_s=start_s), 0
+    load, finished, trial = Forecast(online, rules, start_s=start_s, effort=effort), 0, 0
     while not load.is_over:
-        if not load.stretch():
+        if not load.stretch() or load.now_s < earliest_s:
             continue
-        at_s, trials = load.now_s, trials + 1
-        if trials <= _MAX_TRIALS and not isinstance(
-            _try(moved(request, at_s), load.left, (), rules, at_s), RefusalReason
-        ):
-            break
-    return load.now_s
+        finished += 1
+        if finished >= 2**trial and trial < _MAX_TRIALS:
+            trial, at_s = trial + 1, load.now_s
+            if not isinstance(_try(moved(request, at_s), load.left, (), rules, at_s, effort), RefusalReason):
+                break
+    return max(load.now_s, earliest_s)

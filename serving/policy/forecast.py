@@ -11,23 +11,32 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from serving.policy.fill import RANK, Rules, alone_s, order_online, working_towards_s
+from serving.policy.fill import RANK, Rules, alone_s, in_order, order_online, working_towards_s
 from serving.policy.rows import Row
 from serving.policy.step_time import StepShape
 from serving.policy.tiers import Tier
 
 
+class Effort:
+    """How many more rows may be looked at. Who shares one shares a bound on the time that all take together."""
+
+    def __init__(self, num_looks: int) -> None:
+        self.left = num_looks
+
+
 class Forecast:
     """The future of these rows if nothing else arrives; `coming` join at their arrival.
 
-    `stretch` plays on until something changes; `now_s` is how far it has come, `finish_s` holds who is done by then,
-    `num_stretches` what it has cost. The given rows stay as they are.
+    `stretch` plays on until something changes; `now_s` is how far it has come, `finish_s` holds who is done by then.
+    It is over when everybody is, or the effort is spent. The given rows stay as they are.
     """
 
-    def __init__(self, rows: Sequence[Row], rules: Rules, *, start_s: float, coming: Sequence[Row] = ()) -> None:
+    def __init__(
+        self, rows: Sequence[Row], rules: Rules, *, start_s: float, coming: Sequence[Row] = (), effort: Effort
+    ) -> None:
         self.now_s = start_s
         self.finish_s: dict[str, float] = {}
-        self.num_stretches = 0
+        self._effort = effort
         self._rules = rules
         self._costs = _Costs(rules)
         ordered = order_online([row.copy() for row in rows], rules, now_s=start_s)
@@ -36,8 +45,8 @@ class Forecast:
 
     @property
     def is_over(self) -> bool:
-        """Everybody is done."""
-        return not (self._live or self._later)
+        """Everybody is done, or nothing more can be said."""
+        return not (self._live or self._later) or self._effort.left <= 0
 
     @property
     def left(self) -> list[Row]:
@@ -51,7 +60,7 @@ class Forecast:
 
     def stretch(self) -> bool:
         """The next steps that do the same work; whether somebody has finished."""
-        self.num_stretches += 1
+        self._effort.left -= len(self._live) + 1
         if not self._live:
             self.now_s = max(self.now_s, self._later[-1].request.arrival_s)
         self._join()
@@ -71,8 +80,8 @@ class Forecast:
         while self._later and self._later[-1].request.arrival_s <= self.now_s:
             arrived.append(self._later.pop())
         if arrived:
-            rows = order_online([*(run.as_row() for run in self._live), *arrived], self._rules, now_s=self.now_s)
-            self._live = [_Run(row, self._costs) for row in rows]
+            live = [*self._live, *(_Run(row, self._costs) for row in arrived)]
+            self._live = in_order([(run.due_s(self.now_s), run) for run in live])
 
     def _equal_steps(self, step: _Step) -> tuple[int, float]:
         """How many steps from now hold exactly this work, and how long one takes."""
@@ -117,12 +126,14 @@ class _Costs:
 class _Run:
     """One row's progress. `tokens` are still to be made, `prefill` prompt tokens still to be read."""
 
-    __slots__ = ("_costs", "_decode_s", "_row", "alone_s", "context", "id", "prefill", "steps", "tier", "tokens")
+    __slots__ = ("_costs", "_decode_s", "_row", "alone_s", "context", "id", "prefill", "request", "steps",
+                 "tier", "tokens")  # fmt: skip
 
     def __init__(self, row: Row, costs: _Costs) -> None:
         request = row.request
         self._row = row
         self._costs = costs
+        self.request = request
         self._decode_s = costs.step_s(1, 0, request.prompt_tokens + request.max_tokens)
         self.id = request.id
         self.tier = request.tier
@@ -134,7 +145,7 @@ class _Run:
 
     def due_s(self, now_s: float) -> float:
         """The deadline to work towards, as `fill.due_s`."""
-        return working_towards_s(self._row.request, self.alone_s, now_s=now_s)
+        return working_towards_s(self.request, self.alone_s, now_s=now_s)
 
     def advance(self, tokens: int, steps: int) -> None:
         """Take over so many equal steps: of a prompt chunk, or (0 tokens) of one decoded token each."""
@@ -149,7 +160,7 @@ class _Run:
 
     def as_row(self) -> Row:
         """The row as it is by now."""
-        request = self._row.request
+        request = self.request
         return dataclasses.replace(
             self._row, prefilled=request.prompt_tokens - self.prefill, generated=request.max_tokens - self.tokens
         )
