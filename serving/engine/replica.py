@@ -200,7 +200,7 @@ class Replica:
                 command = self._inbox.get(block, timeout_s)
             except queue.Empty:
                 return True
-            until_s = min(until_s, time.perf_counter() + _DECIDE_S)
+            until_s = min(until_s, self.clock() + _DECIDE_S)
             match command:
                 case _Submit(answer):
                     self._steps.admit(answer, now_s=self.clock())
@@ -213,7 +213,7 @@ class Replica:
                     done.set()
                 case _Close():
                     return False
-            if time.perf_counter() > until_s:
+            if self.clock() > until_s:
                 return True
             block = False
 

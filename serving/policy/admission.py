@@ -16,6 +16,8 @@ from serving.policy.tiers import Tier
 
 # Moments of the forecast at which a refused request is tried again, each after twice as many rows have finished.
 _MAX_TRIALS = 4
+# Forecasts differ by less for reasons of rounding.
+_NO_DELAY_S = 1e-3
 # Rows looked at for one decision, over all steps that it plays forward: some ten milliseconds. Whoever needs more to
 # be sure of comes into a queue that no more should join.
 _MAX_EFFORT = 5000
@@ -39,10 +41,11 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """Not now. `retry_after_s` is when, without further arrivals, it would be admitted."""
+    """Not now. `retry_after_s` is when, without further arrivals, it would be admitted; not `is_sure`: a guess."""
 
     reason: RefusalReason
     retry_after_s: float
+    is_sure: bool = True
 
 
 def decide(
@@ -56,8 +59,8 @@ def decide(
     coming: Sequence[Row] = (),
     line_end_s: float = -math.inf,
 ) -> Admitted | Refused:
-    """Admit what finishes in time and makes nobody late who would not have been, but for rows of a tenant that has had
-    more turns than the request's own, promised ones included.
+    """Admit what finishes in time and delays nobody beyond a deadline that can still be kept, but for rows of a tenant
+    that has had more turns than the request's own, promised ones included.
 
     `rows` are those the next step can concern, `num_waiting` all of the request's tier that have no slot, `free_at_s`
     the predicted end of the step that is running, `coming` the rows of those who were promised a place and `line_end_s`
@@ -67,7 +70,8 @@ def decide(
     """
     if num_waiting >= rules.config.targets[request.tier].max_waiting:
         # The rows at hand stand for those behind them: a place is free when one of them has left.
-        return Refused(reason=RefusalReason.QUEUE_FULL, retry_after_s=drain_s(rows, rules) / max(1, len(rows)))
+        hint_s = drain_s(rows, rules) / max(1, len(rows))
+        return Refused(reason=RefusalReason.QUEUE_FULL, retry_after_s=hint_s, is_sure=False)
     if request.tier is Tier.BATCH:
         before_s = drain_s(rows, rules) * (1 + num_waiting / max(1, len(rows)))
         return Admitted(predicted_finish_s=now_s + before_s + drain_s([Row(request=request)], rules))
@@ -77,7 +81,7 @@ def decide(
     verdict = _try(request, online, coming, rules, start_s, effort)
     if isinstance(verdict, RefusalReason):
         retry_at_s = _good_moment_s(request, online, rules, start_s, max(start_s, line_end_s), effort)
-        return Refused(reason=verdict, retry_after_s=retry_at_s - now_s)
+        return Refused(reason=verdict, retry_after_s=retry_at_s - now_s, is_sure=effort.left > 0)
     return Admitted(predicted_finish_s=verdict)
 
 
@@ -100,11 +104,17 @@ def _try(
     if harmed:
         before = Forecast(online, rules, start_s=start_s, coming=coming, effort=effort)
         before.play(max(last_s.values()))
-        harmed -= _late(last_s, before.finish_s)
+        harmed -= {row_id for row_id in harmed if _delay_s(row_id, before, after) < _NO_DELAY_S}
     if harmed:
         in_order = order_online([*online, *coming, new], rules, now_s=start_s)
         harmed -= yielding(in_order, request.id)
     return RefusalReason.WOULD_DELAY_OTHERS if harmed else finish_s
+
+
+def _delay_s(row_id: str, before: Forecast, after: Forecast) -> float:
+    """How much later a row finishes after all; nothing for one whose end lies beyond the forecasts anyway."""
+    finish_s = before.finish_s.get(row_id, math.inf)
+    return after.finish_s.get(row_id, math.inf) - finish_s if finish_s < math.inf else 0.0
 
 
 def _late(last_s: Mapping[str, float], finish_s: Mapping[str, float]) -> set[str]:
@@ -139,6 +149,7 @@ def _good_moment_s(
         finished += 1
         if finished >= 2**trial and trial < _MAX_TRIALS:
             trial, at_s = trial + 1, load.now_s
-            if not isinstance(_try(moved(request, at_s), load.left, (), rules, at_s, effort), RefusalReason):
+            if not isinstance(_try(moved(request, at_s), load.live, (), rules, at_s, effort), RefusalReason):
                 break
-    return max(load.now_s, earliest_s)
+    drained_s = start_s + drain_s(online, rules) if effort.left <= 0 else load.now_s
+    return max(load.now_s, drained_s, earliest_s)

@@ -49,9 +49,14 @@ class Forecast:
         return not (self._live or self._later) or self._effort.left <= 0
 
     @property
-    def left(self) -> list[Row]:
-        """Copies of who is not done, those to come included."""
-        return [*(run.as_row() for run in self._live), *(row.copy() for row in reversed(self._later))]
+    def live(self) -> list[Row]:
+        """Copies of who is here and not done, as of now."""
+        return [run.as_row() for run in self._live]
+
+    @property
+    def later(self) -> list[Row]:
+        """Copies of who is still to come."""
+        return [row.copy() for row in reversed(self._later)]
 
     def play(self, until_s: float = math.inf) -> None:
         """Everything that ends by then; who does not finish has no entry."""
@@ -184,10 +189,13 @@ class _Step:
             return 1
         steps = min(run.tokens for run, _ in self.work)
         step_s = self._costs.step_s(self.decodes, 0, self.context)
+        if step_s <= 0:  # nothing is known of this machine yet
+            return steps
+        lasts_s = step_s / self._costs.online_share
         for run in self._at_rest:  # one that nears its deadline makes steps shorter
-            due_s, lasts_s = run.due_s(self._now_s), step_s / self._costs.online_share
-            spare_s = due_s - self._now_s - max(run.alone_s, run.steps * step_s / self._costs.budget_share)
-            steps = max(1, min(steps, math.floor((spare_s - self._costs.tail_s) / lasts_s)))
+            needs_s = max(run.alone_s, run.steps * step_s / self._costs.budget_share)
+            spare_s = run.due_s(self._now_s) - self._now_s - needs_s - self._costs.tail_s
+            steps = max(1, min(steps, math.floor(spare_s / lasts_s)))
         return steps
 
     def _limits(self, live: Sequence[_Run]) -> dict[Tier, tuple[float, float]]:

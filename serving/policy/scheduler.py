@@ -135,6 +135,8 @@ class TierScheduler:
             return verdict
         if promised:  # the others were admitted with this one's place kept, so at worst the step model was wrong
             return Admitted(predicted_finish_s=request.deadline_s)
+        if not verdict.is_sure:
+            return verdict
         taken = density([row for row in others if row.request.tier.is_online], self._rules, now_s=now_s)
         earliest_s = now_s + verdict.retry_after_s
         at_s = self._reserved.promise_s(request, earliest_s=earliest_s, rules=self._rules, taken=taken)
