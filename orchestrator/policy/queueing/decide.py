@@ -144,9 +144,12 @@ def _start_detail(start: Start) -> str:
 
 def _waits(outcome: _Outcome) -> list[Verdict]:
     """In the order of the snapshot, which is nearly that of ids where jobs come one after the other."""
-    waits = outcome.gated | outcome.desk.waits
-    answers = [(job.id, waits[job.id]) for job in outcome.board.snapshot.waiting if job.id in waits]
-    return [Reject(job, why) if why.reason in NEVER else Wait(job, why) for job, why in answers]
+    waits, found = outcome.gated | outcome.desk.waits, list[Verdict]()
+    for job in outcome.board.snapshot.waiting:
+        why = waits.get(job.id)
+        if why is not None:
+            found.append(Reject(job.id, why) if why.reason in NEVER else Wait(job.id, why))
+    return found
 
 
 def _changes(outcome: _Outcome) -> Iterable[Change]:

@@ -21,7 +21,7 @@ def fill(desk: Desk, waiting: list[Job], growing: list[Job]) -> None:
     serve_owners(desk, waiting)
     honour_claims(desk, waiting)
     keep_promises(desk, waiting)
-    rest = (job for job in waiting if job.id not in desk.waits)
+    rest = [job for job in waiting if job.id not in desk.waits] if desk.waits else waiting
     lines = {line.name: line for line in line_up(desk.board, [*rest, *growing])}
     heap = [key for line in lines.values() if (key := _key(desk, line)) is not None]
     heapq.heapify(heap)

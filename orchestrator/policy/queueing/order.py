@@ -13,6 +13,7 @@ from operator import attrgetter
 
 from orchestrator.policy.queueing.board import Board
 from orchestrator.policy.queueing.deadlines import urgent
+from orchestrator.policy.queueing.shares import Member
 from orchestrator.policy.queueing.values import Job
 
 QueueKey = tuple[bool, float, float, str]
@@ -25,6 +26,7 @@ class Line:
 
     tenant: str
     resource: str
+    member: Member
     jobs: list[Job] = field(default_factory=list)
     at: int = 0
 
@@ -53,19 +55,19 @@ class QueueLine:
                 standing, _, _, line = self.heap[0]
                 if line.head is None:
                     heapq.heappop(self.heap)
-                elif (now := self._standing(line)) > standing:
+                elif (now := line.member.standing) > standing:
                     heapq.heapreplace(self.heap, self._entry(line, now))
                 else:
                     return line
             if not self.classes:
                 return None
-            self.heap = [self._entry(line, self._standing(line)) for line in self.classes.pop(0)]
+            self.heap = [self._entry(line, line.member.standing) for line in self.classes.pop(0)]
             heapq.heapify(self.heap)
 
     def rival(self, line: Line) -> tuple[float, str]:
         """Standing and name of the next tenant of the class; infinite if there is none."""
         others = (
-            (self._standing(one[-1]), one[-1].tenant) for one in self.heap if one[-1] is not line and one[-1].head
+            (one[-1].member.standing, one[-1].tenant) for one in self.heap if one[-1] is not line and one[-1].head
         )
         return min(others, default=(float("inf"), ""))
 
@@ -74,15 +76,13 @@ class QueueLine:
 
         Measured in the pools its next job could use, as if they were one.
         """
-        accounts = [self.board.account(self.name, pool) for pool in pool_hint]
-        used, nominal = (sum(getattr(one, key) for one in accounts) for key in ("used", "nominal"))
+        used = nominal = borrowed = 0
+        for pool in pool_hint:
+            account = self.board.account(self.name, pool)
+            used, nominal, borrowed = used + account.used, nominal + account.nominal, borrowed + account.borrowed
         weight = self.board.queues[self.name].weight
-        borrowed = sum(one.borrowed for one in accounts)
         filled = used / nominal if nominal else float(used)
         return used + job.min_devices > nominal, borrowed / weight, filled, self.name
-
-    def _standing(self, line: Line) -> float:
-        return self.board.now.shares.member(line.tenant, line.resource).standing
 
     def _entry(self, line: Line, standing: float) -> tuple[float, str, str, Line]:
         return standing, line.tenant, line.resource, line
@@ -96,11 +96,11 @@ def line_up(board: Board, jobs: Iterable[Job]) -> list[QueueLine]:
     """
     lines: dict[tuple[str, int, str, str], Line] = {}
     queues: dict[str, dict[int, list[Line]]] = {}
-    for job in sorted(jobs, key=attrgetter("submitted_s", "id")):
-        key = (job.queue, job.priority, job.tenant, job.resource)
-        line = lines.get(key)
+    shares = board.now.shares
+    for job in sorted(jobs, key=attrgetter("since")):
+        line = lines.get(job.line)
         if line is None:
-            line = lines[key] = Line(job.tenant, job.resource)
+            line = lines[job.line] = Line(job.tenant, job.resource, shares.member(job.tenant, job.resource))
             queues.setdefault(job.queue, {}).setdefault(job.priority, []).append(line)
         line.jobs.append(job)
     now_s, urgent_s = board.snapshot.now_s, board.snapshot.rules.urgent_s

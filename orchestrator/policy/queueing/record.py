@@ -120,7 +120,7 @@ def _encoded(value: Any) -> Any:
 
 @cache
 def _form(of: type[Any]) -> tuple[str, tuple[str, ...]]:
-    return _tag(of), tuple(one.name for one in dataclasses.fields(of))
+    return _tag(of), tuple(one.name for one in dataclasses.fields(of) if one.init)
 
 
 def _decoded(value: Any) -> Any:
