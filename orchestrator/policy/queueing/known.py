@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from orchestrator.policy.queueing.decisions import Explanation, WaitReason
-from orchestrator.policy.queueing.order import Line
+from orchestrator.policy.queueing.order import SEATED, Line
 from orchestrator.policy.queueing.parties import Queue
 from orchestrator.policy.queueing.shares import Shares
 from orchestrator.policy.queueing.values import Job, Shape
@@ -61,15 +61,18 @@ class KnownAnswers:
             users = job.queue if why.of_quota else self.pools[job.queue]
             self._delays.setdefault(users, {})[job.shape] = (_length(job), why)
 
-    def pass_over(self, line: Line, waits: dict[str, Explanation], seated: Container[str]) -> None:
-        """Answer the next jobs of a line as far as they wait for something known; `seated` jobs get their turn."""
-        jobs, queue = line.jobs, line.jobs[0].queue
+    def pass_over(self, line: Line, answers: list[Explanation | None], seated: Container[str]) -> None:
+        """Answer the next jobs of a line as far as they wait for something known, at their places; `seated` jobs get
+        their turn."""
+        jobs, places, queue = line.jobs, line.places, line.jobs[0].queue
+        if line.at < len(jobs) and jobs[line.at].id in seated:
+            return
         now, never = self._now.get(queue, {}), self._never.get(queue, {})
         delays = [found for users in (self.pools[queue], queue) if (found := self._delays.get(users))]
         brought, left = self._own(line.tenant)
-        # This loop looks at everybody who waits.
+        # This loop looks at everybody who waits. Who was given devices since the lines were made is first in its own.
         for at in range(line.at, len(jobs)):
-            job = jobs[at]
+            job, place = jobs[at], places[at]
             need, shape = job.min_devices, job.shape
             # A tenant's own devices may do where the queue's do not: what others wait for says nothing of it.
             why = now.get(shape) if need > left else None
@@ -77,10 +80,10 @@ class KnownAnswers:
                 why = never.get(shape)
             if why is None and delays:
                 why = _delayed(job, delays)
-            if why is None or job.id in seated:
+            if why is None or place == SEATED:
                 line.at = at
                 return
-            waits[job.id] = why
+            answers[place] = why
         line.at = len(jobs)
 
     def _own(self, tenant: str) -> tuple[int, int]:

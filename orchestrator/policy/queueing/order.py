@@ -7,27 +7,33 @@ earlier one are passed over without a turn: waiting changes nobody's standing.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 
 from orchestrator.policy.queueing.board import Board
 from orchestrator.policy.queueing.deadlines import urgent
 from orchestrator.policy.queueing.shares import Member
 from orchestrator.policy.queueing.values import Job
 
+SEATED = -1
+"""The place of a job that has devices."""
 QueueKey = tuple[bool, float, float, str]
 """Whether its next job would borrow, what it borrows for its weight, how full it is, its name."""
 
 
 @dataclass(slots=True)
 class Line:
-    """Jobs of one queue, class and tenant, in order; `at` is the next one."""
+    """Jobs of one queue, class and tenant, in order; `at` is the next one.
+
+    `places`: where each of them stands among those who wait; `SEATED` for one that has devices, which is answered by
+    nobody: it gets its turn.
+    """
 
     tenant: str
     resource: str
     member: Member
     jobs: list[Job] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
     at: int = 0
 
     @property
@@ -88,26 +94,34 @@ class QueueLine:
         return standing, line.tenant, line.resource, line
 
 
-def line_up(board: Board, jobs: Iterable[Job]) -> list[QueueLine]:
-    """Sort jobs into lines, by name of queue.
+def line_up(board: Board, jobs: Sequence[Job], places: Sequence[int]) -> list[QueueLine]:
+    """Sort jobs into lines, by name of queue; `places` as in `Line`.
 
     Within a tenant and class, jobs whose latest start for their deadline is near go first, then first come, first
     served; equal times end on the id, which moves nothing between tenants.
     """
     lines: dict[tuple[str, int, str, str], Line] = {}
     queues: dict[str, dict[int, list[Line]]] = {}
-    shares = board.now.shares
-    for job in sorted(jobs, key=attrgetter("since")):
+    shares, dated = board.now.shares, set()
+    for at in sorted(range(len(jobs)), key=[job.since for job in jobs].__getitem__):
+        job = jobs[at]
         line = lines.get(job.line)
         if line is None:
             line = lines[job.line] = Line(job.tenant, job.resource, shares.member(job.tenant, job.resource))
             queues.setdefault(job.queue, {}).setdefault(job.priority, []).append(line)
         line.jobs.append(job)
-    now_s, urgent_s = board.snapshot.now_s, board.snapshot.rules.urgent_s
-    for line in lines.values():
-        if any(job.deadline_s is not None for job in line.jobs):
-            line.jobs.sort(key=lambda job: not urgent(job, now_s=now_s, urgent_s=urgent_s))
+        line.places.append(places[at])
+        if not job.plain and job.deadline_s is not None:
+            dated.add(job.line)
+    for key in dated:
+        _urgent_first(lines[key], board.snapshot.now_s, board.snapshot.rules.urgent_s)
     return [
         QueueLine(name, [classes[priority] for priority in sorted(classes, reverse=True)], board)
         for name, classes in sorted(queues.items())
     ]
+
+
+def _urgent_first(line: Line, now_s: float, urgent_s: float) -> None:
+    late = [not urgent(job, now_s=now_s, urgent_s=urgent_s) for job in line.jobs]
+    order = sorted(range(len(late)), key=late.__getitem__)
+    line.jobs, line.places = [line.jobs[at] for at in order], [line.places[at] for at in order]

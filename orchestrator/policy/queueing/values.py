@@ -83,7 +83,7 @@ class Job:
     stays with what is left of it.
     Derived, once, because every decision asks it of everybody who waits: `min_devices`, below which it cannot run;
     `shape`, which jobs share that ask for the same; `line`: queue, class, tenant and resource; `since`: its place
-    where first come is first served; `plain`: it has no window and no budget and waits for nobody.
+    where first come is first served; `plain`: it has no window, no deadline and no budget and waits for nobody.
     """
 
     id: str
@@ -118,7 +118,7 @@ class Job:
         put(self, "shape", _one(shape))
         put(self, "line", _one((self.queue, self.priority, self.tenant, self.resource)))
         put(self, "since", (self.submitted_s, self.id))
-        free = window is None and self.spending == UNLIMITED
+        free = window is None and self.deadline_s is None and self.spending == UNLIMITED
         put(self, "plain", free and self.active and self.data_staged and not self.unmet)
 
 
