@@ -1,4 +1,4 @@
-"""What is run by a command alone, without a server: what only a server can keep its word on is refused, not left out."""
+"""What is run by a command alone, without a server: what only a server can do is refused, not left out."""
 
 from __future__ import annotations
 

@@ -72,6 +72,9 @@ class Sitting:
     @property
     def devices(self) -> int:
         """Devices it sits on."""
+        if len(self.seats) == 1:
+            (nodes,) = self.seats.values()
+            return sum(nodes.values())
         return sum([sum(nodes.values()) for nodes in self.seats.values()])
 
     @property

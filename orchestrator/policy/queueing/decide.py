@@ -84,9 +84,9 @@ def _growing(board: Board, forced: Forced, refused: frozenset[str]) -> list[Job]
     if all(ground.total_free <= 0 for ground in board.grounds.values()):
         return []
     return [
-        one.job
+        one.running.job
         for one in board.sittings.values()
-        if one.job.queue in board.queues
+        if one.running.job.queue in board.queues
         and (not one.changed or one.job.id in forced.moves)
         and one.workers < one.job.sizes[-1]
         and one.job.id not in refused

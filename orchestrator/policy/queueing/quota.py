@@ -44,8 +44,10 @@ class Account:
     @property
     def most_ever(self) -> int:
         """Devices it could take if nobody used anything."""
-        lent = self.nominal - self.guaranteed
-        limit = self.store.lendable if self.borrow is None else min(self.store.lendable, lent + self.borrow)
+        limit = self.store.lendable
+        if self.borrow is not None:
+            most = self.nominal - self.guaranteed + self.borrow
+            limit = most if most < limit else limit
         return self.guaranteed + limit
 
     @property
