@@ -1,9 +1,9 @@
 """Durable submissions a second over HTTP: a real `tide server` process, its unix socket, clients that keep connections.
 
-`python -m tests.benchmarks.control_http [--quick] [--folder DIR] [--repeats N]`. Every request is validated, checked against queues,
-quotas and pools, given an idempotency key, and on the disk (SQLite, fsync) before its answer; the control loop decides
-meanwhile about everything that was submitted before. Devices are virtual and full after the first few jobs, so that
-the queue only grows. Server and clients share the machine's cores.
+`python -m tests.benchmarks.control_http [--quick] [--folder DIR] [--repeats N]`. Every request is validated, checked
+against queues, quotas and pools, given an idempotency key, and on the disk (SQLite, fsync) before its answer; the
+control loop decides meanwhile about everything that was submitted before. Devices are virtual and full after the first
+few jobs, so that the queue only grows. Server and clients share the machine's cores.
 """
 
 from __future__ import annotations
