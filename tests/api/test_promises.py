@@ -124,12 +124,14 @@ def test_a_key_that_comes_again_is_answered_as_before_when_its_deadline_has_pass
     # Nothing could keep it any more; an hour later, it has passed.
     for later_s in (3599.5, 3600.0):
         world.world.clock.at_s = START_S + later_s
-        assert client.post("/api/v1/jobs", json=document | {"metadata": {"name": "c"}}).status_code == 422
+        assert (
+            client.post("/api/v1/jobs", json=document | {"metadata": {"name": "c", "tenant": "red"}}).status_code == 422
+        )
         again = client.post("/api/v1/jobs", json=document, headers=key)
         assert (again.status_code, again.json()) == (200, {"id": "a", "replayed": True})
         again = client.post("/api/v1/jobs/batch", json=batch, headers=both)
         assert (again.status_code, again.json()) == (200, {"ids": ["b"], "replayed": True})
-    other = client.post("/api/v1/jobs", json=document | {"metadata": {"name": "c"}}, headers=key)
+    other = client.post("/api/v1/jobs", json=document | {"metadata": {"name": "c", "tenant": "red"}}, headers=key)
     assert (other.status_code, other.json()["code"]) == (409, "conflict")
     fresh = client.post("/api/v1/jobs", json=document, headers={"Idempotency-Key": "new"})
     assert fresh.status_code == 422
