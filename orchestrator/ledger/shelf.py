@@ -140,7 +140,7 @@ class Shelf(Generic[R]):
 
     def of(self, group: Key) -> list[R]:
         """The rows of a group, in order of key."""
-        return [self.rows[key] for key in sorted(self.groups.get(group, ()))]  # type: ignore[type-var]
+        return [self.rows[key] for key in sorted(self.groups.get(group, ()))]
 
 
 @dataclass(slots=True)
@@ -180,7 +180,7 @@ class Draft(Generic[R]):
     def of(self, group: Key) -> list[R]:
         """The rows of a group as they would be after the change, in order of key."""
         keys = {*self.shelf.groups.get(group, ()), *self._groups.get(group, ())}
-        found = [self.get(key) for key in sorted(keys)]  # type: ignore[type-var]
+        found = [self.get(key) for key in sorted(keys)]
         return [row for row in found if row is not None]
 
     def write(self, connection: Connection) -> None:
