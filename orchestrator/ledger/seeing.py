@@ -105,8 +105,7 @@ class Seer:
     def _accrued(self, row: JobRow, now_ms: int) -> tuple[int, int]:
         """What open leases have cost until now, in device-time and money."""
         time = money = 0
-        for key in self.mirror.by_holder.get(row.id, ()):
-            lease = self.mirror.leases.rows[key]
+        for lease in self.mirror.leases.of(row.id):
             used = lease.devices * (now_ms - lease.since_ms)
             time += used
             money += cost_micro_usd(used, self.mirror.meters.rows[lease.pool].micro_usd_per_device_hour)
