@@ -71,13 +71,15 @@ class Group:
 
 
 class Chronicle:
-    """Feed it with orders and events; ask for `reports`. `steps` is how many the job has in all."""
+    """Feed it with orders and events; ask for `reports`. `steps` is how many the job has in all; `finish_s`: what the
+    end of its night takes, as earlier nights say."""
 
-    def __init__(self, job: str, *, plan: RunPlan, steps: int, habits: Habits) -> None:
+    def __init__(self, job: str, *, plan: RunPlan, steps: int, habits: Habits, finish_s: float = 0.0) -> None:
         self._job = job
         self._plan = plan
         self._steps = steps
         self._habits = habits
+        self._finish_s = finish_s
         self._tempo = Tempo(steps)
         self._stays: list[Stay] = []
         self._group: Group | None = None
@@ -123,6 +125,10 @@ class Chronicle:
                 self._safe_step, self._safe_at_s = max(self._safe_step, event.step), event.at_s
             case _:
                 pass
+
+    def session(self, at_s: float, **data: str | float | int) -> None:
+        """A stage of its night has begun, or was left out."""
+        self._notes.session(at_s, **data)
 
     def reports(self, now_s: float) -> tuple[Report, ...]:
         """One for every ordered attempt whose end was not taken yet, oldest first."""
@@ -233,6 +239,7 @@ class Chronicle:
             outlook=(Outlook(workers=self._plan.max_workers, expected_s=lasting_s),),
             stall_s=progress.stall_s or self._habits.stall_s,
             stop_s=progress.stop_s or self._habits.stop_s,
+            finish_s=self._finish_s,
         )
 
 
