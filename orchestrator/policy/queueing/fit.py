@@ -108,24 +108,29 @@ class Fitter:
         return None
 
     def _quota(self, job: Job, pool: str) -> int:
-        return max(self.board.account(job.queue, pool).available, self.board.now.shares.own_available(job.tenant, pool))
+        return self._rooms(job, pool)[1]
 
     def _most_ever(self, job: Job, pool: str) -> int:
-        owned = self.board.now.shares.owned.get((job.tenant, pool))
-        return max(self.board.account(job.queue, pool).most_ever, owned.contributed if owned else 0)
+        return self._rooms(job, pool)[0]
+
+    def _rooms(self, job: Job, pool: str) -> tuple[int, int]:
+        """Devices that a job's queue and tenant could ever have in a pool, and those that they may take now."""
+        account, owned = self.board.account(job.queue, pool), self.board.now.shares.owned.get((job.tenant, pool))
+        if owned is None:
+            return account.most_ever, account.available
+        return max(account.most_ever, owned.contributed), max(account.available, owned.available)
 
     def _bounds(self, job: Job, pool: str, reached: int) -> Refusal | None:
         """What can be said by counting alone; nothing is said of a pool that comes no further than another one did."""
         need, ground = job.min_devices, self.board.grounds[pool]
         if not ground.pool.in_sight:
             return Refusal(2, Explanation(WaitReason.PENDING_EVALUATION, f"pool {pool!r} is out of sight", pool=pool))
-        most_ever = self._most_ever(job, pool)
+        most_ever, quota = self._rooms(job, pool)
         if need > most_ever:
             if reached >= 1:
                 return _NO_FURTHER
             detail = f"needs {need} devices; queue {job.queue!r} can have {most_ever} of pool {pool!r} at most"
             return Refusal(1, _short(WaitReason.EXCEEDS_MAX_QUOTA, detail, pool, need - most_ever, of_quota=True))
-        quota = self._quota(job, pool)
         if need > quota:
             if reached >= 3:
                 return _NO_FURTHER
