@@ -162,6 +162,20 @@ class Ledger(Leading):
             self._lead_or_raise()
             return endpoints(self._mirror)
 
+    def nightly(self) -> tuple[str, ...]:
+        """Training jobs that wait for a window, by id. Raises: NotLeadingError."""
+        with self._lock:
+            self._lead_or_raise()
+            rows = self._mirror.jobs.rows
+            found = (job.id for job in self._mirror.waiting.values() if job.window is not None)
+            return tuple(job for job in found if rows[job].shape.kind == "TrainJob")
+
+    def stage(self, unstaged: frozenset[str]) -> None:
+        """Jobs whose data is not close by yet: they wait for it. Raises: NotLeadingError."""
+        with self._lock:
+            self._lead_or_raise()
+            self._seer.unstaged = unstaged
+
     def appetite(self, pool: str, resource: str, enough: int) -> int:
         """Devices of a pool that training could use in all, `enough` at most. Raises: NotLeadingError."""
         with self._lock:

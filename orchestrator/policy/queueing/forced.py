@@ -76,7 +76,19 @@ def _over(board: Board, sitting: Sitting) -> Evict | None:
         detail = f"window {job.window!r} has closed"
         until_s = _grace_ends_s(board, job.window)
         return Evict(job=job.id, cause=ChangeCause.WINDOW_CLOSED, detail=detail, drain_until_s=until_s)
+    if closes_s is not None and closes_s - now_s <= (finish_s := _finish_s(sitting)):
+        left_s = closes_s - now_s
+        detail = (
+            f"window {job.window!r} closes in {left_s:.0f} s; evaluation and all that ends a night take {finish_s:.0f}"
+        )
+        return Evict(job=job.id, cause=ChangeCause.WINDOW_CLOSED, detail=detail, drain_until_s=closes_s)
     return None
+
+
+def _finish_s(sitting: Sitting) -> float:
+    """How long before a window's close a job's night ends: 0 where the job could start again in what would be left."""
+    tempo = sitting.running.tempo
+    return 0.0 if tempo is None or tempo.finish_s >= sitting.job.min_slice_s else tempo.finish_s
 
 
 def _grace_ends_s(board: Board, window: str | None) -> float:

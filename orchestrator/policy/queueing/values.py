@@ -123,13 +123,17 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tempo:
-    """What a running job knows of its resizes: whether growing pays is answered by `policy.resize` with it."""
+    """What a running job knows of its resizes: whether growing pays is answered by `policy.resize` with it.
+
+    `finish_s`: what the end of its night takes after the last step, up to having let go.
+    """
 
     plan: RunPlan
     state: ResizeState
     outlook: tuple[Outlook, ...]
     stall_s: float
     stop_s: float
+    finish_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
