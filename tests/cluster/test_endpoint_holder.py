@@ -83,6 +83,16 @@ class Plane:
         order = self.folder.read_order()
         return order is not None and order.stop
 
+    def follows(self, file: str) -> None:
+        """Let another file hold."""
+        (spec,) = load_text(file)
+        assert isinstance(spec, Endpoint)
+        assert self.ledger.submit(new_holder(spec, self.cluster, now_s=time.time())).revised == ("talk",)
+
+    def rollout(self) -> str:
+        """How far the last change has come."""
+        return (self.sight().rollout or {}).get("state", "")
+
     def held(self) -> int:
         return sum(one.devices for one in self.ledger.read.leases())
 
@@ -135,6 +145,8 @@ def test_replicas_follow_the_lease_and_answer_whoever_is_killed(plane: Plane) ->
         plane.until("its second replica has left", lambda: plane.sight().answering == 1 and plane.held() == 1)
         (lease,) = plane.ledger.read.leases()
         plane.until("it sits where its lease is", lambda: plane.sight().nodes == dict(lease.nodes))
+        plane.follows(ENDPOINT.replace("name: echo", "name: echo, slots: 2"))
+        plane.until("its process replaces the replica", lambda: plane.rollout() == "rolling")
         plane.loop.stop()
         birth = plane.folder.read_birth()
         assert birth is not None
@@ -143,8 +155,15 @@ def test_replicas_follow_the_lease_and_answer_whoever_is_killed(plane: Plane) ->
         plane.loop = plane.begin()
         plane.until("another process has it", lambda: plane.folder.read_birth() != birth and plane.folder.is_alive)
         plane.until("it is found to answer", lambda: plane.ledger.read.job("talk").state is JobState.RUNNING)
+        plane.until("the next process has finished that", lambda: plane.rollout() == "done")
+        plane.until("the new replica has come to the lease", lambda: plane.sight().nodes == dict(lease.nodes))
         plane.ledger.pin("talk", None)
         plane.until("it has its second replica again", lambda: plane.sight().answering == 2)
+        # No device is free now: of two replicas one after the other goes first.
+        plane.follows(ENDPOINT.replace("name: echo", "name: echo, slots: 3"))
+        plane.until("both follow the file", lambda: plane.rollout() == "done" and plane.sight().answering == 2)
+        plane.follows(ENDPOINT.replace("tiny-gpt@1", "tiny-gpt@9"))
+        plane.until("a version that is not there is refused", lambda: plane.rollout() == "refused")
     finally:
         done.set()
         asking.join()

@@ -16,7 +16,7 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig, ReplicaState
 
-from orchestrator.adapters.ray_serve.application import Part, application, check_same_model, parts, wanted_versions
+from orchestrator.adapters.ray_serve.application import Part, application, check_same_place, parts, wanted_versions
 from orchestrator.adapters.ray_serve.ports import free_port
 from orchestrator.adapters.ray_serve.support import check_supported
 from orchestrator.registry import Registry, Version
@@ -77,7 +77,7 @@ class Deployed:
         Raises: UserError for what cannot change while it runs; replicas that do not start leave the old ones.
         """
         check_supported(endpoint)
-        check_same_model(endpoint, self.endpoint)
+        check_same_place(endpoint, self.endpoint)
         self.start, self.endpoint = self.registry.get(endpoint.spec.model), endpoint
         self.canary_taken_back, self._trial_ended, self._refused = None, False, None
         self._run(self.start.ref)
