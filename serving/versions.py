@@ -99,7 +99,7 @@ class Versions:
         except UserError as error:
             _log.warning("canary not started", version=self._on_trial, error=str(error))
             failed = RollBack(reason=RollbackReason.DID_NOT_START, detail=str(error))
-            self._replica.between_steps(lambda: self._begin(before, None, None, failed))
+            self._replica.between_steps(lambda: self._begin(before, canary, None, failed))
             return
         self._replica.between_steps(lambda: self._begin(before, canary, model, None))
 
@@ -114,7 +114,8 @@ class Versions:
             rules = self._rules or canary_rules(self._endpoint)
             trial = Trial(version=canary.ref, rules=rules, since_s=self._replica.clock())
         self._replica.rollout.begin(trial)
-        self._replica.rollout.rolled_back = failed
+        if canary and failed:
+            self._replica.rollout.take_back(canary.ref, failed)
 
     def _load(self, version: WantedVersion) -> CachedModel:
         placed, _ = load_placed(Path(version.folder), self._endpoint.spec.engine.precision)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from serving.engine.echo import EchoEngine
 from serving.http.app import HttpConfig, assemble
@@ -30,17 +32,59 @@ def test_promtool_agrees_with_the_rules(command: tuple[str, str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_metric_of_the_rules_is_exported() -> None:
-    named = set(re.findall(r"tide_serving_\w+", (FOLDER / "serving-slo.rules.yaml").read_text()))
-    with running_service() as service:
-        app = assemble(service, HttpConfig(max_body_bytes=1000, objectives={Tier.INTERACTIVE: 0.95})).app
+# What Prometheus and the endpoint's own scrape of all replicas add to every sample.
+ADDED = {"job", "instance", "replica"}
+
+
+@pytest.fixture(scope="module")
+def exposed() -> dict[str, set[str]]:
+    """Labels by name of sample, of a replica that was asked in every tier of the rules and refused somebody."""
+    with running_service(EchoEngine()) as service:
+        objectives = {Tier.KEYSTROKE: 0.99, Tier.INTERACTIVE: 0.95}
+        app = assemble(service, HttpConfig(max_body_bytes=1000, objectives=objectives)).app
         with serve_app(app) as url:
-            httpx.post(f"{url}/v1/completions", json=BODY)
+            for tier in ("priority", "default", "flex"):
+                assert httpx.post(f"{url}/v1/completions", json={**BODY, "service_tier": tier}).status_code == 200
             text = httpx.get(f"{url}/metrics").text
             assert metric(url, "tide_serving_slo_objective", tier="interactive") == 0.95
-    exported = set(re.findall(r"^# HELP (\w+) ", text, re.MULTILINE))
-    assert named <= exported
-    assert {"tier", "tenant"} >= set(re.findall(r"tide_serving_slo_requests_total{(\w+)=", text))
+    samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+    found: dict[str, set[str]] = {}
+    for sample in samples:
+        found.setdefault(sample.name, set()).update(sample.labels)
+    for family in re.findall(r"^# TYPE (\w+) counter", text, re.MULTILINE):
+        found.setdefault(family if family.endswith("_total") else f"{family}_total", set())
+    return found
+
+
+def test_every_metric_of_the_rules_is_exposed_with_the_labels_that_they_read(exposed: dict[str, set[str]]) -> None:
+    rules = yaml.safe_load((FOLDER / "serving-slo.rules.yaml").read_text())
+    expressions = [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+    named = {name for text in expressions for name in re.findall(r"tide_serving_\w+", text)}
+    assert named == {f"tide_serving_slo_{each}" for each in ("missed_total", "requests_total", "objective")}
+    assert named <= exposed.keys()
+    read = {label.strip() for text in expressions for names in re.findall(r"(?:by|on) \(([^)]*)\)", text)
+            for label in names.split(",")}  # fmt: skip
+    assert all(read - ADDED <= exposed[name] for name in named)
+
+
+def test_every_metric_that_people_are_pointed_to_is_exposed(exposed: dict[str, set[str]]) -> None:
+    rules = (FOLDER / "serving-slo.rules.yaml").read_text()
+    assert set(re.findall(r"tide_serving_\w+", rules)) <= exposed.keys()
+    section = (FOLDER.parents[1] / "docs/serving.md").read_text().partition("## Metrics and alerts")[2]
+    listed = section.partition("`tide_serving_`")[2].partition(".\n")[0]
+    names = {f"tide_serving_{name}" for name in re.findall(r"`(\w+)`", listed)}
+    assert len(names) > 20
+    families = {re.sub(r"_(total|bucket|sum|count|created)$", "", name) for name in exposed}
+    assert names == families
+
+
+def test_the_series_in_promtools_tests_are_such_as_are_exposed(exposed: dict[str, set[str]]) -> None:
+    tests = yaml.safe_load((FOLDER / "serving-slo.test.yaml").read_text())["tests"]
+    series = [one["series"] for test in tests for one in test["input_series"]]
+    assert series
+    for one in series:
+        name, _, labels = one.partition("{")
+        assert set(re.findall(r"(\w+)=", labels)) <= exposed[name] | ADDED, one
 
 
 def test_each_way_to_end_is_counted_once() -> None:
