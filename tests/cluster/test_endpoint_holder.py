@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
+import torch
 
+from jobs.models.load import load_model, save_model
 from orchestrator.adapters.endpoints.sight import Sight, read_sight
 from orchestrator.adapters.jobs.folder import JobFolder
 from orchestrator.adapters.ray_cluster.host import await_host, start_host, stop_host
@@ -51,11 +55,26 @@ spec:
 """
 
 
+ON_TRIAL = """
+apiVersion: tideline/v1
+kind: Endpoint
+metadata: {name: trial}
+spec:
+  model: tiny-gpt@live
+  listen: {port: 0}
+  engine: {slots: 4}
+  replicas: {drain: 2s, resources: {CPU: 1}}
+  tiers: {interactive: {slo: {latency: 60s}}}
+  canary: {model: tiny-gpt@2, weight: 0.5, rollback: {error_rate: 0.02}}
+"""
+
+
 class Plane:
-    """A state folder with a control loop over it."""
+    """A state folder with a control loop over it, and the endpoint `name` in it."""
 
     def __init__(self, state: Path) -> None:
         self.state = state
+        self.name = "talk"
         self.file = state / "cluster.yaml"
         self.file.write_text(CLUSTER)
         (self.cluster,) = load_text(CLUSTER)
@@ -74,7 +93,7 @@ class Plane:
 
     @property
     def folder(self) -> JobFolder:
-        return JobFolder(self.state / "jobs" / "jobs" / "talk")
+        return JobFolder(self.state / "jobs" / "jobs" / self.name)
 
     def sight(self) -> Sight:
         return read_sight(self.folder.path)
@@ -83,11 +102,18 @@ class Plane:
         order = self.folder.read_order()
         return order is not None and order.stop
 
-    def follows(self, file: str) -> None:
-        """Let another file hold."""
+    def submit(self, file: str) -> tuple[str, ...]:
+        """Submit an endpoint; those that were there and follow their file from now on."""
         (spec,) = load_text(file)
         assert isinstance(spec, Endpoint)
-        assert self.ledger.submit(new_holder(spec, self.cluster, now_s=time.time())).revised == ("talk",)
+        self.name = spec.metadata.name
+        return self.ledger.submit(new_holder(spec, self.cluster, now_s=time.time())).revised
+
+    def kill_its_process(self) -> None:
+        birth = self.folder.read_birth()
+        assert birth is not None
+        birth.kill()
+        self.until("its process is dead", lambda: not birth.is_alive)
 
     def rollout(self) -> str:
         """How far the last change has come."""
@@ -106,27 +132,35 @@ class Plane:
         raise AssertionError(f"{what}: not so after {PATIENCE_S:g} s; {rows}; {self.loop.health()}\n{said}")
 
 
-@pytest.fixture
-def plane(tmp_path: Path) -> Iterator[Plane]:
-    Registry(tmp_path / "models").register("tiny-gpt", tiny_model(tmp_path / "built"), Provenance(run="r"))
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+    """Two nodes, and three versions of a model of which the second has no finite scores."""
+    home = tmp_path_factory.mktemp("home")
+    registry = Registry(home / "models")
+    for seed in (0, 1, 2):
+        folder = tiny_model(home / f"built{seed}", seed)
+        if seed == 1:
+            model, config = load_model(folder)
+            with torch.no_grad():
+                model.norm.weight.fill_(float("nan"))
+            folder = save_model(model, config, home / "bad")
+        registry.register("tiny-gpt", folder, Provenance(run="r"))
     (cluster,) = load_text(CLUSTER)
     assert isinstance(cluster, Cluster)
-    start_host(tmp_path / "ray", nodes_for(cluster))
-    await_host(tmp_path / "ray", timeout_s=PATIENCE_S)
-    plane = Plane(tmp_path)
+    start_host(home / "ray", nodes_for(cluster))
+    await_host(home / "ray", timeout_s=PATIENCE_S)
+    plane = Plane(home)
     try:
         yield plane
     finally:
         plane.loop.stop()
         plane.folder.kill()
         plane.ledger.close()
-        stop_host(tmp_path / "ray")
+        stop_host(home / "ray")
 
 
 def test_replicas_follow_the_lease_and_answer_whoever_is_killed(plane: Plane) -> None:
-    (spec,) = load_text(ENDPOINT)
-    assert isinstance(spec, Endpoint)
-    plane.ledger.submit(new_holder(spec, plane.cluster, now_s=time.time()))
+    assert plane.submit(ENDPOINT) == ()
     plane.until("it has a replica on each device", lambda: plane.sight().answering == 2)
     assert plane.held() == 2
     url = plane.sight().urls["interactive"]
@@ -145,13 +179,11 @@ def test_replicas_follow_the_lease_and_answer_whoever_is_killed(plane: Plane) ->
         plane.until("its second replica has left", lambda: plane.sight().answering == 1 and plane.held() == 1)
         (lease,) = plane.ledger.read.leases()
         plane.until("it sits where its lease is", lambda: plane.sight().nodes == dict(lease.nodes))
-        plane.follows(ENDPOINT.replace("name: echo", "name: echo, slots: 2"))
+        assert plane.submit(ENDPOINT.replace("name: echo", "name: echo, slots: 2")) == ("talk",)
         plane.until("its process replaces the replica", lambda: plane.rollout() == "rolling")
         plane.loop.stop()
         birth = plane.folder.read_birth()
-        assert birth is not None
-        birth.kill()
-        plane.until("its process is dead", lambda: not plane.folder.is_alive)
+        plane.kill_its_process()
         plane.loop = plane.begin()
         plane.until("another process has it", lambda: plane.folder.read_birth() != birth and plane.folder.is_alive)
         plane.until("it is found to answer", lambda: plane.ledger.read.job("talk").state is JobState.RUNNING)
@@ -160,9 +192,9 @@ def test_replicas_follow_the_lease_and_answer_whoever_is_killed(plane: Plane) ->
         plane.ledger.pin("talk", None)
         plane.until("it has its second replica again", lambda: plane.sight().answering == 2)
         # No device is free now: of two replicas one after the other goes first.
-        plane.follows(ENDPOINT.replace("name: echo", "name: echo, slots: 3"))
+        plane.submit(ENDPOINT.replace("name: echo", "name: echo, slots: 3"))
         plane.until("both follow the file", lambda: plane.rollout() == "done" and plane.sight().answering == 2)
-        plane.follows(ENDPOINT.replace("tiny-gpt@1", "tiny-gpt@9"))
+        plane.submit(ENDPOINT.replace("tiny-gpt@1", "tiny-gpt@9"))
         plane.until("a version that is not there is refused", lambda: plane.rollout() == "refused")
     finally:
         done.set()
@@ -177,3 +209,42 @@ def test_replicas_follow_the_lease_and_answer_whoever_is_killed(plane: Plane) ->
         httpx.get(f"{url}/healthz", timeout=5.0)
     with plane.ledger.database.reading() as connection:
         assert check(connection) == []
+
+
+def test_a_bad_canary_is_taken_back_the_alias_is_followed_and_nothing_is_left_between_attempts(plane: Plane) -> None:
+    registry = Registry(plane.state / "models")
+    registry.set_alias("tiny-gpt@1", "live")
+    plane.submit(ON_TRIAL)
+    plane.until("it answers", lambda: plane.sight().answering == 1)
+    url = plane.sight().urls["interactive"]
+
+    def ask(_: int) -> int:
+        body = {"model": "tiny-gpt", "prompt": "def f(", "max_tokens": 2}
+        return httpx.post(f"{url}/v1/completions", json=body, timeout=60.0).status_code
+
+    def taken_back() -> bool:
+        return bool((plane.sight().canary or {}).get("taken_back"))
+
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(ask, range(120)))
+        assert set(statuses) == {200, 503}
+        assert statuses.count(503) < 60  # a part of the trial's requests, and none of the others
+        plane.until("the canary is taken back", taken_back)
+        assert set(pool.map(ask, range(40))) == {200}
+    scraped = httpx.get(f"{url}/metrics").text
+    assert re.search(r'tide_serving_canary_rollbacks_total{.*reason="errors",version="tiny-gpt@2"} 1.0', scraped)
+    registry.set_alias("tiny-gpt@3", "live")
+    plane.until("it follows the alias", lambda: plane.sight().ref == "tiny-gpt@3")
+    assert httpx.get(f"{url}/v1/models/tiny-gpt").json()["version"] == "tiny-gpt@3"
+    plane.kill_its_process()
+    plane.until("another process has it", lambda: plane.folder.is_alive and plane.sight().answering == 1)
+    assert taken_back()
+    # Killed once more, not started again, and cancelled in that moment: somebody else takes down what answers.
+    plane.ledger.hold_queue("default", True)
+    plane.kill_its_process()
+    plane.until("it waits", lambda: plane.ledger.read.job("trial").state is JobState.QUEUED)
+    assert ask(0) == 200
+    plane.ledger.cancel("trial")
+    plane.until("nothing of it is left", lambda: not plane.folder.path.exists())
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{url}/healthz", timeout=5.0)
