@@ -73,7 +73,8 @@ class Fake:
 
     urls: dict[str, str] = field(default_factory=lambda: {"interactive": "http://127.0.0.1:1/e"})
     leased: list[int] = field(default_factory=list)
-    begun: list[Life | None] = field(default_factory=list)
+    begun: list[Life] = field(default_factory=list)
+    dies: bool = False
     rolled: list[Life] = field(default_factory=list)
     now: Count = field(default_factory=lambda: Count(answering=0, present=0))
     going: Progress = field(default_factory=lambda: Progress(fresh=0, wanted=2))
@@ -88,11 +89,15 @@ class Fake:
         assert self.made is not None
         return self.made
 
-    def start(self, document: Document, seats: Mapping[str, int], life: Life | None) -> Life:
+    def first(self, document: Document) -> Life:
+        return self.plan(document)
+
+    def start(self, life: Life, seats: Mapping[str, int]) -> None:
+        if self.dies:
+            raise SystemExit
         self.leased.append(sum(seats.values()))
         self.begun.append(life)
-        self.made = life or self.plan(document)
-        return self.made
+        self.made = life
 
     def plan(self, document: Document) -> Life:
         model = document["spec"]["model"]
@@ -203,8 +208,20 @@ def test_a_second_process_goes_on_with_the_replicas_of_the_first(tmp_path: Path)
     world.keeper(first).begin()
     world.folder.write_order(letter(2, 2))
     world.keeper(second).begin()
-    assert (first.begun, second.begun) == ([None], [first.made])
+    assert first.begun == second.begun == [first.made]
     assert second.leased == [2]
+
+
+def test_what_may_be_there_is_known_before_it_is_and_until_it_was_taken_down(tmp_path: Path) -> None:
+    world, fake = World(tmp_path), Fake(dies=True)
+    world.folder.write_order(letter(1, 2))
+    with pytest.raises(SystemExit):
+        world.keeper(fake).begin()
+    assert world.folder.leaves_something
+    keeper = world.keeper(Fake())
+    keeper.begin()
+    keeper.gone()
+    assert not world.folder.leaves_something
 
 
 def test_a_process_that_begins_with_a_stop_starts_nothing_and_says_the_end_of_the_one_that_died(tmp_path: Path) -> None:
@@ -284,7 +301,7 @@ def test_whoever_comes_after_a_kill_in_a_roll_out_finishes_it(
     world.folder.write_order(letter(2, 2))
     heir = world.keeper(second)
     heir.begin()
-    assert [one and one.document for one in second.begun] == [wanted]
+    assert [one.document for one in second.begun] == [wanted]
     second.now, second.going = first.now, Progress(fresh=1, wanted=2)
     world.tick(heir)
     assert world.change()[0] == "rolling"

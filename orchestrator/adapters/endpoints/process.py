@@ -234,7 +234,7 @@ def serve_endpoint(folder: JobFolder, document: Mapping[str, Any], around: Mappi
 
 def _keep(keeper: Keeper, held: Replicas) -> tuple[Phase, str, bool]:
     """Serve to an end of any kind; what is wrong with the endpoint itself would be wrong again, and takes it down."""
-    from orchestrator.adapters.ray_serve.held import is_lost
+    from orchestrator.adapters.ray_serve.shared import is_lost
 
     counting = _Counting(held.arrivals)
     try:
@@ -259,8 +259,17 @@ def _keep(keeper: Keeper, held: Replicas) -> tuple[Phase, str, bool]:
 def _hold(keeper: Keeper, counting: _Counting) -> None:
     """Serve until it is asked to stop."""
     counting.start()
-    refreshed_s = time.monotonic()
-    while keeper.tick(counting.last):
+    refreshed_s, trouble = time.monotonic(), ""
+    while True:
+        try:
+            if not keeper.tick(counting.last):
+                return
+        except OSError as error:  # a disk that is full for a moment takes no endpoint down: the next tick says it all
+            if isinstance(error, ConnectionError | TimeoutError):
+                raise
+            if str(error) != trouble:
+                trouble = str(error)
+                traceback.print_exc()
         if time.monotonic() - refreshed_s > LOOK_S:
             refreshed_s = time.monotonic()
             keeper.look_around()

@@ -41,8 +41,12 @@ _WAITS = Change(state="waiting", detail="for a free device, on which a new repli
 class Rollable(Protocol):
     """Replicas that can become others while they answer, as `ray_serve.held.HeldEndpoint` is one."""
 
-    def start(self, document: Document, seats: Mapping[str, int], life: Life | None) -> Life:
-        """Begin to serve, or go on with what `life` says. Raises: UserError."""
+    def first(self, document: Document) -> Life:
+        """What replicas are made of to begin with; nothing is started. Raises: UserError."""
+        ...
+
+    def start(self, life: Life, seats: Mapping[str, int]) -> None:
+        """Begin to serve that, or go on. Raises: UserError."""
         ...
 
     def plan(self, document: Document) -> Life:
@@ -92,10 +96,11 @@ class Rollouts:
         self._stamp = self._folder.job_stamp()
         document, _ = self._folder.read_job()
         begun = read_begun(self._folder.path, document)
+        # Kept before anything is there: whatever may answer one day is known to be taken down.
+        self._keep(begun or Begun(now=self._held.first(document)))
+        self._held.start(self.begun.now, seats)
         if begun is None:
-            self._keep(Begun(now=self._held.start(document, seats, None)))
             return
-        self._keep(replace(begun, now=self._held.start(begun.now.document, seats, begun.now)))
         self._moving = True
         if begun.before is not None:
             self._say("a roll-out was under way; it goes on")
@@ -142,23 +147,23 @@ class Rollouts:
             self._show()
 
     def _try(self, document: Document) -> None:
-        self._waits = document
+        self._waits, before = document, self.begun.before
         try:
             life = self._held.plan(document)
         except UserError as error:
             self._refuse(Refusal(document=document, error=str(error), tried=False))
             return
-        if self._held.has_room(life):
-            self._waits = None
+        if self._held.has_room(life) or (before is not None and before.document == document):
             self._roll(life)
-        elif self.change != _WAITS:
+            return
+        if self.change != _WAITS:
             self._say(f"a changed file waits {_WAITS.detail}")
-            self.change = _WAITS
+        self._show()
 
     def _roll(self, life: Life) -> None:
         self._keep(self.begun.rolling(life))
         self._say("replicas become what the file says now")
-        self._moving = True
+        self._waits, self._moving = None, True
         self._show()
         self._held.roll(life)
 
@@ -189,6 +194,8 @@ class Rollouts:
         begun = self.begun
         if begun.refused is not None:
             self.change = Change(state="refused", detail=begun.refused.error)
+        elif self._waits is not None:
+            self.change = _WAITS
         elif begun.before is not None:
             far = f"{progress.fresh} of {progress.wanted} replicas" if progress else "replicas"
             self.change = Change(state="rolling", detail=f"{far} are what the file says")
@@ -196,8 +203,9 @@ class Rollouts:
             self.change = Change(state="done", detail="every replica is what the file says")
 
     def _keep(self, begun: Begun) -> None:
+        if begun != read_begun(self._folder.path, begun.now.document):  # a full disk must not hinder who goes on
+            write_begun(self._folder.path, begun)
         self._begun = begun
-        write_begun(self._folder.path, begun)
 
 
 def change_as_json(change: Change | None) -> dict[str, Any] | None:

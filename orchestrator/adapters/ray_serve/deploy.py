@@ -63,8 +63,11 @@ class Deployed:
         ended = self.canary_taken_back is not None and not self._trial_ended
         if ref == self.ref and not ended:
             return False
+        before = self.start
+        if self.endpoint.spec.engine.name != "torch":  # its replicas load no other weights: new ones take their place
+            self.start = self.registry.get(ref)
         if error := self._followed(self._run(ref)):
-            self._refused = ref
+            self._refused, self.start = ref, before
             self._followed(self._run(self.ref))  # or a replica that starts later would be told to serve it
             raise UserError(f"{ref} cannot be served: {error}", where=f"Endpoint {self.name}",
                             next_step=f"{self.ref} goes on; register a version that fits.")  # fmt: skip

@@ -13,9 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import serve
-from ray._private.state import state as ray_state
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 from ray.serve.schema import ApplicationStatus, ReplicaState
 
@@ -30,10 +28,10 @@ from orchestrator.adapters.ray_serve.application import (
     wanted_versions,
 )
 from orchestrator.adapters.ray_serve.autoscale import write_lease
-from orchestrator.adapters.ray_serve.deploy import _QUIET, _quiet_driver, _tls_options
+from orchestrator.adapters.ray_serve.deploy import _QUIET, _quiet_driver
 from orchestrator.adapters.ray_serve.following import Stand
-from orchestrator.adapters.ray_serve.ports import free_port
 from orchestrator.adapters.ray_serve.seating import write_seats
+from orchestrator.adapters.ray_serve.shared import addresses, has_room, shared_serve
 from orchestrator.adapters.ray_serve.support import check_supported
 from orchestrator.policy.lending.rates import Counter
 from orchestrator.registry import Registry
@@ -43,6 +41,8 @@ from orchestrator.spec.errors import ExitCode, UserError
 from serving.versions import Wanted
 
 ASK_TIMEOUT_S = 5.0
+MOST_MOVES = 8
+"""Of replicas to their lease's nodes, until the lease is another: a Serve that cannot be steered is left alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +69,7 @@ class HeldEndpoint:
     _trying: str | None = None
     _refused: str | None = None
     _extra: int = 0
+    _moves: int = 0
     _handles: dict[str, Any] = field(default_factory=dict)
     _asking: dict[str, Any] = field(default_factory=dict)
 
@@ -86,19 +87,24 @@ class HeldEndpoint:
 
     # --- Beginning, and becoming something else ----------------------------------------------------------------------
 
-    def start(self, document: Document, seats: Mapping[str, int], life: Life | None) -> Life:
-        """Begin to serve with replicas on these nodes, or go on with `life`; returns before they answer.
-
-        With the same `life` no replica is built anew. Raises: UserError.
-        """
+    def first(self, document: Document) -> Life:
+        """What its replicas are made of to begin with. Raises: UserError."""
         endpoint = _read(document)
-        self._life = life or self._check(endpoint, document)
-        self._endpoint, self._seats = endpoint, dict(seats)
+        check_supported(endpoint)
+        wanted = wanted_versions(endpoint, self.registry)  # an unknown canary is said before anything starts
+        return Life(document=document, built=wanted.stable.ref, ref=wanted.stable.ref)
+
+    def start(self, life: Life, seats: Mapping[str, int]) -> None:
+        """Begin to serve with replicas on these nodes, or go on; returns before they answer. Raises: UserError.
+
+        With the same `life` as before no replica is built anew.
+        """
+        endpoint = _read(life.document)
+        self._life, self._endpoint, self._seats = life, endpoint, dict(seats)
         with _quiet_driver():
-            self.urls = _addresses(endpoint, _serve(endpoint, self.base))
+            self.urls = addresses(endpoint, shared_serve(endpoint, self.base))
         self.lease(seats)
         self._run()
-        return self.life
 
     def plan(self, document: Document) -> Life:
         """What replicas would be made of. Raises: UserError for what cannot be served, or not where this one is."""
@@ -106,7 +112,7 @@ class HeldEndpoint:
         if fixed := fixed_while_held(self.endpoint, endpoint):
             raise UserError(f"{', '.join(fixed)} cannot change while it runs", where=f"Endpoint {self.name}",
                             code=ExitCode.CONFLICT, next_step="Cancel it and submit it anew")  # fmt: skip
-        fresh = self._check(endpoint, document)
+        fresh = self.first(document)
         on_trial = endpoint.spec.canary == self.endpoint.spec.canary
         same = built_from(endpoint) == built_from(self.endpoint)
         if same and (endpoint.spec.model == self.endpoint.spec.model or fresh.ref == now.ref):
@@ -116,13 +122,13 @@ class HeldEndpoint:
     def has_room(self, life: Life) -> bool:
         """Whether replicas can become that without an interruption: none is built anew, there is room for one more, or
         there are several, of which one after the other may go first."""
-        return self._versions(life) == self._versions(self.life) or self._replicas != 1 or self._is_free_for_one()
+        return self._versions(life) == self._versions(self.life) or self._replicas != 1 or self._has_room_for_one()
 
     def roll(self, life: Life) -> None:
         """Begin to become that; `progress` says how far it has come."""
         self._life, self._endpoint = life, _read(life.document)
-        self._trying, self._refused = None, None
-        self.urls = _addresses(self.endpoint, next(iter(self.urls.values())).partition(f"/{self.name}")[0])
+        self._trying, self._refused, self._moves = None, None, 0
+        self.urls = addresses(self.endpoint, next(iter(self.urls.values())).partition(f"/{self.name}")[0])
         self._run()
 
     def progress(self) -> Progress:
@@ -145,7 +151,7 @@ class HeldEndpoint:
 
     def lease(self, seats: Mapping[str, int]) -> None:
         """Hold exactly so many replicas of each part from now on, on these nodes; those too many drain."""
-        self._seats = dict(seats)
+        self._seats, self._moves = dict(seats), 0
         self._write_lease(0)
 
     def settle(self) -> bool:
@@ -156,7 +162,8 @@ class HeldEndpoint:
         astray = any(count > seats.get(node, 0) for node, count in nodes.items())
         if self._extra and (not astray or self.count().answering > self._replicas):
             self._write_lease(0)
-        elif not self._extra and astray and sum(nodes.values()) == sum(seats.values()):
+        elif not self._extra and astray and sum(nodes.values()) == sum(seats.values()) and self._moves < MOST_MOVES:
+            self._moves += 1
             self._write_lease(1)
         return self._extra > 0
 
@@ -286,7 +293,7 @@ class HeldEndpoint:
 
     def _run(self) -> None:
         start, wanted = self.registry.get(self.life.built), self._wanted()
-        held = Held(initial=self._replicas, surge=self._replicas < 2 or self._is_free_for_one())
+        held = Held(initial=self._replicas, surge=self._replicas < 2 or self._has_room_for_one())
         targets = [
             serve.RunTarget(
                 target=application(part, self.registry, start, wanted, base=self.base, held=held),
@@ -298,12 +305,6 @@ class HeldEndpoint:
         ]
         with _quiet_driver():
             serve.run_many(targets, wait_for_applications_running=False)
-
-    def _check(self, endpoint: Endpoint, document: Document) -> Life:
-        """What an endpoint is made of when it begins. Raises: UserError."""
-        check_supported(endpoint)
-        wanted = wanted_versions(endpoint, self.registry)  # an unknown canary is said before anything starts
-        return Life(document=document, built=wanted.stable.ref, ref=wanted.stable.ref)
 
     def _write_lease(self, extra: int) -> None:
         self._extra = extra
@@ -321,19 +322,14 @@ class HeldEndpoint:
             return []
         return [answer for answer in answers if isinstance(answer, Stand)]
 
-    def _is_free_for_one(self) -> bool:
-        """Whether some node has room for one more replica of each part."""
-        asked = self.endpoint.spec.replicas.resources.as_ray()
-        rooms = ray_state.available_resources_per_node().values()
-        fitting = (min((int(room.get(name, 0) // many) for name, many in asked.items() if many), default=1)
-                   for room in rooms)  # fmt: skip
-        return sum(fitting) >= len(self._parts())
+    def _has_room_for_one(self) -> bool:
+        """Whether one more replica of each part could start."""
+        return has_room(self.endpoint.spec.replicas.resources, len(self._parts()))
 
     def _left_behind(self) -> list[str]:
         """Applications that are there below this endpoint's path, whatever its file says now."""
-        found = serve.status().applications
-        path, details = f"/{self.name}", serve.context._get_global_client().get_serve_details()["applications"]
-        return [name for name in found if f"{details[name].get('route_prefix')}/".startswith(f"{path}/")]
+        details = serve.context._get_global_client().get_serve_details()["applications"]
+        return [name for name, one in details.items() if f"{one.get('route_prefix')}/".startswith(f"/{self.name}/")]
 
 
 def _read(document: Document) -> Endpoint:
@@ -342,36 +338,6 @@ def _read(document: Document) -> Endpoint:
     return endpoint
 
 
-def _addresses(endpoint: Endpoint, url: str) -> dict[str, str]:
-    below, dedicated = f"{url}/{endpoint.metadata.name}", endpoint.spec.placement == "dedicated"
-    return {tier: f"{below}/{tier}" if dedicated else below for tier in endpoint.spec.tiers.present()}
-
-
 def _last_line(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return lines[-1] if lines else "its replicas do not start"
-
-
-def _serve(endpoint: Endpoint, base: Path) -> str:
-    """Serve's address; Serve is started if it does not run. Raises: UserError where it listens elsewhere."""
-    listen, tls = endpoint.spec.listen, _tls_options(endpoint, base)
-    running = serve.context._get_global_client(raise_if_no_controller_running=False)
-    if running is None:
-        http = {"host": listen.host, "port": free_port(listen.host, listen.port), **tls}
-        serve.start(proxy_location="HeadOnly", http_options=http, logging_config=_QUIET)
-        running = serve.context._get_global_client()
-    found = running.http_config
-    if found.host != listen.host or listen.port not in (0, found.port) or found.ssl_certfile != tls.get("ssl_certfile"):
-        raise UserError(
-            f"spec.listen: endpoints of this Ray cluster answer at {found.host}:{found.port}",
-            where=f"Endpoint {endpoint.metadata.name}",
-            code=ExitCode.CONFLICT,
-            next_step="Give it the same listen, or port 0, or another cluster",
-        )
-    host = f"[{found.host}]" if ":" in found.host else found.host
-    return f"{'https' if tls else 'http'}://{host}:{found.port}"
-
-
-def is_lost(error: BaseException) -> bool:
-    """Whether an error means that Ray is gone, and not that the endpoint is wrong."""
-    return isinstance(error, ray.exceptions.RayError | ConnectionError | RayServeException)
