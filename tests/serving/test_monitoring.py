@@ -13,8 +13,10 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.engine.echo import EchoEngine
+from serving.engine.rollout import Trial
 from serving.http.app import HttpConfig, assemble
 from serving.policy import Tier
+from serving.policy.canary import CanaryRules
 from tests.serving.http.server import running_service, serve_app
 from tests.serving.http.test_lifecycle import metric
 
@@ -101,3 +103,22 @@ def test_each_way_to_end_is_counted_once() -> None:
 
 def _app(service):
     return assemble(service, HttpConfig(max_body_bytes=1000)).app
+
+
+@pytest.mark.parametrize(("failed", "reason"), [(True, "errors"), (False, "slo_burn")])
+def test_a_canary_that_was_taken_back_is_seen_with_what_it_was_judged_by(failed: bool, reason: str) -> None:
+    rules = CanaryRules(weight=0.5, error_rate=0.02, burn_rate=6.0, after_s=0.0)
+    with running_service(EchoEngine()) as service, serve_app(_app(service)) as url:
+        rollout = service.replica.rollout
+
+        def a_trial() -> None:
+            rollout.begin(Trial(version="m@2", rules=rules, since_s=0.0))
+            for version in [""] * 20 + ["m@2"] * 20:
+                rollout.ended(version, failed=failed and version != "", missed_slo=version != "", now_s=1.0)
+            rollout.begin(None)  # as it comes back from whoever was told
+
+        service.replica.between_steps(a_trial)
+        assert metric(url, "tide_serving_canary_rollbacks_total", version="m@2", reason=reason) == 1
+        assert metric(url, "tide_serving_version_requests_total", version="stable") == 20
+        assert metric(url, "tide_serving_version_failed_total", version="m@2") == 20 * failed
+        assert metric(url, "tide_serving_version_slo_missed_total", version="m@2") == 20
