@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from jobs.models.load import load_model, save_model
+from orchestrator.adapters.endpoints.life import read_begun
 from orchestrator.adapters.endpoints.sight import Sight, read_sight
 from orchestrator.adapters.jobs.folder import JobFolder
 from orchestrator.adapters.ray_cluster.host import await_host, start_host, stop_host
@@ -23,6 +24,7 @@ from orchestrator.ledger.repository import Ledger
 from orchestrator.ledger.schema import upgrade
 from orchestrator.ledger.states import JobState
 from orchestrator.ledger.submission import new_holder
+from orchestrator.policy.queueing.orders import Phase, Report
 from orchestrator.registry import Provenance, Registry
 from orchestrator.service.live import live_ports
 from orchestrator.service.local_nodes import nodes_for
@@ -109,6 +111,12 @@ class Plane:
         assert isinstance(spec, Endpoint)
         self.name = spec.metadata.name
         return self.ledger.submit(new_holder(spec, self.cluster, now_s=time.time())).revised
+
+    def has_rolled_out(self) -> bool:
+        """Whether every replica is what the file in the books says."""
+        begun, wanted = read_begun(self.folder.path, {}), self.ledger.read.document(self.name)
+        is_wanted = begun is not None and begun.before is None and begun.now.document == wanted
+        return is_wanted and self.rollout() == "done"
 
     def is_seated(self) -> bool:
         """Whether replicas are exactly where the lease is."""
@@ -198,13 +206,13 @@ def test_replicas_follow_the_lease_and_answer_whoever_is_killed(plane: Plane) ->
         plane.loop = plane.begin()
         plane.until("another process has it", lambda: plane.folder.read_birth() != birth and plane.folder.is_alive)
         plane.until("it is found to answer", lambda: plane.ledger.read.job("talk").state is JobState.RUNNING)
-        plane.until("the next process has finished that", lambda: plane.rollout() == "done")
+        plane.until("the next process has finished that", plane.has_rolled_out)
         plane.until("the new replica has come to the lease", plane.is_seated)
         plane.ledger.pin("talk", None)
         plane.until("it has its second replica again", lambda: plane.sight().answering == 2)
         # No device is free now: of two replicas one after the other goes first.
         plane.submit(ENDPOINT.replace("name: echo", "name: echo, slots: 3"))
-        plane.until("both follow the file", lambda: plane.rollout() == "done" and plane.sight().answering == 2)
+        plane.until("both follow the file", lambda: plane.has_rolled_out() and plane.sight().answering == 2)
         plane.submit(ENDPOINT.replace("tiny-gpt@1", "tiny-gpt@9"))
         plane.until("a version that is not there is refused", lambda: plane.rollout() == "refused")
     finally:
@@ -252,12 +260,14 @@ def test_a_bad_canary_is_taken_back_the_alias_is_followed_and_nothing_is_left_be
     plane.until("the next process says so, too", lambda: plane.sight_stamp() != stamp and plane.sight().answering == 1)
     assert taken_back()
     assert plane.sight().ref == "tiny-gpt@3"
-    # Killed once more, not started again, and cancelled in that moment: somebody else takes down what answers.
-    plane.ledger.hold_queue("default", True)
+    # Killed once more, and cancelled before anybody has ordered it again: what answers is taken down all the same.
+    plane.loop.stop()
     plane.kill_its_process()
-    plane.until("it waits", lambda: plane.ledger.read.job("trial").state is JobState.QUEUED)
-    assert ask(0) == 200
+    died = Report(job="trial", attempt=plane.ledger.read.job("trial").attempt, phase=Phase.FAILED)
+    plane.ledger.record((died,), now_s=time.time())
     plane.ledger.cancel("trial")
-    plane.until("nothing of it is left", lambda: not plane.folder.path.exists())
+    assert ask(0) == 200
+    plane.loop = plane.begin()
+    plane.until("it has gone", lambda: plane.ledger.read.job("trial").state is JobState.CANCELLED)
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{url}/healthz", timeout=5.0)

@@ -310,6 +310,15 @@ def test_what_a_process_leaves_that_dies_between_attempts_is_taken_down(bench: B
     bench.until(lambda found: not bench.folder().path.exists())
 
 
+def test_a_next_attempt_that_is_stopped_before_it_began_takes_down_what_the_one_before_left(bench: Bench) -> None:
+    killed_between_attempts(bench)
+    dead = bench.pid()
+    bench.runner.ask(stop(attempt=2))
+    bench.until_phase(Phase.STOPPED, attempt=2)
+    assert bench.pid() != dead
+    assert not bench.folder().leaves_something
+
+
 def test_what_goes_on_between_two_attempts_is_there_for_the_next(bench: Bench) -> None:
     killed_between_attempts(bench)
     bench.runner.ask(start(attempt=2))

@@ -123,6 +123,8 @@ class Keeper:
         if self._now_s() - self._followed_s >= COUNT_S:
             self._followed_s = self._now_s()
             self._rollouts.follow()
+        if self._rollouts.is_moving:
+            self._nodes = {}  # where they were says nothing of where they are
         count = self._held.count()
         if count.failed is not None and not self._rollouts.is_moving:
             raise RuntimeError(count.failed)
