@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from jobs.models.task import Task
+from jobs.train.building import briefly
 from jobs.train.config import RankJob, StartRequest
 from jobs.train.deepspeed_config import deepspeed_config
 from jobs.train.pace import NO_PACE, PaceMeter
@@ -63,12 +64,13 @@ class ShardedEngine:
         self._clip_norm = request.job.optimizer.gradient_clipping
         self.device = device
         model = build_model(task, request.job.seed)
-        self.deepspeed, *_ = deepspeed.initialize(
-            model=model,
-            model_parameters=[parameter for parameter in model.parameters() if parameter.requires_grad],
-            config=deepspeed_config(request.job, request.world_size, _num_elements(model)),
-            dist_init_required=False,
-        )
+        with briefly(state_follows=request.job.restore is not None):
+            self.deepspeed, *_ = deepspeed.initialize(
+                model=model,
+                model_parameters=[parameter for parameter in model.parameters() if parameter.requires_grad],
+                config=deepspeed_config(request.job, request.world_size, _num_elements(model)),
+                dist_init_required=False,
+            )
         self.deepspeed.train()
         if request.job.precision == "bf16":
             # As DeepSpeed does for fp16: a task need not know in which precision it is trained.

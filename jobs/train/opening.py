@@ -17,7 +17,7 @@ import torch
 
 from jobs.data.manifest import read_manifest
 from jobs.models.task import SampleSource, Task, load_task
-from jobs.train import messages
+from jobs.train import heap, messages
 from jobs.train.agree import Rhythm
 from jobs.train.channel import Channel
 from jobs.train.config import StartRequest
@@ -112,6 +112,7 @@ def open_attempt(request: StartRequest, channel: Channel) -> Attempt:
     with _timed("state", channel):
         places = places_of(request, groups, channel)
         restored = restore(places.source, engine, job, dataset_hash) if job.restore else None
+    heap.give_back()  # the whole model, of which this rank keeps a share
     if restored is not None:
         channel.send(messages.Restored(restored.manifest.step, restored.source, restored.read_bytes, restored.detail))
     # 4. who saves, who reports, and what is done about losses that are no numbers

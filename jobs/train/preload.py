@@ -9,6 +9,7 @@ import gc
 import importlib
 import os
 
+from jobs.train import heap
 from jobs.train.device import Accelerator, choose_accelerator
 
 # Modules that a rank would otherwise import between its start and its first step. `torch._dynamo` and Adam's module
@@ -51,6 +52,9 @@ def prepare_process() -> Accelerator:
     vars(deepspeed.ops)["__compatible_ops__"] = {"deepspeed_shm_comm": False}
     _import_muon_uncompiled()
     _quieten()
+    if accelerator == "cpu":
+        _without_ranges()
+    heap.keep()
     return accelerator
 
 
@@ -114,3 +118,10 @@ def _quieten() -> None:
 
     logger.setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+
+
+def _without_ranges() -> None:
+    """DeepSpeed opens a range for NVIDIA's profiler in thousands of calls a step, and no such profiler runs here."""
+    from deepspeed.utils import nvtx
+
+    vars(nvtx)["enable_nvtx"] = False

@@ -53,12 +53,14 @@ class Close(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Earlier:
-    """A finished trial of an earlier study, for a searcher to learn from."""
+    """A trial of an earlier study, for a searcher to learn from. `cut_at`: the step after which it was stopped early
+    and `value` was measured; None for one that ran to its end."""
 
     study: str
     trial: str
     config: dict[str, Any]
     value: float
+    cut_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,11 @@ from orchestrator.policy.study.space import apply
 from orchestrator.spec import Study, TrainJob
 from orchestrator.spec.base import Metadata
 from orchestrator.spec.errors import ExitCode, UserError
+from orchestrator.spec.train_job import TrainJobSpec
 from orchestrator.study.record import StudyRecord, TrialRecord
 from orchestrator.study.summary import repeats_of
+
+_HASH_DIGITS = 12
 
 
 def promoted(study: Study, record: StudyRecord, trial: TrialRecord, name: str) -> TrainJob:
@@ -26,7 +29,16 @@ def promoted(study: Study, record: StudyRecord, trial: TrialRecord, name: str) -
     metadata = study.metadata
     labels = {**metadata.labels, "study": metadata.name, "trial": trial.trial}
     made = Metadata(name=name, tenant=metadata.tenant, labels=labels, description=_lineage(study, record, trial))
-    return TrainJob(metadata=made, spec=apply(study.spec.template, trial.config))
+    return TrainJob(metadata=made, spec=_pinned(apply(study.spec.template, trial.config), record.dataset_hash))
+
+
+def _pinned(spec: TrainJobSpec, dataset_hash: str) -> TrainJobSpec:
+    """The job on the data that the study saw, though its latest version may be another one by now."""
+    if not dataset_hash:
+        return spec
+    name = spec.data.dataset.partition("@")[0]
+    data = spec.data.model_copy(update={"dataset": f"{name}@{dataset_hash[:_HASH_DIGITS]}"})
+    return spec.model_copy(update={"data": data})
 
 
 def to_yaml(job: TrainJob) -> str:
@@ -42,7 +54,7 @@ def _lineage(study: Study, record: StudyRecord, trial: TrialRecord) -> str:
     return (
         f"From study {study.metadata.name}, trial {trial.trial}: "
         f"{metric} {value:.5g} after {trial.measured_at} steps{runs}; "
-        f"data {record.dataset_hash[:12]}"
+        f"data {record.dataset_hash[:_HASH_DIGITS]}"
     )
 
 

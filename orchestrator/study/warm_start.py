@@ -1,4 +1,5 @@
-"""What a study may learn from earlier ones: their finished trials, as far as this space could have drawn them."""
+"""What a study may learn from earlier ones: their trials with a result, those that were stopped early included, as far
+as this space could have drawn them."""
 
 from __future__ import annotations
 
@@ -41,22 +42,28 @@ def _of(name: str, study: Study, studies: Path) -> list[Earlier]:
             where=where,
             next_step="Start warm from a study of the same metric and mode",
         )
-    finished = [
+    judged = [
         (trial, value)
         for trial in record.searched
-        if trial.state is TrialState.FINISHED
+        if trial.state in (TrialState.FINISHED, TrialState.STOPPED)
         and not trial.changes  # its values changed on the way, so the last ones did not make its result
         and (value := trial.value(spec.metric)) is not None
         and math.isfinite(value)
     ]
     found = [
-        Earlier(study=name, trial=trial.trial, config=dict(trial.config), value=value)
-        for trial, value in finished
+        Earlier(
+            study=name,
+            trial=trial.trial,
+            config=dict(trial.config),
+            value=value,
+            cut_at=trial.measured_at if trial.state is TrialState.STOPPED else None,
+        )
+        for trial, value in judged
         if fits(spec.space, trial.config)
     ]
     if not found:
         raise UserError(
-            f"{name!r} has nothing to learn from: of its {len(record.searched)} trials {len(finished)} finished, "
+            f"{name!r} has nothing to learn from: of its {len(record.searched)} trials {len(judged)} have a result, "
             f"and none of these lies in this space ({', '.join(spec.space)})",
             where=where,
             next_step="Widen the space, let that study finish, or drop warm_start",

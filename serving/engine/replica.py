@@ -6,6 +6,7 @@ the only way in and `Answer`s the only way out, so nothing here needs a lock; th
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -23,6 +24,8 @@ from serving.policy import Idle, StepPlan, StepShape, Tier, TierScheduler
 from serving.policy.scaling import ReplicaLoad
 
 _POLL_S = 0.05
+# Deciding about those who come must not keep those who are in from their next step for longer, however many come.
+_DECIDE_S = 0.005
 _DRAINING = EngineFailedError("this replica is about to leave; another one takes the row")
 
 _log = structlog.get_logger(__name__)
@@ -183,18 +186,21 @@ class Replica:
                 self._steps.run(plan)
                 wait_s: float | None = 0.0
             case Idle(wake_at_s=wake_at_s):
+                self._steps.pause()
                 wait_s = None if wake_at_s is None else max(0.0, wake_at_s - self.clock())
         self._rows = {tier: self._scheduler.count(tier) for tier in Tier}
         return wait_s
 
     def _take_commands(self, timeout_s: float | None) -> bool:
-        """Everything in the inbox; waits for the first command at most `timeout_s`. False = close."""
-        block = timeout_s != 0.0
+        """What is in the inbox, or as much as a decision's time allows; waits for the first command at most
+        `timeout_s`. False = close."""
+        block, until_s = timeout_s != 0.0, math.inf
         while True:
             try:
                 command = self._inbox.get(block, timeout_s)
             except queue.Empty:
                 return True
+            until_s = min(until_s, self.clock() + _DECIDE_S)
             match command:
                 case _Submit(answer):
                     self._steps.admit(answer, now_s=self.clock())
@@ -207,6 +213,8 @@ class Replica:
                     done.set()
                 case _Close():
                     return False
+            if self.clock() > until_s:
+                return True
             block = False
 
     def _refuse_inbox(self, reason: str) -> None:

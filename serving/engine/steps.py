@@ -3,52 +3,17 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from serving.engine.delivery import Mailbox
-from serving.engine.generation import Answer, Delta, EngineFailedError, Finished, FinishReason, Generation
+from serving.engine.generation import Answer, EngineFailedError, Finished, FinishReason, Generation
+from serving.engine.live import Live
 from serving.engine.load_meter import LoadMeter
 from serving.engine.protocol import BROKEN, DecodeRow, PrefillChunk, TokenEngine
 from serving.engine.rollout import Rollout
 from serving.engine.text import AnswerText, Tokenizer
 from serving.policy import PlannedWork, Refused, Request, StepPlan, TierScheduler
-
-# Each event wakes the event loop, which shares a core and Python's lock with the engine: tokens of an answer that is
-# sent whole go there so many at a time. One that runs out of time lacks at most so many.
-_TOGETHER = 16
-
-
-@dataclass(slots=True)
-class _Live:
-    answer: Answer
-    text: AnswerText
-    version: str
-    tokens: list[int] = field(default_factory=list)
-    hidden: list[float] = field(default_factory=list)
-    unsent: str = ""
-    num_unsent: int = 0
-
-    @property
-    def may_wait(self) -> bool:
-        """Whether the newest token need not go out by itself. The first one always does: its time is measured."""
-        return not self.generation.streamed and len(self.tokens) > 1 and self.num_unsent < _TOGETHER
-
-    def take(self) -> Delta:
-        """What has not gone out yet."""
-        delta = Delta(text=self.unsent, num_tokens=self.num_unsent)
-        self.unsent, self.num_unsent = "", 0
-        return delta
-
-    def add_hidden(self, hidden: list[float]) -> None:
-        """Sum hidden states over the chunks of a prompt."""
-        self.hidden = [a + b for a, b in zip(self.hidden, hidden, strict=True)] if self.hidden else hidden
-
-    @property
-    def generation(self) -> Generation:
-        return self.answer.generation
 
 
 class StepRunner:
@@ -63,10 +28,11 @@ class StepRunner:
         self._clock = clock
         self.rollout = Rollout()
         self.meter = LoadMeter(clock())
-        self._live: dict[str, _Live] = {}
+        self._live: dict[str, Live] = {}
         self._parked: dict[str, Any] = {}
         self._mail = Mailbox()
         self._draining: EngineFailedError | None = None
+        self._last_end_s: float | None = None
         self.num_steps = 0
         self.busy_s = 0.0
         self.wasted_tokens = 0
@@ -86,7 +52,7 @@ class StepRunner:
             self._mail.add(answer, verdict)
         else:
             text = AnswerText(self._tokenizer.decoder(), generation.stop)
-            self._live[generation.id] = _Live(answer, text, self.rollout.choose(generation.id))
+            self._live[generation.id] = Live(answer, text, self.rollout.choose(generation.id))
             for request_id in verdict.superseded:
                 self._end(request_id, FinishReason.SUPERSEDED)
         self._mail.send()
@@ -97,12 +63,21 @@ class StepRunner:
             self._scheduler.remove(request_id)
             self.wasted_tokens += len(live.tokens)
 
+    def pause(self) -> None:
+        """Nothing is to be computed: the time to the next step is nobody's."""
+        self._last_end_s = None
+
     def run(self, plan: StepPlan) -> None:
-        """One step; tokens go out when all of it is done."""
-        start_s = time.perf_counter()
+        """One step; tokens go out when all of it is done.
+
+        It counts from the end of the one before: what was decided and handed out meanwhile is time that every row has
+        waited, and so has to be in what the next steps are expected to take.
+        """
+        start_s = self._clock() if self._last_end_s is None else self._last_end_s
         self._move(plan)
         made = self._compute(self._read_hidden(plan.work))
-        elapsed_s = time.perf_counter() - start_s
+        self._last_end_s = self._clock()
+        elapsed_s = self._last_end_s - start_s
         finished = set(self._scheduler.complete(plan, elapsed_s=elapsed_s))
         for part in plan.work:
             if part.id in finished and (live := self._live[part.id]).generation.embed:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from serving.policy.fairness import yielding
 from serving.policy.fill import Rules, due_s, order_online
-from serving.policy.forecast import drain_s, forecast, play
+from serving.policy.forecast import Effort, Forecast, drain_s
 from serving.policy.reserve import moved
 from serving.policy.rows import Request, Row
 from serving.policy.tiers import Tier
 
-# Moments of the forecast at which a refused request is tried again; later ones cost time and help nobody.
-_MAX_TRIALS = 8
+# Moments of the forecast at which a refused request is tried again, each after twice as many rows have finished.
+_MAX_TRIALS = 4
+# Forecasts differ by less for reasons of rounding.
+_NO_DELAY_S = 1e-3
+# Rows looked at for one decision, over all steps that it plays forward: some ten milliseconds. Whoever needs more to
+# be sure of comes into a queue that no more should join.
+_MAX_EFFORT = 5000
 
 
 class RefusalReason(enum.StrEnum):
@@ -35,10 +41,11 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """Not now. `retry_after_s` is when, without further arrivals, it would be admitted."""
+    """Not now. `retry_after_s` is when, without further arrivals, it would be admitted; not `is_sure`: a guess."""
 
     reason: RefusalReason
     retry_after_s: float
+    is_sure: bool = True
 
 
 def decide(
@@ -50,55 +57,76 @@ def decide(
     now_s: float,
     free_at_s: float,
     coming: Sequence[Row] = (),
+    line_end_s: float = -math.inf,
 ) -> Admitted | Refused:
-    """Admit what finishes in time and makes nobody late who would not have been, but for rows of a tenant that has had
-    more turns than the request's own, promised ones included.
+    """Admit what finishes in time and delays nobody beyond a deadline that can still be kept, but for rows of a tenant
+    that has had more turns than the request's own, promised ones included.
 
     `rows` are those the next step can concern, `num_waiting` all of the request's tier that have no slot, `free_at_s`
-    the predicted end of the step that is running, `coming` the rows of those who were promised a place. A request that
+    the predicted end of the step that is running, `coming` the rows of those who were promised a place and `line_end_s`
+    when the last of them is through. A request that
     no load stands in the way of is taken even when it is too slow for its tier: refusing would leave the engine idle,
     and late rows give way, so it costs nobody anything.
     """
     if num_waiting >= rules.config.targets[request.tier].max_waiting:
         # The rows at hand stand for those behind them: a place is free when one of them has left.
-        return Refused(reason=RefusalReason.QUEUE_FULL, retry_after_s=drain_s(rows, rules) / max(1, len(rows)))
+        hint_s = drain_s(rows, rules) / max(1, len(rows))
+        return Refused(reason=RefusalReason.QUEUE_FULL, retry_after_s=hint_s, is_sure=False)
     if request.tier is Tier.BATCH:
         before_s = drain_s(rows, rules) * (1 + num_waiting / max(1, len(rows)))
         return Admitted(predicted_finish_s=now_s + before_s + drain_s([Row(request=request)], rules))
     start_s = max(now_s, free_at_s)
     online = order_online(rows, rules, now_s=start_s)
-    verdict = _try(request, online, coming, rules, start_s)
+    effort = Effort(_MAX_EFFORT)
+    verdict = _try(request, online, coming, rules, start_s, effort)
     if isinstance(verdict, RefusalReason):
-        return Refused(reason=verdict, retry_after_s=_good_moment_s(request, online, rules, start_s) - now_s)
+        retry_at_s = _good_moment_s(request, online, rules, start_s, max(start_s, line_end_s), effort)
+        return Refused(reason=verdict, retry_after_s=retry_at_s - now_s, is_sure=effort.left > 0)
     return Admitted(predicted_finish_s=verdict)
 
 
 def _try(
-    request: Request, online: Sequence[Row], coming: Sequence[Row], rules: Rules, start_s: float
+    request: Request, online: Sequence[Row], coming: Sequence[Row], rules: Rules, start_s: float, effort: Effort
 ) -> float | RefusalReason:
     """The predicted finish of an admissible request, or what speaks against it."""
-    everybody = [*online, *coming, Row(request=request)]
-    after = forecast([*online, Row(request=request)], rules, start_s=start_s, coming=coming)
-    late = _late(everybody, after, rules, start_s)
-    if not late or not (online or coming):
-        return after[request.id]
-    if request.id in late:
+    new = Row(request=request)
+    alone = not (online or coming)
+    last_s = _last_moments_s([*online, *coming, new], rules, start_s)
+    after = Forecast([*online, new], rules, start_s=start_s, coming=coming, effort=effort)
+    after.play(math.inf if alone else last_s[request.id])
+    finish_s = after.finish_s.get(request.id, math.inf)
+    if alone:
+        return finish_s
+    if finish_s > last_s[request.id]:
         return RefusalReason.WOULD_BE_LATE
-    before = forecast(online, rules, start_s=start_s, coming=coming)
-    harmed = late - _late([*online, *coming], before, rules, start_s)
-    if not harmed:
-        return after[request.id]
-    in_order = order_online(everybody, rules, now_s=start_s)
-    return RefusalReason.WOULD_DELAY_OTHERS if harmed - yielding(in_order, request.id) else after[request.id]
+    after.play(max(last_s.values()))
+    harmed = _late(last_s, after.finish_s)
+    if harmed:
+        before = Forecast(online, rules, start_s=start_s, coming=coming, effort=effort)
+        before.play(max(last_s.values()))
+        harmed -= {row_id for row_id in harmed if _delay_s(row_id, before, after) < _NO_DELAY_S}
+    if harmed:
+        in_order = order_online([*online, *coming, new], rules, now_s=start_s)
+        harmed -= yielding(in_order, request.id)
+    return RefusalReason.WOULD_DELAY_OTHERS if harmed else finish_s
 
 
-def _late(rows: Sequence[Row], finish_s: Mapping[str, float], rules: Rules, start_s: float) -> set[str]:
-    """Rows that miss the deadline they work towards; the new one's is the one it was promised."""
+def _delay_s(row_id: str, before: Forecast, after: Forecast) -> float:
+    """How much later a row finishes after all; nothing for one whose end lies beyond the forecasts anyway."""
+    finish_s = before.finish_s.get(row_id, math.inf)
+    return after.finish_s.get(row_id, math.inf) - finish_s if finish_s < math.inf else 0.0
+
+
+def _late(last_s: Mapping[str, float], finish_s: Mapping[str, float]) -> set[str]:
+    return {row_id for row_id, at_s in last_s.items() if finish_s.get(row_id, math.inf) > at_s}
+
+
+def _last_moments_s(rows: Sequence[Row], rules: Rules, start_s: float) -> dict[str, float]:
+    """When each row must be finished by prediction, so that it keeps the deadline it works towards; the new one's is
+    the one it was promised."""
     margin_s = rules.model.tail_s
     return {
-        row.request.id
-        for row in rows
-        if finish_s[row.request.id] + margin_s > max(row.request.deadline_s, _working_towards_s(row, rules, start_s))
+        row.request.id: max(row.request.deadline_s, _working_towards_s(row, rules, start_s)) - margin_s for row in rows
     }
 
 
@@ -107,13 +135,21 @@ def _working_towards_s(row: Row, rules: Rules, start_s: float) -> float:
     return row.request.deadline_s if is_new else due_s(row, rules, now_s=start_s)
 
 
-def _good_moment_s(request: Request, online: Sequence[Row], rules: Rules, start_s: float) -> float:
-    """When the same request would be admitted: tried whenever a row of the forecast finishes.
+def _good_moment_s(
+    request: Request, online: Sequence[Row], rules: Rules, start_s: float, earliest_s: float, effort: Effort
+) -> float:
+    """When the same request would be admitted: tried when a row of the forecast finishes.
 
-    Leaves out those who were promised a place: the new promise lines up behind theirs.
+    Leaves out those who were promised a place: the new promise lines up behind theirs, from `earliest_s` on.
     """
-    at_s = start_s
-    for trial, (at_s, left) in enumerate(play(online, rules, start_s=start_s)):
-        if trial < _MAX_TRIALS and not isinstance(_try(moved(request, at_s), left, (), rules, at_s), RefusalReason):
-            break
-    return at_s
+    load, finished, trial = Forecast(online, rules, start_s=start_s, effort=effort), 0, 0
+    while not load.is_over:
+        if not load.stretch() or load.now_s < earliest_s:
+            continue
+        finished += 1
+        if finished >= 2**trial and trial < _MAX_TRIALS:
+            trial, at_s = trial + 1, load.now_s
+            if not isinstance(_try(moved(request, at_s), load.live, (), rules, at_s, effort), RefusalReason):
+                break
+    drained_s = start_s + drain_s(online, rules) if effort.left <= 0 else load.now_s
+    return max(load.now_s, drained_s, earliest_s)

@@ -7,11 +7,22 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeVar
 
-from serving.policy.rows import Row
+from serving.policy.rows import Request
 
 
-def turns(rows: Sequence[Row]) -> Mapping[str, int]:
+class Asked(Protocol):
+    """Something that is computed for a request."""
+
+    @property
+    def request(self) -> Request: ...
+
+
+T = TypeVar("T", bound=Asked)
+
+
+def turns(rows: Sequence[Asked]) -> Mapping[str, int]:
     """Per row id, how many rows of the same tier and tenant stand before it."""
     seen: Counter[tuple[str, str]] = Counter()
     found = {}
@@ -22,7 +33,7 @@ def turns(rows: Sequence[Row]) -> Mapping[str, int]:
     return found
 
 
-def take_turns(rows: Sequence[Row]) -> list[Row]:
+def take_turns(rows: Sequence[T]) -> list[T]:
     """The same rows: the places of each tier stay its own, and its tenants' rows take them turn by turn.
 
     Rows that are being computed count as turns, so a slot that becomes free goes to who holds fewer of them.
@@ -30,7 +41,7 @@ def take_turns(rows: Sequence[Row]) -> list[Row]:
     """
     if len({row.request.tenant for row in rows}) < 2:
         return list(rows)
-    turn, per_tier = turns(rows), defaultdict[str, list[Row]](list)
+    turn, per_tier = turns(rows), defaultdict[str, list[T]](list)
     for row in rows:
         per_tier[row.request.tier].append(row)
     # sorted() is stable: within a turn, the given order.
@@ -38,7 +49,7 @@ def take_turns(rows: Sequence[Row]) -> list[Row]:
     return [next(queues[row.request.tier]) for row in rows]
 
 
-def yielding(rows: Sequence[Row], request_id: str) -> set[str]:
+def yielding(rows: Sequence[Asked], request_id: str) -> set[str]:
     """Rows that a request may delay: other tenants' of its tier, further into their turns than it is into its own."""
     turn = turns(rows)
     mine = next(row.request for row in rows if row.request.id == request_id)

@@ -9,12 +9,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from serving.policy.fairness import take_turns
-from serving.policy.rows import Row, Work, urgency
+from serving.policy.fairness import T, take_turns
+from serving.policy.rows import Request, Row, Work, urgency
 from serving.policy.step_time import EMPTY, StepShape, StepTimeModel
 from serving.policy.tiers import PolicyConfig, Tier
 
-_RANK = {Tier.KEYSTROKE: 0, Tier.INTERACTIVE: 1, Tier.BATCH: 2}
+# Faster tiers come first.
+RANK = {Tier.KEYSTROKE: 0, Tier.INTERACTIVE: 1, Tier.BATCH: 2}
 _MIN_ALLOWANCE_S = 1e-3
 
 
@@ -62,7 +63,7 @@ class Budget:
 
     def limit_s(self, tier: Tier) -> float:
         """The longest step that may hold more work of this tier."""
-        faster = [cap_s for live, cap_s in self.caps_s.items() if _RANK[live] < _RANK[tier]]
+        faster = [cap_s for live, cap_s in self.caps_s.items() if RANK[live] < RANK[tier]]
         return min([self.deadline_s, *faster])
 
 
@@ -74,19 +75,27 @@ def order_online(rows: Iterable[Row], rules: Rules, *, now_s: float) -> list[Row
     rows = list(rows)
     longest_s = _longest_step_s(rows, rules)
     online = [row for row in rows if row.request.tier.is_online or _is_promoted(row, rules, now_s, longest_s)]
-    due = {row.request.id: due_s(row, rules, now_s=now_s) for row in online}
-    ordered = sorted(online, key=lambda row: (due[row.request.id], row.request.id))
-    late = {row.request.id for row in online if due[row.request.id] > row.request.deadline_s}
-    in_time = iter(take_turns([row for row in ordered if row.request.id not in late]))
-    overdue = iter(take_turns([row for row in ordered if row.request.id in late]))
-    return [next(overdue if row.request.id in late else in_time) for row in ordered]
+    return in_order([(due_s(row, rules, now_s=now_s), row) for row in online])
+
+
+def in_order(due: Iterable[tuple[float, T]]) -> list[T]:
+    """What has a deadline to work towards, the earliest first; those whose own one has passed take turns apart."""
+    ordered = sorted(due, key=lambda each: (each[0], each[1].request.id))
+    is_late = [due_s > each.request.deadline_s for due_s, each in ordered]
+    in_time = iter(take_turns([each for (_, each), late in zip(ordered, is_late, strict=True) if not late]))
+    overdue = iter(take_turns([each for (_, each), late in zip(ordered, is_late, strict=True) if late]))
+    return [next(overdue if late else in_time) for late in is_late]
 
 
 def due_s(row: Row, rules: Rules, *, now_s: float) -> float:
     """The deadline to work towards. One that cannot be met any more is replaced by the next that can, a whole allowance
     later: put first, late rows would make every other row late, too; put last, they would never be served."""
-    request = row.request
-    slack_s = request.deadline_s - now_s - alone_s(row, rules)
+    return working_towards_s(row.request, alone_s(row, rules), now_s=now_s)
+
+
+def working_towards_s(request: Request, needs_s: float, *, now_s: float) -> float:
+    """As `due_s`, for a request that needs so long alone."""
+    slack_s = request.deadline_s - now_s - needs_s
     if slack_s >= 0:
         return request.deadline_s
     allowed_s = max(request.deadline_s - request.arrival_s, _MIN_ALLOWANCE_S)
@@ -113,9 +122,7 @@ def step_budget(online: Sequence[Row], rules: Rules, *, now_s: float) -> Budget:
     caps_s: dict[Tier, float] = {}
     deadline_s = math.inf if online else rules.config.batch_step_cap_s
     for row in online:
-        cap_s = rules.config.targets[row.request.tier].step_cap_s
-        if cap_s is not None and row.request.tier.is_online:
-            caps_s[row.request.tier] = cap_s
+        caps_s[row.request.tier] = rules.config.step_cap_s(row.request.tier)
         spare_s = due_s(row, rules, now_s=now_s) - now_s - rules.model.tail_s
         if spare_s > 0:
             steps = max(1, row.remaining_steps(rules.config.prefill_chunk_tokens))
@@ -192,3 +199,13 @@ def split(rows: Iterable[Row], online: Sequence[Row]) -> list[Row]:
     rest = [row for row in rows if row.request.id not in chosen]
     assert all(row.request.tier is Tier.BATCH for row in rest)
     return rest
+
+
+def density(online: Iterable[Row], rules: Rules, *, now_s: float) -> float:
+    """The part of the engine that these rows need until they are due, each computed alone; rows that are due at once
+    count whole. Deadlines can be kept while densities sum to at most one (Liu 2000, Real-Time Systems, section 6.2)."""
+    return sum(
+        needs_s / max(needs_s, due_s(row, rules, now_s=now_s) - now_s)
+        for row in online
+        if (needs_s := alone_s(row, rules)) > 0
+    )

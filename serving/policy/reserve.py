@@ -1,7 +1,8 @@
 """Places kept for refused requests that were told when to come again: the hint is a promise, not a guess.
 
-Reservations of a replica stand in line, each as long as its request needs alone, so that they never promise more than
-the engine can do. Where few of those who are told to come do come, only that share is held back from others.
+Reservations of a replica stand in line, each as long as its request needs alone beside the rows that were admitted
+before, so that they never promise more than the engine can do. Where few of those who are told to come do come, only
+that share is held back from others.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from serving.policy.rows import Request, Row
 GRACE_S = 1.0
 _MAX_RESERVED = 256
 _LEARNING = 0.05
+_LEAST_FREE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +54,15 @@ class Reservations:
         self._learn(came=True)
         return True
 
-    def promise_s(self, request: Request, *, earliest_s: float, rules: Rules) -> float:
+    @property
+    def line_end_s(self) -> float:
+        """When the last promised request would be through; long ago without any."""
+        return self._line_end_s
+
+    def promise_s(self, request: Request, *, earliest_s: float, rules: Rules, taken: float = 0.0) -> float:
         """From when on the request will be admitted; an earlier promise to it stands.
 
+        `taken`: the part of the engine that rows need which were admitted before.
         Without a retry key, or with too many promises open, it is only the best guess.
         """
         if request.retry_key is None:
@@ -63,7 +71,8 @@ class Reservations:
             return earlier.at_s
         at_s = max(earliest_s, self._line_end_s)
         if len(self._open) < _MAX_RESERVED:
-            self._line_end_s = at_s + alone_s(Row(request=request), rules) / (1 - rules.config.batch_share)
+            free = max(_LEAST_FREE, 1 - rules.config.batch_share - taken)
+            self._line_end_s = at_s + alone_s(Row(request=request), rules) / free
             self._open[request.retry_key] = Reservation(request=request, at_s=at_s)
         return at_s
 

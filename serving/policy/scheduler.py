@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from serving.policy.admission import Admitted, RefusalReason, Refused, decide
 from serving.policy.fairness import take_turns
-from serving.policy.fill import Budget, Filled, Rules, add_batch, fill_online, order_online, split, step_budget
+from serving.policy.fill import Budget, Filled, Rules, add_batch, density, fill_online, order_online, split, step_budget
 from serving.policy.plan import Idle, PlannedWork, StepPlan
 from serving.policy.reserve import Reservations
 from serving.policy.rows import Request, Row, Work, urgency
@@ -129,12 +129,17 @@ class TierScheduler:
             now_s=now_s,
             free_at_s=max(now_s, self._busy_until_s) + self._share.debt_s,
             coming=[each.row(now_s) for each in coming if each.request.retry_key != request.retry_key],
+            line_end_s=self._reserved.line_end_s,
         )
         if isinstance(verdict, Admitted) or verdict.reason is RefusalReason.QUEUE_FULL:
             return verdict
         if promised:  # the others were admitted with this one's place kept, so at worst the step model was wrong
             return Admitted(predicted_finish_s=request.deadline_s)
-        at_s = self._reserved.promise_s(request, earliest_s=now_s + verdict.retry_after_s, rules=self._rules)
+        if not verdict.is_sure:
+            return verdict
+        taken = density([row for row in others if row.request.tier.is_online], self._rules, now_s=now_s)
+        earliest_s = now_s + verdict.retry_after_s
+        at_s = self._reserved.promise_s(request, earliest_s=earliest_s, rules=self._rules, taken=taken)
         return Refused(reason=verdict.reason, retry_after_s=max(0.0, at_s - now_s))
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -84,3 +85,8 @@ class PolicyConfig:
             raise ValueError(f"batch_share is {self.batch_share}; 0..1 without 1 is right")
         if not 1 <= self.min_chunk_tokens <= self.prefill_chunk_tokens:
             raise ValueError("min_chunk_tokens must be 1..prefill_chunk_tokens")
+
+    def step_cap_s(self, tier: Tier) -> float:
+        """The longest step that may hold slower tiers' work while this one's rows are live; infinite without a cap."""
+        target = self.targets.get(tier)
+        return math.inf if target is None or target.step_cap_s is None or not tier.is_online else target.step_cap_s

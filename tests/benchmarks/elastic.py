@@ -1,6 +1,7 @@
 """Elastic training against Ray Train's own elasticity: the same job, the same events, in one run.
 
     python -m tests.benchmarks.elastic [--quick] [--parts stall,kill,churn,notice,loss,snapshot,reshard] [--repeats N]
+        [--zero-stage 1|2|3] [--model large|small] [--systems ours,ray] [--notices N]
 
 stall   a node joins a running 4-worker job, which goes on with 6: time from last step to next step, steps missing from
         60 s before to 60 s after against the undisturbed rate, steps made again
@@ -17,8 +18,10 @@ The last line on stdout is one JSON object.
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,14 +37,18 @@ from tests.benchmarks.steplog import changes, goodput, step_time_s, steps_missin
 from tests.benchmarks.systems import Ours, RayElastic, System, Workload
 from tests.benchmarks.watching import packed_dataset, watched
 
-MODEL = {"layers": 6, "d_model": 384, "heads": 6, "seq_len": 64, "dropout": 0.0}
-SYSTEMS: tuple[System, ...] = (Ours(), RayElastic())
+MODELS = {
+    "large": {"layers": 6, "d_model": 384, "heads": 6, "seq_len": 64, "dropout": 0.0},  # 10.7 million parameters
+    "small": elastic_state.SMALL_MODEL,  # 0.8 million: a stall of short steps shows what is not the step itself
+}
+SYSTEMS: dict[str, System] = {"ours": Ours(), "ray": RayElastic()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """Where one measurement runs."""
 
+    systems: tuple[System, ...]
     workload: Workload
     data: Path
     margin_s: float
@@ -54,9 +61,17 @@ def main() -> None:
     extra.add_argument("--parts", default="stall,kill,churn,notice,loss,snapshot,reshard")
     extra.add_argument("--repeats", type=int, default=3)
     extra.add_argument("--zero-stage", type=int, default=1)
+    extra.add_argument("--notices", type=int, default=104)
+    extra.add_argument("--model", choices=sorted(MODELS), default="large")
+    extra.add_argument("--systems", default=",".join(SYSTEMS))
     options = read_options(__doc__ or "", extra=extra)
-    workload = _workload(options.rest.zero_stage)
-    setting = Setting(workload=workload, data=packed_dataset(), margin_s=10.0 if options.quick else 60.0, seed=7)
+    setting = Setting(
+        systems=tuple(SYSTEMS[name] for name in options.rest.systems.split(",")),
+        workload=_workload(MODELS[options.rest.model], options.rest.zero_stage),
+        data=packed_dataset(),
+        margin_s=10.0 if options.quick else 60.0,
+        seed=7,
+    )
     repeats = 1 if options.quick else options.rest.repeats
     result: dict[str, Any] = {
         "benchmark": "elastic",
@@ -68,20 +83,30 @@ def main() -> None:
         "stall": _stall,
         "kill": _kill,
         "churn": _churn,
-        "notice": lambda s, _, o: elastic_state.notices(s.workload, s.data, count=8 if o.quick else 104),
+        "notice": lambda s, _, o: elastic_state.notices(s.workload, s.data, count=8 if o.quick else o.rest.notices),
         "loss": lambda _, __, o: elastic_state.losses(quick=o.quick),
-        "snapshot": lambda s, _, o: elastic_state.snapshot_overhead(s.workload, s.data, cycles=4 if o.quick else 40),
+        "snapshot": lambda s, _, o: elastic_state.snapshot_overhead(s.workload, s.data, cycles=4 if o.quick else 24),
         "reshard": lambda _, __, o: elastic_state.reshard(quick=o.quick),
     }
+    failed: dict[str, str] = {}
     for part in options.rest.parts.split(","):
-        result |= parts[part](setting, repeats, options)
-    print_result(result, quick=options.quick)
+        try:
+            found = parts[part](setting, repeats, options)
+        except (Exception, KeyboardInterrupt):  # what the other parts took minutes to measure is not lost with it
+            failed[part] = traceback.format_exc()
+            say(failed[part])
+            continue
+        say(f"{part}: {json.dumps(found, default=str)}")
+        result |= found
+    print_result(result | {"failed": failed}, quick=options.quick)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
-def _workload(zero_stage: int) -> Workload:
-    # 10.7 million parameters; 12 micro-batches, so that 2, 3, 4 and 6 workers all divide them.
+def _workload(model: dict[str, Any], zero_stage: int) -> Workload:
+    # 12 micro-batches, so that 2, 3, 4 and 6 workers all divide them.
     return Workload(
-        args=MODEL,
+        args=model,
         min_workers=2,
         max_workers=6,
         global_batch_size=12,
@@ -97,20 +122,27 @@ def _workload(zero_stage: int) -> Workload:
 
 
 def _stall(setting: Setting, repeats: int, options: Options) -> dict[str, Any]:
-    found: dict[str, list[dict[str, float]]] = {system.name: [] for system in SYSTEMS}
+    found: dict[str, list[dict[str, float]]] = {system.name: [] for system in setting.systems}
     for repeat in range(repeats):
-        for system in SYSTEMS:
+        for system in setting.systems:
             figures = _one_growth(system, setting)
             say(f"stall {repeat + 1}/{repeats} {system.name}: {figures}")
             found[system.name].append(figures)
-    ours = found["ours"]
+    ours = found.get("ours", [])
+    exact = (
+        {
+            "planned_steps_lost": max(int(f["steps_lost"]) for f in ours),
+            # The ledger tells that a step's samples were not exactly its own, not in which direction.
+            "samples_repeated": max(int(f["wrong_samples"]) for f in ours),
+            "samples_skipped": max(int(f["wrong_samples"]) for f in ours),
+        }
+        if ours
+        else {}
+    )
     return {
+        **exact,
         "stall_s": {name: median(f["stall_s"] for f in each) for name, each in found.items()},
         "steps_missing": {name: median(f["steps_missing"] for f in each) for name, each in found.items()},
-        "planned_steps_lost": max(int(f["steps_lost"]) for f in ours),
-        # The ledger tells that a step's samples were not exactly its own, not in which direction.
-        "samples_repeated": max(int(f["wrong_samples"]) for f in ours),
-        "samples_skipped": max(int(f["wrong_samples"]) for f in ours),
         "growth": found,
     }
 
@@ -158,8 +190,9 @@ def _wrong_samples(setting: Setting, workdir: Path) -> int:
 
 
 def _kill(setting: Setting, repeats: int, options: Options) -> dict[str, Any]:
-    kills = {system.name: _kills_of(system, setting, repeats) for system in SYSTEMS}
-    return {"kill_steps_lost": max(int(kill["steps_lost"]) for kill in kills["ours"]), "kills": kills}
+    kills = {system.name: _kills_of(system, setting, repeats) for system in setting.systems}
+    lost = [int(kill["steps_lost"]) for kill in kills.get("ours", [])]
+    return {"kill_steps_lost": max(lost, default=None), "kills": kills}
 
 
 def _kills_of(system: System, setting: Setting, repeats: int) -> list[dict[str, float]]:
@@ -193,7 +226,7 @@ def _churn(setting: Setting, repeats: int, options: Options) -> dict[str, Any]:
     recording = options.data / "preemption-events" / "aws-p3.csv"
     events = share_of(load_node_events(recording), share=8, seconds=seconds * speed)
     shares: dict[str, float] = {}
-    for system in SYSTEMS:
+    for system in setting.systems:
         workload = replace(setting.workload, min_workers=1, max_workers=4)
         sizes = (NodeSize(num_cpus=0),)
         with watched(system, workload, setting.data, sizes) as (watch, cluster, _):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,47 +39,82 @@ def notices(workload: Workload, data: Path, *, count: int) -> dict[str, Any]:
     twelve single-rank nodes on real Ray, leaving in fours and replaced. Its 24 micro-batches divide at 12, 8 and 4."""
     workload = replace(workload, min_workers=1, max_workers=NODES, global_batch_size=24, args=SMALL_MODEL, zero_stage=1)
     sizes = (NodeSize(num_cpus=0), *[NodeSize(num_cpus=1)] * NODES)
-    safe_s: list[float] = []
-    with watched(Ours(), workload, data, sizes, patience_s=900.0) as (watch, cluster, workdir):
+    answers: list[Answer] = []
+    ended = ""
+    with watched(Ours(), workload, data, sizes, patience_s=300.0) as (watch, cluster, workdir):
         watch.wait_steady(NODES)
-        while len(safe_s) < count:
-            for _ in range(2):
-                safe_s += _one_group(watch, cluster, workdir / "home")
-            say(f"notice: {len(safe_s)} of {count}, newest {[round(s, 2) for s in safe_s[-2 * TOGETHER :]]}")
-            for _ in range(NODES + 1 - len(cluster.nodes)):
-                cluster.add_node(NodeSize(num_cpus=1))
-            watch.wait_steady(NODES)
+        try:
+            while len(answers) < count:
+                answers += _one_round(watch, cluster, workdir / "home", len(answers), count)
+        except (TimeoutError, RuntimeError) as error:  # what was measured until then is told all the same
+            ended = str(error)
+            say(f"notice: ended early: {ended}")
         safe = _events(workdir / "home", "SnapshotSafe")
         lag = [event["lag_steps"] for event in safe if event["lag_steps"] is not None]
+    if not answers:
+        raise RuntimeError(f"not one notice was answered: {ended}")
+    safe_s = [one.safe_s for one in answers]
+    parts = {part: [getattr(one, part) for one in answers] for part in ("heard_s", "stepped_s")}
     return {
         "notice_workload": {"args": workload.args, "ranks": [12, 8, 4], "zero_stage": workload.zero_stage},
         "notice_to_safe_s": {"p50": median(safe_s), "p99": _nearest_rank(safe_s, 0.99), "n": len(safe_s)},
+        "notice_parts": {part: {"p50": median(s), "p99": _nearest_rank(s, 0.99)} for part, s in parts.items()},
+        "notice_all_s": [round(one, 3) for one in safe_s],  # two shorter runs can be put together
+        "notice_ended_early": ended,
         "mirror_lag_steps": max(lag, default=None),
     }
 
 
-def _one_group(watch: Watch, cluster: LocalCluster, home: Path) -> list[float]:
-    """Announce the end of some nodes; how long each announcement took until the state was safe elsewhere."""
+def _one_round(watch: Watch, cluster: LocalCluster, home: Path, done: int, count: int) -> list[Answer]:
+    """Two groups of nodes leave, as many come. Each notice needs a node of its own, since none can be taken back."""
+    began_s = time.monotonic()
+    answers = [answer for _ in range(2) for answer in _one_group(watch, cluster, home)]
+    shown = " ".join(f"{one.heard_s:.1f}/{one.stepped_s:.1f}/{one.safe_s:.1f}" for one in answers)
+    say(f"notice: {done + len(answers)} of {count}, seconds until heard/stepped/safe: {shown}")
+    answered_s = time.monotonic() - began_s
+    for _ in range(NODES + 1 - len(cluster.nodes)):
+        cluster.add_node(NodeSize(num_cpus=1))
+    watch.wait_steady(NODES)
+    say(f"notice: {answered_s:.0f} s of notices, {time.monotonic() - began_s - answered_s:.0f} s of new nodes")
+    return answers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """Seconds from an announcement until the run's driver had heard it, until the first step that ended after that,
+    and until the driver knew of a snapshot, of that step or later, all of whose parts are on two nodes."""
+
+    heard_s: float
+    stepped_s: float
+    safe_s: float
+
+
+def _one_group(watch: Watch, cluster: LocalCluster, home: Path) -> list[Answer]:
+    """Announce the end of some nodes; how each announcement was answered."""
     leaving = [node.node_id for node in cluster.nodes[-TOGETHER:]]
     staying = len(cluster.nodes) - 1 - TOGETHER
-    announced_s = []
+    announced_s = {}
     for node_id in leaving:
-        announced_s.append(time.time())
+        announced_s[node_id] = time.time()
         cluster.drain_node(node_id, deadline_s=NOTICE_DEADLINE_S)
         watch.pause(APART_S)
     watch.wait_steady(staying)
     for node_id in leaving:
         cluster.kill_node(node_id)
-    return [_safe_after(at_s, home) for at_s in announced_s]
+    return [_answer(node_id, at_s, home) for node_id, at_s in announced_s.items()]
 
 
-def _safe_after(announced_s: float, home: Path) -> float:
-    """From the announcement until the run's driver knows of a snapshot, of a step that ended after it, all of whose
-    parts are on two nodes; infinite if there was none."""
+def _answer(node_id: str, announced_s: float, home: Path) -> Answer:
+    """Infinite times if there was none."""
+    heard_s = [event["at_s"] for event in _events(home, "Noticed") if event["node_id"] == node_id]
     steps = [event for event in _events(home, "StepDone") if event["at_s"] >= announced_s]
-    first = steps[0]["step"] if steps else math.inf
-    safe = [event["at_s"] for event in _events(home, "SnapshotSafe") if event["step"] >= first]
-    return min(safe) - announced_s if safe else math.inf
+    first = min(steps, key=lambda event: event["step"], default={"step": math.inf, "at_s": math.inf})
+    safe_s = [event["at_s"] for event in _events(home, "SnapshotSafe") if event["step"] >= first["step"]]
+    return Answer(
+        heard_s=min(heard_s, default=math.inf) - announced_s,
+        stepped_s=first["at_s"] - announced_s,
+        safe_s=min(safe_s, default=math.inf) - announced_s,
+    )
 
 
 def _events(home: Path, kind: str) -> list[dict[str, Any]]:

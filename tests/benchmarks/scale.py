@@ -75,7 +75,7 @@ def main() -> None:
             "step_s": {size: round(step_time_s(steps, size), 3) for size in sorted(set(sizes))},
             "parts_s": _rounded(parts_by_size(events)),
             "growth_exponent": growth_exponents(parts_by_size(events)),
-            "private_mib_per_rank": memory,
+            "memory_mib": memory,
         },
         quick=options.quick,
     )
@@ -95,15 +95,20 @@ def _workload(most: int, zero_stage: int) -> Workload:
     )
 
 
-def _walk(watch: Watch, lease: FileLease, sizes: list[int]) -> dict[str, float]:
-    """Take the job through the sizes; the private memory of a rank at each."""
-    memory: dict[str, float] = {}
+def _walk(watch: Watch, lease: FileLease, sizes: list[int]) -> dict[str, dict[str, float]]:
+    """Take the job through the sizes; private memory of a rank and of a Ray worker at each, and what the whole machine
+    uses, in MiB."""
+    memory: dict[str, dict[str, float]] = {}
     for size in sizes:
         began_s = time.monotonic()
         lease.write(Lease(workers=size))
         watch.wait(lambda size=size: _steady(watch.steps(), size), f"{STEADY_STEPS} steps at {size}")
-        memory[str(size)] = round(median(_private_mib()), 1)
-        say(f"{size} ranks: steady after {time.monotonic() - began_s:.0f} s, {memory[str(size)]} MiB private a rank")
+        memory[str(size)] = {
+            "rank": round(median(_private_mib("tide-rank-")), 1),
+            "worker": round(median(_private_mib("ray::")), 1),
+            "machine_used": round(_used_mib()),
+        }
+        say(f"{size} ranks: steady after {time.monotonic() - began_s:.0f} s, MiB: {memory[str(size)]}")
     return memory
 
 
@@ -112,17 +117,22 @@ def _steady(steps: list[dict[str, Any]], size: int) -> bool:
     return newest == [size] * STEADY_STEPS
 
 
-def _private_mib() -> list[float]:
-    """Private memory of every rank of this machine, in MiB."""
+def _private_mib(name: str) -> list[float]:
+    """Private memory of every process of this machine whose name begins so, in MiB."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if (process / "comm").read_text().startswith("tide-rank-"):
+            if (process / "comm").read_text().startswith(name):
                 lines = (process / "smaps_rollup").read_text().splitlines()
                 found.append(sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024)
         except OSError:
             continue
     return found
+
+
+def _used_mib() -> float:
+    kib = {line.split(":")[0]: int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines()}
+    return (kib["MemTotal"] - kib["MemAvailable"]) / 1024
 
 
 def parts_by_size(events: Iterable[dict[str, Any]]) -> dict[str, dict[int, list[float]]]:

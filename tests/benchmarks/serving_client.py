@@ -96,8 +96,8 @@ class Client:
             record["status"] = response.status
             if response.status == 429 or response.status == 503:
                 record["retry_after_s"] = _hint_s(response.headers)
-            document = await response.json(content_type=None)
-            if response.status == 200:
+            if response.status == 200:  # refusals may have no body
+                document = await response.json(content_type=None)
                 record["tokens"] = document["usage"]["completion_tokens"]
                 record["finish"] = document["choices"][0]["finish_reason"]
 

@@ -5,10 +5,11 @@ A line is {"step", "world_size", "at_s", ...}: step number `step` (from 1) of th
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import StatisticsError, median
 from typing import Any
 
 Line = dict[str, Any]
@@ -48,7 +49,7 @@ def changes(steps: Sequence[Line]) -> list[Change]:
 
 
 def step_time_s(steps: Sequence[Line], world_size: int) -> float:
-    """Median time between steps that follow one another at this size."""
+    """Median time between steps that follow one another at this size. Raises: StatisticsError if none do."""
     gaps = [
         after["at_s"] - before["at_s"]
         for before, after in itertools.pairwise(steps)
@@ -68,7 +69,13 @@ def steps_missing(steps: Sequence[Line], *, announced_s: float, change: Change, 
 
 
 def goodput(steps: Sequence[Line], *, began_s: float, ended_s: float) -> float:
-    """Share of the time spent in steps that survived; a step counts with the median time of its world size."""
+    """Share of the time spent in steps that survived; a step counts with the median time of its world size, or of the
+    nearest one at which two steps followed one another."""
     last = {line["step"]: line["world_size"] for line in steps if began_s <= line["at_s"] <= ended_s}
-    times = {size: step_time_s(steps, size) for size in set(last.values())}
-    return sum(times[size] for size in last.values()) / (ended_s - began_s)
+    times = {}
+    for size in {line["world_size"] for line in steps}:
+        with contextlib.suppress(StatisticsError):
+            times[size] = step_time_s(steps, size)
+    if not times:
+        return 0.0
+    return sum(times[min(times, key=lambda known: abs(known - size))] for size in last.values()) / (ended_s - began_s)

@@ -12,10 +12,11 @@ from typing import Any
 from jobs.data import ensure_dataset
 from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
 from orchestrator.adapters.ray_tune.run import StudyOptions, run_study
+from orchestrator.policy.study.values import Rates
 from orchestrator.spec import Study, load_text
 from orchestrator.study.record import StudyRecord
 from orchestrator.study.summary import best_trial
-from tests.benchmarks.harness import say
+from tests.benchmarks.harness import Options, say
 from tests.benchmarks.study_plain import EVALUATION_SAMPLES
 
 METRIC = "bits_per_byte"
@@ -80,16 +81,25 @@ class Bench:
         self.home = home
         ensure_dataset("python-stdlib@latest", home)
 
-    def run(self, study: Study) -> StudyRecord:
+    def run(self, study: Study, rates: Rates | None = None) -> StudyRecord:
         """A study on the cluster this process is connected to."""
         began_s = time.monotonic()
         shutil.rmtree(self.home / "studies" / study.metadata.name, ignore_errors=True)
-        record = run_study(study, self.home, StudyOptions(evaluation_samples=EVALUATION_SAMPLES))
+        record = run_study(
+            study, self.home, StudyOptions(rates=rates or Rates(), evaluation_samples=EVALUATION_SAMPLES)
+        )
         say(
             f"{study.metadata.name}: {len(record.trials)} trials, {steps_of(record)} steps, "
             f"best {best_of(study, record):.4f}, {time.monotonic() - began_s:.0f} s"
         )
         return record
+
+
+def seeds_of(options: Options, most: int | None = None) -> list[int]:
+    """The seeds that were asked for, one with `--quick`, and `most` at most."""
+    count = 1 if options.quick else options.rest.seeds
+    first: int = options.rest.first_seed
+    return list(range(first, first + (count if most is None else min(count, most))))
 
 
 def steps_of(record: StudyRecord) -> int:

@@ -15,7 +15,7 @@ from orchestrator.spec import Study
 from orchestrator.study.record import StudyRecord
 from orchestrator.study.summary import best_trial
 from tests.benchmarks.harness import Options
-from tests.benchmarks.study_bench import Bench, best_of, cores, make_study
+from tests.benchmarks.study_bench import Bench, best_of, cores, make_study, seeds_of
 
 METRIC = "squared_error"
 LOW, HIGH = 0.003, 0.2
@@ -26,9 +26,8 @@ PERIODS = 12
 def pbt(bench: Bench, options: Options) -> dict[str, Any]:
     """Nine trials each, over seeds."""
     steps = 120 if options.quick else 400
-    seeds = 1 if options.quick else options.rest.seeds
     with cores():
-        rows = [_row(bench, seed, steps) for seed in range(1, seeds + 1)]
+        rows = [_row(bench, seed, steps) for seed in seeds_of(options)]
     ratios = [row["population"] / row["best_constant"] for row in rows]
     return {"pbt": {"rows": rows, "ratio_median": median(ratios), "ratio_range": [min(ratios), max(ratios)]}}
 

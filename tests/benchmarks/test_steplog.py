@@ -33,3 +33,9 @@ def test_undisturbed_run_misses_nothing_and_has_full_goodput() -> None:
     assert changes(steady) == []
     assert step_time_s(steady, 4) == 1.0
     assert goodput(steady, began_s=0.0, ended_s=100.0) == 1.0
+
+
+def test_a_size_that_made_a_single_step_counts_with_the_nearest_that_made_more() -> None:
+    steps = [line(n, float(n), 4) for n in range(1, 51)] + [line(51, 60.0, 1)]
+    assert goodput(steps, began_s=0.0, ended_s=102.0) == 0.5
+    assert goodput([line(1, 1.0, 4)], began_s=0.0, ended_s=10.0) == 0.0

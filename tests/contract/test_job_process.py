@@ -155,6 +155,19 @@ def test_a_disk_that_is_full_for_a_moment_ends_no_run(
     assert job.phases() == {1: Phase.RUNNING}
 
 
+def test_an_order_that_comes_while_the_disk_is_full_is_followed(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: LogWriter, sentence: str) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LogWriter, "say", full)
+        job.order(1, 2)
+    assert job.desk.lease().workers == 2
+    job.at_s += REPORT_S
+    job.desk.look()
+    assert job.phases() == {1: Phase.STARTING}
+
+
 def test_a_later_job_of_the_same_name_does_not_go_on_from_this_ones_state() -> None:
     found = _as_run(make_job("nightly").to_document(), "nightly.2")
     assert found.metadata.name == "nightly.2"

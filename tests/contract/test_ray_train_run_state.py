@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from jobs.train.keeper.judge import Choice, Source
 from jobs.train.state import FileStorage, StorageError, open_storage, require_marker
+from orchestrator.adapters.ray_train import run_state
 from orchestrator.adapters.ray_train.run_state import RunState
 from tests.train.state.fakes import random_whole, save_to_storage, views, zero12_cuts
 
@@ -107,3 +110,25 @@ def test_nodes_that_see_another_folder_are_refused_before_anything_starts(store,
     run.begin(1, 2, ())
     assert keepers.begun == 1
     assert FileStorage(store).names("") == FileStorage(store).names("run"), "markers are taken away"
+
+
+def test_while_nodes_are_about_to_go_the_keepers_are_asked_more_often(store, monkeypatch):
+    asked, noted, now = [], [], [100.0]
+    keepers = Keepers(40)
+    keepers.ask_status = lambda: asked.append(now[0])
+    keepers.note_step = noted.append
+    monkeypatch.setattr(run_state, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    found = RunState("run", keepers, storage_url=store.as_uri(), every_s=1.0, keep=1, domains=dict)
+
+    def asked_in_a_second():
+        before = len(asked), len(noted)
+        for _ in range(8):
+            now[0] += 0.125
+            assert not list(found.news(40, now[0]))
+        return len(asked) - before[0], len(noted) - before[1]
+
+    assert asked_in_a_second() == (1, 1)
+    found.tell(["n2"])
+    assert asked_in_a_second() == (4, 1)
+    found.tell([])
+    assert asked_in_a_second() == (1, 1)

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from orchestrator.adapters.ray_cluster.environment import sigterm_stays
 from orchestrator.adapters.ray_train.signals import StopSignals
 
 
@@ -34,3 +35,11 @@ def test_outside_the_main_thread_signals_are_somebody_elses() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_who_listens_for_sigterm_still_does_after_ray_has_taken_it() -> None:
+    with StopSignals() as wants_stop:
+        with sigterm_stays():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what `ray.init` does, with a handler of its own
+        signal.raise_signal(signal.SIGTERM)
+        assert wants_stop() == 1

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from orchestrator.adapters.jobs.folder import JobFolder
 from orchestrator.adapters.jobs.letters import Letter
 from orchestrator.adapters.jobs.log_writer import LogWriter
-from orchestrator.adapters.jobs.study_process import SEATING, StudyDesk, dearest
+from orchestrator.adapters.jobs.study_process import SEATING, StudyDesk, dearest, found
 from orchestrator.ledger.submission import new_holder
 from orchestrator.policy.queueing.orders import Phase
 from orchestrator.spec import Cluster, load_text
-from tests.study.worlds import make_study
+from orchestrator.study.record import StudyRecord
+from tests.study.worlds import World as WorldOfTrials
+from tests.study.worlds import drive, make_study
 
 T0 = 1000.0
 
@@ -55,6 +59,25 @@ def test_seats_follow_the_newest_order_and_earlier_ones_end_when_what_is_too_muc
     assert world.phases() == {1: Phase.STOPPED, 2: Phase.RUNNING}
 
 
+def test_an_end_that_a_full_disk_took_no_report_of_is_said_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: JobFolder, report: object) -> None:
+        raise OSError("no space left on device")
+
+    world = World(tmp_path)
+    world.order(1, {"a": 2})
+    world.desk.holds({"a": 2})
+    with monkeypatch.context() as patch:
+        patch.setattr(JobFolder, "write_report", full)
+        world.order(2, {"a": 1})
+        world.desk.holds({"a": 1})
+        world.look()
+    assert world.desk.lease() == {"a": 1}
+    world.look()
+    assert world.phases() == {1: Phase.STOPPED, 2: Phase.RUNNING}
+
+
 def test_leased_workers_without_a_seat_are_a_stall(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.order(1, {"a": 3})
@@ -91,3 +114,15 @@ def test_a_study_asks_for_the_workers_of_its_trials_at_once() -> None:
     assert new.shape.kind == "Study"
     prices = [{"resource": "CPU", "usd": "2.5", "watts": 90.0}, {"resource": "CPU", "usd": "1", "watts": None}]
     assert dearest([*prices, {"resource": "TPU", "usd": "9", "watts": 9.0}], study).usd_per_device_hour == 2.5
+
+
+def test_the_books_get_the_best_trial_and_its_values(tmp_path: Path) -> None:
+    study = make_study(budget="{trials: 4}")
+    record = drive(study, tmp_path / "s", WorldOfTrials())
+    best = min((one for one in record.searched if one.state == "finished"), key=lambda one: one.value("bits_per_byte"))
+    said = found(study, record)
+    assert said.startswith(
+        f"4 trials have a result, the best bits_per_byte {best.value('bits_per_byte'):.5g} ({best.trial}:"
+    )
+    assert "optimizer.lr" in said
+    assert found(study, StudyRecord()) == "0 trials have a result"

@@ -13,8 +13,19 @@ import pytest
 
 from serving.engine.echo import EchoEngine
 from serving.engine.generation import Delta, EngineFailedError, FinishReason, RefusedError
+from serving.engine.replica import Replica
+from serving.engine.text import ByteTokenizer
 from serving.policy import Tier, TierTarget
-from tests.serving.worlds import PATIENT, generation, read_all, running, tiny_engine, tiny_model
+from tests.serving.worlds import (
+    PATIENT,
+    SlowToDecide,
+    generation,
+    read_all,
+    running,
+    started,
+    tiny_engine,
+    tiny_model,
+)
 
 
 def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -37,6 +48,9 @@ class Gate:
     async def step(self) -> None:
         """Wait until the engine stands at the gate, then let it through once."""
         await asyncio.to_thread(self.entered.acquire)
+        self._permits.release()
+
+    def let_through(self) -> None:
         self._permits.release()
 
     def throw_open(self) -> None:
@@ -222,5 +236,34 @@ def test_a_drain_gives_batch_rows_back_and_finishes_online_answers() -> None:
             with pytest.raises(EngineFailedError, match="about to leave"):
                 await read_all(replica.submit(generation("later", tier=Tier.BATCH)))
             assert replica.failure is None
+
+    run(work)
+
+
+def test_a_flood_does_not_keep_those_who_are_in_from_their_next_step() -> None:
+    async def work() -> None:
+        gate, scheduler = Gate(), SlowToDecide(num_slots=2)
+        engine = EchoEngine(num_slots=2, before_step=gate)
+        async with started(Replica(engine, scheduler, ByteTokenizer(), clock=scheduler.clock)) as replica:
+            replica.submit(generation("first", "abc"))
+            await asyncio.to_thread(gate.entered.acquire)
+            for number in range(50):
+                replica.submit(generation(f"flood-{number}", "abc"))
+            gate.let_through()
+            await asyncio.to_thread(gate.entered.acquire)
+            assert 1 < scheduler.num_decided < 5
+            gate.throw_open()
+
+    run(work)
+
+
+def test_what_is_decided_between_two_steps_counts_as_time_that_they_take() -> None:
+    async def work() -> None:
+        scheduler = SlowToDecide(num_slots=2)
+        async with started(Replica(EchoEngine(), scheduler, ByteTokenizer(), clock=scheduler.clock)) as replica:
+            _, finished = await read_all(replica.submit(generation("a", "abc", max_tokens=5)))
+            assert finished.num_tokens == 5
+            steps = replica.stats()
+        assert steps.busy_s == pytest.approx(0.001 * (steps.steps - 1))  # the first one followed no other
 
     run(work)

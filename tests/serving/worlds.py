@@ -17,7 +17,18 @@ from serving.engine.protocol import Sampling, TokenEngine
 from serving.engine.replica import Replica
 from serving.engine.text import ByteTokenizer
 from serving.engine.torch_engine import TorchEngine, load_engine
-from serving.policy import PolicyConfig, Tier, TierScheduler, TierTarget, untrained
+from serving.policy import (
+    Admitted,
+    Idle,
+    PolicyConfig,
+    Refused,
+    Request,
+    StepPlan,
+    Tier,
+    TierScheduler,
+    TierTarget,
+    untrained,
+)
 
 TINY = {"layers": 2, "d_model": 32, "heads": 2, "seq_len": 96}
 GREEDY = Sampling(temperature=0.0)
@@ -43,6 +54,27 @@ def tiny_engine(folder: Path, *, num_slots: int = 4) -> TorchEngine:
     return load_engine(folder, num_slots=num_slots, max_context=None, precision="fp32")
 
 
+class SlowToDecide(TierScheduler):
+    """A scheduler whose decisions take 4 ms, plans 1 ms, of a clock of its own. `num_decided` counts them."""
+
+    def __init__(self, num_slots: int) -> None:
+        super().__init__(PATIENT, num_slots=num_slots, model=untrained())
+        self.now_s = 0.0
+        self.num_decided = 0
+
+    def clock(self) -> float:
+        return self.now_s
+
+    def submit(self, request: Request, *, now_s: float) -> Admitted | Refused:
+        self.now_s += 0.004
+        self.num_decided += 1
+        return super().submit(request, now_s=now_s)
+
+    def plan(self, *, now_s: float) -> StepPlan | Idle:
+        self.now_s += 0.001
+        return super().plan(now_s=now_s)
+
+
 def make_replica(engine: TokenEngine | None = None, config: PolicyConfig = PATIENT) -> Replica:
     engine = engine or EchoEngine()
     scheduler = TierScheduler(config, num_slots=engine.num_slots, model=untrained())
@@ -51,7 +83,12 @@ def make_replica(engine: TokenEngine | None = None, config: PolicyConfig = PATIE
 
 @contextlib.asynccontextmanager
 async def running(engine: TokenEngine | None = None, config: PolicyConfig = PATIENT) -> AsyncIterator[Replica]:
-    replica = make_replica(engine, config)
+    async with started(make_replica(engine, config)) as replica:
+        yield replica
+
+
+@contextlib.asynccontextmanager
+async def started(replica: Replica) -> AsyncIterator[Replica]:
     replica.start()
     try:
         yield replica

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import queue
@@ -12,6 +13,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -125,7 +127,7 @@ class ScriptedStarter:
 class Scene:
     """One attempt on one node and what it says."""
 
-    def __init__(self, folder: Path, *, ranks: tuple[int, ...] = (0,), refuses: bool = False) -> None:
+    def __init__(self, folder: Path, *, ranks: tuple[int, ...] = (0,), refuses: bool = False, **more: Any) -> None:
         self.starter, self.said = ScriptedStarter(refuses=refuses), queue.SimpleQueue[SeatItem]()
         order = SeatOrder(
             trial="t0001",
@@ -141,7 +143,7 @@ class Scene:
             environment={"COLOUR": "blue"},
             log_dir=str(folder / "logs"),
         )
-        self.attempt = Attempt(order, self.starter, folder, (), self.said.put)
+        self.attempt = Attempt(order, self.starter, folder, (), self.said.put, **more)
         self.attempt.start()
 
     def next(self) -> SeatItem:
@@ -174,6 +176,21 @@ def test_a_report_goes_up_after_its_steps_and_the_answer_comes_down(folder: Path
     rank.say(Stopped(30, "told to leave"))
     rank.end(Exit(0, None))
     assert scene.next() == SeatOver(trial="t0001", attempt=1)
+
+
+def test_steps_that_come_faster_than_they_are_sent_are_told_before_the_report(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.adapters.ray_tune.attempt._SEND_EVERY_S", 60.0)
+    ticks = itertools.count(1000, 61)
+    scene = Scene(folder, clock=lambda: float(next(ticks)))
+    rank = scene.starter.ranks.get(timeout=10)
+    for number in (1, 2, 3):
+        rank.say(_step(number))
+        item = scene.next()
+        assert isinstance(item, SeatSteps)
+        assert [step for step, _, _ in item.points] == [number]
+    scene.attempt.command("kill")
 
 
 def test_stop_is_passed_on_in_order_and_kill_at_once(folder: Path) -> None:

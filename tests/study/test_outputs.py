@@ -37,7 +37,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state folder with one study of 12 trials, the best repeated."""
     home = tmp_path_factory.mktemp("home")
     study = make_study(space=TWO_KEYS, budget="{trials: 12}", more="  repeat: {top: 2, seeds: 3}")
-    drive(study, home / "studies" / "search", World())
+    drive(study, home / "studies" / "search", World(), dataset_hash="0123456789abcdef" * 4)
     return home
 
 
@@ -98,6 +98,7 @@ def test_best_and_promote_give_a_job_that_loads_and_knows_its_origin(tide: Any) 
     assert job.metadata.labels["study"] == "search"
     assert job.metadata.labels["trial"] == best["trial"]
     assert job.spec.optimizer.lr == pytest.approx(best["config"]["optimizer.lr"])
+    assert job.spec.data.dataset == "corpus@0123456789ab"
     assert "mean" in (job.metadata.description or "")
 
 
@@ -161,8 +162,16 @@ def test_the_forecast_knows_trials_steps_and_cost() -> None:
     assert plan["cost"]["at_most"]["device_hours"] == pytest.approx(81.0 / 3600)
     assert plan["ended_by"] == "usd"
     unknown = describe_study(make_study(budget="{device_hours: 1}"), RATES, None)
-    assert unknown["steps"] == {"at_most": None, "expected": None}
-    assert unknown["ended_by"] is None
+    assert unknown["steps"] == {"at_most": None, "expected": None, "rung": 60}
+    assert unknown["ended_by"] == "device_hours"
+    assert unknown["steps_within_budget"] is None
+
+
+def test_the_forecast_of_a_budget_without_a_count_of_trials_says_how_many_steps_it_holds() -> None:
+    plan = describe_study(make_study(budget='{usd: "0.10", kwh: 0.002}'), RATES, device_s_per_step=0.1)
+    assert plan["steps_within_budget"] == 720  # 0.002 kWh at 100 W are 72 s, 0.10 USD at 2 an hour 180 s
+    assert plan["cost"]["rung"]["usd"] == pytest.approx(60 * 0.1 * 2.0 / 3600)
+    assert plan["ended_by"] is None  # whichever comes first, and nobody knows how many trials there will be
 
 
 def test_plan_of_a_study_for_people(tide: Any, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.policy.study.values import TrialState
 from orchestrator.spec.errors import ExitCode, UserError
 from orchestrator.study.journal import read_journal
 from orchestrator.study.record import StudyRecord
@@ -33,6 +34,19 @@ def test_finished_trials_are_learned_from_and_change_the_draws(studies: Path) ->
     assert [t.config for t in warm.searched] != [t.config for t in cold.searched]
 
 
+def test_trials_that_were_stopped_early_are_learned_from_and_the_first_draws_are_not_made_again(tmp_path: Path) -> None:
+    before = drive(make_study(name="before", searcher=TPE), tmp_path / "before", World())
+    stopped = {trial.trial: trial.measured_at for trial in before.searched if trial.state is TrialState.STOPPED}
+    study = make_study(searcher=TPE, more=WARM)
+    earlier = earlier_trials(study, tmp_path)
+    assert stopped
+    assert {one.trial: one.cut_at for one in earlier if one.cut_at is not None} == stopped
+    assert len(earlier) == 9
+    warm = drive(study, tmp_path / "warm", World(), earlier=earlier)
+    drawn = [trial.config for trial in before.searched]
+    assert not [trial.trial for trial in warm.searched if trial.config in drawn]
+
+
 def test_taking_up_again_learns_from_what_it_began_with_though_the_earlier_study_is_gone(studies: Path) -> None:
     study = make_study(searcher=TPE, more=WARM, concurrency_max=1, budget="{trials: 8}")
     whole = drive(study, studies / "whole", World(), earlier=earlier_trials(study, studies))
@@ -54,7 +68,7 @@ def test_a_study_that_is_not_there_is_unknown(tmp_path: Path) -> None:
 
 def test_a_study_of_another_space_has_nothing_to_tell_and_says_so(studies: Path) -> None:
     other = make_study(searcher=TPE, space="{optimizer.weight_decay: {type: uniform, min: 0.0, max: 1.0}}", more=WARM)
-    with pytest.raises(UserError, match="of its 8 trials 8 finished, and none of these lies in this space"):
+    with pytest.raises(UserError, match="of its 8 trials 8 have a result, and none of these lies in this space"):
         earlier_trials(other, studies)
 
 

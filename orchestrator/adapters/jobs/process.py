@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from orchestrator.adapters.jobs.door import Door
 from orchestrator.adapters.jobs.folder import JobFolder
 from orchestrator.adapters.jobs.letters import Letter
 from orchestrator.adapters.jobs.log_writer import LogWriter
+from orchestrator.adapters.jobs.orders import DiskPatience, Orders
 from orchestrator.policy.batch_plan import BatchPlan
 from orchestrator.policy.queueing.orders import Phase, Report
 from orchestrator.spec import TrainJob, load_text
@@ -50,33 +51,26 @@ class Desk:
         self._log = log
         self._now_s = now_s
         self._lock = threading.RLock()
-        self._stamp: object = None
-        self._order: Letter | None = None
+        self._orders = Orders(folder)
+        self._disk = DiskPatience()
         self._seats: dict[str, int] = {}
         self._reported_at_s = float("-inf")
-        self._trouble = ""
 
     def look(self) -> None:
         """Take an order that has come, and report when it is time."""
         with self._lock, self._disk():
-            stamp = self._folder.order_stamp()
-            if stamp != self._stamp:
-                self._stamp = stamp
-                self._take(self._folder.read_order())
+            if letter := self._orders.take():
+                self._take(letter)
             if self._now_s() - self._reported_at_s >= REPORT_S:
                 self._report(self._chronicle.reports(self._now_s()))
             self._log.follow()
 
-    def _take(self, letter: Letter | None) -> None:
-        if letter is None or not letter.follows(self._order):
-            return
-        self._order = letter
-        if letter.stop:
-            self._log.say("asked to stop")
-        else:
+    def _take(self, letter: Letter) -> None:
+        """Words come last: a disk that takes none must not keep an order from being followed."""
+        if not letter.stop:
             self._seats = dict(letter.seats)
-            self._log.say(f"order {letter.id}: {letter.workers} workers")
         self._chronicle.take(letter)
+        self._log.say("asked to stop" if letter.stop else f"order {letter.id}: {letter.workers} workers")
         self._report(self._chronicle.reports(self._now_s()))
 
     def observe(self, event: Event) -> None:
@@ -99,34 +93,22 @@ class Desk:
                     self._log.end(report.attempt)
                 self._folder.write_report(report)
 
-    @contextlib.contextmanager
-    def _disk(self) -> Iterator[None]:
-        """A disk that is full for a moment ends no job: the next report says all of it."""
-        try:
-            yield
-        except OSError as error:
-            if str(error) != self._trouble:
-                self._trouble = str(error)
-                traceback.print_exc()
-
     def _report(self, reports: tuple[Report, ...]) -> None:
         """The log of an attempt is whole before its end is said."""
         self._reported_at_s = self._now_s()
         for report in reports:
             if report.over:
                 self._log.end(report.attempt)
-                self._chronicle.forget(report.attempt)
             else:
                 self._log.attempt = max(self._log.attempt, report.attempt)
             self._folder.write_report(report)
+            if report.over:
+                self._chronicle.forget(report.attempt)
 
     def wants_stop(self) -> int:
         """0 = go on, 1 = stop in order, 2 = at once, for the deadline has passed."""
         with self._lock:
-            order = self._order
-        if order is None or not order.stop:
-            return 0
-        return 2 if order.until_s is not None and self._now_s() > order.until_s else 1
+            return self._orders.wants_stop(self._now_s())
 
     def lease(self) -> Lease:
         """What the run may hold."""
@@ -152,7 +134,8 @@ def main(path: Path) -> int:
         if document.get("kind") == "Study":
             from orchestrator.adapters.jobs.study_process import run_as_study
 
-            run_as_study(folder, document, around, _log(folder, around, ranks=folder.path / "ranks"))
+            ranks = Path(around["home"]) / "studies" / folder.job / "logs"
+            run_as_study(folder, document, around, _log(folder, around, ranks=ranks))
             return 0
         job = _as_run(document, folder.job)
         desk = _desk(folder, job, around)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.adapters.jobs.folder import JobFolder
 from orchestrator.adapters.jobs.letters import Letter
 from orchestrator.adapters.jobs.log_writer import LogWriter
+from orchestrator.adapters.jobs.orders import DiskPatience, Orders
 from orchestrator.policy.queueing.orders import Phase, Report
 from orchestrator.policy.study.values import Rates
 from orchestrator.spec import Study, load_text
@@ -40,8 +41,8 @@ class StudyDesk:
         self._log = log
         self._now_s = now_s
         self._lock = threading.RLock()
-        self._stamp: object = None
-        self._order: Letter | None = None
+        self._orders = Orders(folder)
+        self._disk = DiskPatience()
         self._turns: list[Letter] = []
         self._over: set[int] = set()
         self._seated_s: dict[int, float] = {}
@@ -52,11 +53,9 @@ class StudyDesk:
 
     def look(self) -> None:
         """Take an order that has come, and report when it is time."""
-        with self._lock:
-            stamp = self._folder.order_stamp()
-            if stamp != self._stamp:
-                self._stamp = stamp
-                self._take(self._folder.read_order())
+        with self._lock, self._disk():
+            if letter := self._orders.take():
+                self._take(letter)
             self._count()
             if self._now_s() - self._reported_s >= REPORT_S:
                 self._report()
@@ -79,17 +78,14 @@ class StudyDesk:
     def wants_stop(self) -> int:
         """0 = go on, 1 = stop in order, 2 = at once, for the deadline has passed."""
         with self._lock:
-            order = self._order
-        if order is None or not order.stop:
-            return 0
-        return 2 if order.until_s is not None and self._now_s() > order.until_s else 1
+            return self._orders.wants_stop(self._now_s())
 
     def observe(self, event: Event, record: StudyRecord) -> None:
         """Something has happened in the study."""
         from orchestrator.policy.study.values import TrialState
         from orchestrator.study.events import AttemptOver, Began, Closed, TrialOver
 
-        with self._lock:
+        with self._lock, self._disk():
             self._finished = sum(one.state is TrialState.FINISHED for one in record.trials.values())
             match event:
                 case Began(attempt=attempt, step=step, workers=workers):
@@ -114,10 +110,7 @@ class StudyDesk:
                 how = phase if newest else Phase.STOPPED
                 self._folder.write_report(self._of(turn, how, detail if newest else "replaced", final and newest))
 
-    def _take(self, letter: Letter | None) -> None:
-        if letter is None or not letter.follows(self._order):
-            return
-        self._order = letter
+    def _take(self, letter: Letter) -> None:
         if letter.stop:
             self._log.say("asked to stop")
             return
@@ -144,9 +137,10 @@ class StudyDesk:
             phase = Phase.STOPPED if over else Phase.RUNNING if any(self._held.values()) else Phase.STARTING
             if over:
                 self._log.end(turn.attempt)
-                self._turns.remove(turn)
             if over or turn is self._turns[-1]:
                 self._folder.write_report(self._of(turn, phase))
+            if over:
+                self._turns.remove(turn)
 
     def _of(self, turn: Letter, phase: Phase, detail: str = "", final: bool = False) -> Report:
         stalled_s = self._seated_s.get(turn.attempt, 0.0)
@@ -183,10 +177,7 @@ def run_as_study(folder: JobFolder, document: Mapping[str, Any], around: Mapping
 
 def _tick(desk: StudyDesk, ended: threading.Event) -> None:
     while not ended.wait(TICK_S):
-        try:
-            desk.look()
-        except OSError:  # a disk that is full for a moment: the next report says all of it
-            traceback.print_exc()
+        desk.look()
 
 
 def _run(study: Study, desk: StudyDesk, around: Mapping[str, Any]) -> tuple[Phase, str, bool]:
@@ -225,9 +216,27 @@ def _outcome(study: Study, record: StudyRecord, home: Path, rates: Rates) -> tup
     write_page(study, record, rates, study_dir(home, study.metadata.name) / "report.html", running=False)
     if record.closed is None or not record.closed.why.is_done:
         return Phase.STOPPED, "stopped with its trials saved", False
+    return (
+        Phase.SUCCEEDED,
+        f"{record.closed.why}: {found(study, record)}; 'tide study status {study.metadata.name}'",
+        True,
+    )
+
+
+def found(study: Study, record: StudyRecord) -> str:
+    """What a search has come to, for the books."""
+    from orchestrator.study.summary import best_trial, best_values
+
     done = sum(1 for one in record.trials.values() if one.value(study.spec.metric) is not None)
-    name = study.metadata.name
-    return Phase.SUCCEEDED, f"{record.closed.why}: {done} trials have a result; 'tide study status {name}'", True
+    best = best_trial(study, record)
+    if best is None:
+        return f"{done} trials have a result"
+    mean = best_values(best, study, record, Rates())["mean"]
+    value = best.value(study.spec.metric) if mean is None else mean
+    config = ", ".join(
+        f"{key} {one:.4g}" if isinstance(one, float) else f"{key} {one}" for key, one in best.config.items()
+    )
+    return f"{done} trials have a result, the best {study.spec.metric} {value:.5g} ({best.trial}: {config})"
 
 
 def dearest(prices: Any, study: Study) -> Rates:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import signal
+import threading
 from collections.abc import Iterator
 
 # Nothing leaves the machine, nothing is written to the terminal, no extra agents.
@@ -30,6 +32,17 @@ def loopback_environment() -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def sigterm_stays() -> Iterator[None]:
+    """Around `ray.init`, which takes SIGTERM for itself: a handler that the process had before has it again after."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def require_token() -> bool:

@@ -23,7 +23,7 @@ from ray._private.services import wait_for_node
 
 from orchestrator.adapters.ray_cluster import loopback
 from orchestrator.adapters.ray_cluster.drain import drain_node
-from orchestrator.adapters.ray_cluster.environment import loopback_environment, require_token
+from orchestrator.adapters.ray_cluster.environment import loopback_environment, require_token, sigterm_stays
 from orchestrator.adapters.ray_cluster.messages import messages_to_log
 from orchestrator.adapters.ray_cluster.processes import end_processes, node_processes, remove_folders
 from orchestrator.spec.errors import ExitCode, UserError
@@ -117,13 +117,14 @@ class LocalCluster:
         self._root = Path(tempfile.mkdtemp(prefix="tide-", dir="/tmp"))
         for size in self._sizes:
             self.add_node(size)
-        ray.init(
-            address=self.address,
-            namespace=self._namespace,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-        )
+        with sigterm_stays():
+            ray.init(
+                address=self.address,
+                namespace=self._namespace,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+            )
 
     def add_node(self, size: NodeSize | None = None) -> LocalNode:
         """Start one more node, the first one as the head, and wait until the cluster knows it."""

@@ -25,6 +25,8 @@ from orchestrator.adapters.ray_train.keeper_host import KeeperFacts
 log = structlog.get_logger(__name__)
 
 ASK_EVERY_S = 1.0
+# While nodes of the running group are about to go, it matters when the state is safe on others.
+ASK_EVERY_HURRIED_S = 0.2
 FLUSH_S = 300.0
 
 
@@ -53,8 +55,9 @@ class RunState:
         self._committed: int | None = None
         self._committed_at_s = time.monotonic()
         self._safe = -1
-        self._asked_at_s = 0.0
+        self._asked_at_s = self._noted_at_s = 0.0
         self._status: Any = None
+        self._is_hurried = False
         self._attempt = 0
         self._world_size = 0
         self._begun = False
@@ -96,6 +99,7 @@ class RunState:
             self._require_room(world_size, self._fleet.keepers())
             self._begun = True
         self._attempt, self._world_size = attempt, world_size
+        self._is_hurried = False
         self._tell(leaving, members)
 
     def _require_shared_storage(self) -> None:
@@ -111,6 +115,7 @@ class RunState:
 
     def tell(self, leaving: Collection[str]) -> None:
         """Tell the keepers again, when nodes come or are about to go in the middle of an attempt. Never blocks."""
+        self._is_hurried = bool(leaving)
         self._tell(leaving, ())
 
     def _tell(self, leaving: Collection[str], members: Collection[str]) -> None:
@@ -146,9 +151,13 @@ class RunState:
 
     def news(self, step: int, at_s: float) -> Iterator[Event]:
         """Tell the keepers how far training is, and what they have achieved since. Never blocks."""
-        if self._status is None and time.monotonic() - self._asked_at_s >= ASK_EVERY_S:
-            self._asked_at_s = time.monotonic()
+        now_s = time.monotonic()
+        if now_s - self._noted_at_s >= ASK_EVERY_S:  # to every node, so never more often
+            self._noted_at_s = now_s
             self._fleet.note_step(step)
+        every_s = ASK_EVERY_HURRIED_S if self._is_hurried else ASK_EVERY_S
+        if self._status is None and now_s - self._asked_at_s >= every_s:
+            self._asked_at_s = now_s
             self._status = self._fleet.ask_status()
         if self._status is None:
             return

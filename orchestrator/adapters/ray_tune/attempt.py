@@ -13,6 +13,7 @@ import selectors
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from jobs.train.messages import Failed, Finished, LineBuffer, Message, Step, Sto
 from jobs.train.starters import Exit, RankHandle, RankStarter, StartError
 from orchestrator.adapters.ray_tune.seat_messages import SeatItem, SeatOrder, SeatOver, SeatReport, SeatSteps
 
-_SEND_EVERY_S = 0.25
+_SEND_EVERY_S = 0.5
 
 
 class Attempt:
@@ -35,14 +36,17 @@ class Attempt:
         folder: Path,
         devices: tuple[str, ...],
         say: Callable[[SeatItem], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._order, self._starter, self._devices, self._say = order, starter, devices, say
+        self._clock = clock
         self._socket_path = folder / f"{order.trial}.{order.attempt}.sock"
         self._commands: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._handles: list[RankHandle] = []
         self._words: dict[int, Message] = {}
         self._points: list[tuple[int, float, float]] = []
+        self._flushed_s = 0.0
         self._connection: socket.socket | None = None
         self._thread = threading.Thread(target=self._run, name=f"trial-{order.trial}", daemon=True)
 
@@ -86,8 +90,6 @@ class Attempt:
         alive = list(self._handles)
         while alive:
             events = selector.select(_SEND_EVERY_S if self._points else None)
-            if not events:
-                self._flush()
             for key, _ in events:
                 if callable(key.data):
                     key.data()
@@ -100,6 +102,8 @@ class Attempt:
                     failure = self._failure(handle.rank, ended)
                     if failure is not None:
                         return failure  # leaving kills the others of this node
+            if self._clock() - self._flushed_s >= _SEND_EVERY_S:  # steps may come faster than that
+                self._flush()
         return self._over()
 
     def _start_rank(self, number: int, rank: int) -> RankHandle:
@@ -226,6 +230,7 @@ class Attempt:
         )
 
     def _flush(self) -> None:
+        self._flushed_s = self._clock()
         if self._points:
             points, self._points = tuple(self._points), []
             self._say(SeatSteps(trial=self._order.trial, attempt=self._order.attempt, points=points))

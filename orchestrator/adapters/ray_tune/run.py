@@ -10,8 +10,9 @@ from pathlib import Path
 
 from jobs.train.state.open_storage import open_storage
 from orchestrator.adapters.ray_train.prepare import Prepared, prepare
+from orchestrator.adapters.ray_tune.seating import Allotment
 from orchestrator.adapters.ray_tune.strategy import TuneStrategy
-from orchestrator.adapters.ray_tune.trials import Allotment, RayTrials, TrialsConfig
+from orchestrator.adapters.ray_tune.trials import RayTrials, TrialsConfig
 from orchestrator.policy.study.values import Rates
 from orchestrator.spec import Study, TrainJob
 from orchestrator.spec.base import Metadata

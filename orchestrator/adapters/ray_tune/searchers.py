@@ -146,7 +146,8 @@ class TpeDraws:
                 multivariate=searcher.multivariate,
                 group=searcher.multivariate and any(one.when for one in space.values()),
                 constant_liar=True,  # trials run side by side: those under way count as bad, or all are drawn alike
-                seed=seed,
+                # Moved on by what is known: with an earlier study's own seed the first draws would be its first again.
+                seed=(seed + len(earlier)) % 2**32,
             )
         self._search = OptunaSearch(
             self._suggest, metric=metric, mode=mode, sampler=sampler, storage=storage, study_name="study"
@@ -188,9 +189,17 @@ class TpeDraws:
                 return trial.suggest_categorical(key, self._choices[key].names)
 
     def _as_trial(self, one: Earlier) -> Any:
+        """One that was stopped early is pruned in Optuna's words, as in `ended`."""
         params = {k: self._choices[k].name(v) if k in self._choices else v for k, v in one.config.items()}
         distributions = {key: self._distribution(key) for key in params}
-        return optuna.trial.create_trial(params=params, distributions=distributions, value=one.value)
+        if one.cut_at is None:
+            return optuna.trial.create_trial(params=params, distributions=distributions, value=one.value)
+        return optuna.trial.create_trial(
+            state=optuna.trial.TrialState.PRUNED,
+            params=params,
+            distributions=distributions,
+            intermediate_values={one.cut_at: one.value},
+        )
 
     def _distribution(self, key: str) -> Any:
         parameter = self._space[key]

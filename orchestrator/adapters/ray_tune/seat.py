@@ -1,4 +1,4 @@
-"""The actor on every node of a study: it holds the node's share of the lease and runs trials' ranks there.
+"""The actor on a node of a study: it holds workers of the lease there and runs trials' ranks on them.
 
 It reserves in Ray what its workers may use, so nobody else is placed there meanwhile, and forks ranks from a stem that
 has imported torch. It ends with the driver that owns it, and its ranks with it.
@@ -31,9 +31,10 @@ STEM_TIMEOUT_S = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeatConfig:
-    """The same for every node of a study's session."""
+    """`key` is the seat's own, the rest the same for every seat of a study's session."""
 
     session: str
+    key: str
     log_dir: str
     preload: tuple[str, ...]
     environment: dict[str, str]
@@ -56,14 +57,14 @@ class Seat:
 
     def _make_folder(self, config: SeatConfig) -> Path:
         root = Path(os.environ.get("TIDE_NODE_DIR") or tempfile.gettempdir())
-        folder = root / f"tide-{short_id(config.session + self._node_id)}"
+        folder = root / f"tide-{short_id(config.session + config.key)}"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
         return folder
 
     def _start_stem(self, config: SeatConfig) -> ForkServer:
         Path(config.log_dir).mkdir(parents=True, exist_ok=True)
-        log = (Path(config.log_dir) / f"stem-{short_id(self._node_id)}.log").open("ab")
+        log = (Path(config.log_dir) / f"stem-{short_id(config.key)}.log").open("ab")
         self._stack.callback(log.close)
         server = ForkServer(
             self._folder,
@@ -147,7 +148,7 @@ def start_seat(config: SeatConfig, node_id: str, reserve: dict[str, float]) -> A
     return (
         ray.remote(Seat)
         .options(
-            name=f"tide-seat-{config.session}-{node_id[:16]}",
+            name=f"tide-seat-{config.session}-{short_id(config.key)}",
             namespace=NAMESPACE,
             num_cpus=reserve.get("CPU", 0.0),
             num_gpus=reserve.get("GPU", 0.0),

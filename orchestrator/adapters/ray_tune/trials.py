@@ -1,15 +1,13 @@
-"""Trials on a Ray cluster: a seat on every node that stays, ranks on the seats, states in shared storage."""
+"""Trials on a Ray cluster: ranks on the seats that the study holds (`seating.py`), states in shared storage."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
 import ray
 import structlog
@@ -18,42 +16,23 @@ from jobs.train.config import RestoreFrom
 from jobs.train.state.checkpoints import commit, prune, read_manifest, steps
 from jobs.train.state.errors import StateError
 from jobs.train.state.storage import Storage
-from orchestrator.adapters.ray_train.capacity import NodeView, read_nodes, room
 from orchestrator.adapters.ray_train.prepare import Prepared
 from orchestrator.adapters.ray_train.sizes import size_on
-from orchestrator.adapters.ray_tune.seat import SeatConfig, start_seat
 from orchestrator.adapters.ray_tune.seat_messages import SeatItem, SeatOrder, SeatOver, SeatReport, SeatSteps
-from orchestrator.spec.errors import ExitCode, UserError
+from orchestrator.adapters.ray_tune.seating import Allotment, Seating, SeatingConfig
+from orchestrator.spec.errors import UserError
 from orchestrator.spec.train_job import TrainJobSpec
 from orchestrator.study.ports import Leaving, Left, News, Progress, Report, Start
 
 log = structlog.get_logger(__name__)
 
-LOOK_EVERY_S = 1.0
-SEAT_TRIES = 3
-RETRY_SEAT_S = 1.0
 LONG_POLL_S = 20.0
 KEEP_STATES = 2
 
 
 @dataclass(slots=True)
-class _Seat:
-    """A seat as the driver knows it. `workers` it can run; not `ready` while its stem warms up; one that `leaves` goes
-    once nothing runs there, because the study is to hold another number of workers on its node."""
-
-    handle: Any
-    workers: int
-    starting: Any
-    ready: bool = False
-    draining: bool = False
-    leaves: bool = False
-    read: int = 0
-    asked: Any = None
-
-
-@dataclass(slots=True)
 class _Running:
-    """An attempt under way. `seats`: its ranks by node; `waits_for`: nodes that have not said that it is over."""
+    """An attempt under way. `seats`: its ranks by seat; `waits_for`: seats that have not said that it is over."""
 
     start: Start
     seats: dict[str, tuple[int, ...]]
@@ -61,18 +40,6 @@ class _Running:
     ran_to: int
     failure: SeatOver | None = None
     is_lost: bool = False
-
-
-class Allotment(Protocol):
-    """Who bounds what a study may hold, node by node."""
-
-    def lease(self) -> Mapping[str, int]:
-        """Workers that it may have, by node."""
-        ...
-
-    def holds(self, workers: Mapping[str, int]) -> None:
-        """It is told what the study's seats hold, a little after every change."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,21 +63,28 @@ class RayTrials:
 
     def __init__(self, config: TrialsConfig) -> None:
         self._config = config
-        resources = config.template.workers.resources
-        self._per_worker = {"CPU": resources.CPU, "GPU": resources.GPU, **resources.custom}
-        if resources.memory is not None:
-            self._per_worker["memory"] = float(resources.memory)
-        self._seats: dict[str, _Seat] = {}
         self._running: dict[str, _Running] = {}
         self._news: list[News] = []
-        self._looked_s = float("-inf")
-        self._refused: dict[str, tuple[int, float]] = {}  # seats that did not start: how often, and not before when
+        self._seating = Seating(
+            SeatingConfig(
+                session=config.session,
+                per_worker=_per_worker(config.template),
+                most_workers=config.most_workers,
+                log_dir=config.log_dir,
+                preload=config.preload,
+                allotment=config.allotment,
+            ),
+            is_busy=self._is_busy,
+            on_ready=self._seat_ready,
+            on_drain=self._seat_drains,
+            on_lost=self._seat_lost,
+        )
 
     def now_s(self) -> float:
         return time.time()
 
     def workers(self) -> int:
-        return sum(seat.workers for seat in self._seats.values() if seat.ready and not seat.draining)
+        return sum(seat.workers for seat in self._seating.open_seats().values())
 
     def start(self, start: Start) -> None:
         """What keeps an attempt from starting is news of that attempt: the study goes on."""
@@ -140,11 +114,11 @@ class RayTrials:
             restore=RestoreFrom(step=step, keepers=False) if found else None,
         )
         seats = self._place(start.workers)
-        host, port = ray.get(self._seats[next(iter(seats))].handle.address.remote())
+        host, port = ray.get(self._seating.seats[next(iter(seats))].handle.address.remote())
         running = _Running(start, seats, set(seats), ran_to=step)
         self._running[start.trial] = running
-        for node, ranks in seats.items():
-            self._seats[node].handle.start.remote(
+        for key, ranks in seats.items():
+            self._seating.seats[key].handle.start.remote(
                 SeatOrder(
                     trial=start.trial,
                     attempt=start.attempt,
@@ -162,17 +136,16 @@ class RayTrials:
             )
 
     def _place(self, workers: int) -> dict[str, tuple[int, ...]]:
-        """Ranks by node, rank 0's first: as few nodes as will do."""
+        """Ranks by seat, rank 0's first: as few seats as will do."""
         free = {
-            node: seat.workers - sum(len(one.seats.get(node, ())) for one in self._running.values())
-            for node, seat in self._seats.items()
-            if seat.ready and not seat.draining
+            key: seat.workers - sum(len(one.seats.get(key, ())) for one in self._running.values())
+            for key, seat in self._seating.open_seats().items()
         }
-        snug = [node for node, count in sorted(free.items(), key=lambda item: (item[1], item[0])) if count >= workers]
-        nodes = (snug[0],) * workers if snug else size_on(free, {}, workers, 1).nodes
+        snug = [key for key, count in sorted(free.items(), key=lambda item: (item[1], item[0])) if count >= workers]
+        chosen = (snug[0],) * workers if snug else size_on(free, {}, workers, 1).nodes
         seats: dict[str, tuple[int, ...]] = {}
-        for rank, node in enumerate(nodes):
-            seats[node] = (*seats.get(node, ()), rank)
+        for rank, key in enumerate(chosen):
+            seats[key] = (*seats.get(key, ()), rank)
         return seats
 
     def go_on(self, trial: str) -> None:
@@ -186,9 +159,9 @@ class RayTrials:
 
     def _command(self, trial: str, what: str) -> None:
         running = self._running.get(trial)
-        for node in running.seats if running else ():
-            if running is not None and node in self._seats:
-                self._seats[node].handle.command.remote(trial, running.start.attempt, what)
+        for key in running.seats if running else ():
+            if running is not None and key in self._seating.seats:
+                self._seating.seats[key].handle.command.remote(trial, running.start.attempt, what)
 
     def copy_state(self, source_run: str, step: int, target_run: str) -> None:
         storage = self._config.storage
@@ -205,8 +178,8 @@ class RayTrials:
     # -- what happens -------------------------------------------------------------------------------------------
 
     def poll(self, timeout_s: float) -> list[News]:
-        self._look()
-        asked = {seat.asked: node for node, seat in self._seats.items() if seat.asked is not None}
+        self._seating.look()
+        asked = {seat.asked: key for key, seat in self._seating.seats.items() if seat.asked is not None}
         if asked:
             done, _ = ray.wait(list(asked), num_returns=1, timeout=timeout_s)
             more, _ = ray.wait(list(asked), num_returns=len(asked), timeout=0)
@@ -217,21 +190,21 @@ class RayTrials:
         news, self._news = self._news, []
         return news
 
-    def _hear(self, node: str) -> None:
-        seat = self._seats[node]
+    def _hear(self, key: str) -> None:
+        seat = self._seating.seats[key]
         try:
             items: list[SeatItem] = ray.get(seat.asked)
         except ray.exceptions.RayError as error:
-            self._lost(node, f"{type(error).__name__}")
+            self._seating.lost(key, f"{type(error).__name__}")
             return
         seat.read += len(items)
         seat.asked = seat.handle.news.remote(seat.read, LONG_POLL_S)
         for item in items:
             running = self._running.get(item.trial)
             if running is not None and running.start.attempt == item.attempt:
-                self._take(node, item, running)
+                self._take(key, item, running)
 
-    def _take(self, node: str, item: SeatItem, running: _Running) -> None:
+    def _take(self, key: str, item: SeatItem, running: _Running) -> None:
         match item:
             case SeatSteps():
                 running.ran_to = max([running.ran_to, *(step for step, _, _ in item.points)])
@@ -244,11 +217,11 @@ class RayTrials:
                 if item.kind and running.failure is None:
                     running.failure = item
                     self._command(item.trial, "kill")  # what is left of it elsewhere
-                self._gone(node, item.trial, running)
+                self._gone(key, item.trial, running)
 
-    def _gone(self, node: str, trial: str, running: _Running) -> None:
-        """One node has nothing of the attempt any more; at the last one it is over."""
-        running.waits_for.discard(node)
+    def _gone(self, key: str, trial: str, running: _Running) -> None:
+        """One seat has nothing of the attempt any more; at the last one it is over."""
+        running.waits_for.discard(key)
         if running.waits_for:
             return
         del self._running[trial]
@@ -273,121 +246,34 @@ class RayTrials:
         except StateError as error:
             log.warning("older states stay", run=run, error=str(error))
 
-    # -- nodes --------------------------------------------------------------------------------------------------
+    # -- seats --------------------------------------------------------------------------------------------------
 
-    def _look(self) -> None:
-        """Take a seat on nodes that came, give up those that go; a few times a minute would do, it is cheap."""
-        now_s = time.monotonic()
-        if now_s - self._looked_s < LOOK_EVERY_S:
-            return
-        self._looked_s = now_s
-        nodes = read_nodes()
-        alive = {node.node_id: node for node in nodes}
-        for node_id in [node_id for node_id in self._seats if node_id not in alive]:
-            self._lost(node_id, "the node is gone")
-        for node_id, seat in list(self._seats.items()):
-            if alive[node_id].drain_deadline_s is not None and not seat.draining:
-                self._drain(node_id, seat)
-            elif not seat.ready:
-                self._check_ready(node_id, seat)
-        leased = None if self._config.allotment is None else self._config.allotment.lease()
-        if leased is not None:
-            self._follow(leased, nodes)
-        self._sit_down(nodes, leased)
-        if self._config.allotment is not None:
-            self._config.allotment.holds({node_id: seat.workers for node_id, seat in self._seats.items()})
+    def _is_busy(self, key: str) -> bool:
+        return any(key in one.waits_for for one in self._running.values())
 
-    def _follow(self, leased: Mapping[str, int], nodes: tuple[NodeView, ...]) -> None:
-        """Give up seats that are not as large as the lease says: another is taken in their place.
-
-        What they reserve in Ray cannot change; attempts there save, and go on where there is room.
-        """
-        needs = {name: amount for name, amount in self._per_worker.items() if amount}
-        free = room(nodes, needs, {}, 1)
-        for node_id, seat in list(self._seats.items()):
-            may = leased.get(node_id, 0)
-            if seat.workers > may or (seat.ready and seat.workers < may and free.get(node_id, 0)):
-                seat.leaves = True
-                if not seat.draining:
-                    self._drain(node_id, seat)
-            if seat.leaves and all(node_id not in one.waits_for for one in self._running.values()):
-                self._retire(node_id)
-
-    def _retire(self, node_id: str) -> None:
-        seat = self._seats.pop(node_id)
-        if seat.ready:
-            with contextlib.suppress(ray.exceptions.RayError):
-                ray.wait([seat.handle.close.remote()], timeout=10.0)
-        ray.kill(seat.handle)
-
-    def _sit_down(self, nodes: tuple[NodeView, ...], leased: Mapping[str, int] | None) -> None:
-        held = sum(seat.workers for seat in self._seats.values() if not seat.draining)
-        needs = {name: amount for name, amount in self._per_worker.items() if amount}
-        for node_id, fits in room(nodes, needs, {}, 1).items():
-            count = min(fits, self._config.most_workers - held)
-            if leased is not None:
-                count = min(count, leased.get(node_id, 0))
-            if node_id in self._seats or count < 1 or time.monotonic() < self._refused.get(node_id, (0, 0.0))[1]:
-                continue
-            reserve = {name: amount * count for name, amount in needs.items()}
-            config = SeatConfig(
-                session=self._config.session,
-                log_dir=str(self._config.log_dir),
-                preload=self._config.preload,
-                environment={},
-            )
-            handle = start_seat(config, node_id, reserve)
-            self._seats[node_id] = _Seat(handle=handle, workers=count, starting=handle.ready.remote())
-            held += count
-
-    def _check_ready(self, node_id: str, seat: _Seat) -> None:
-        done, _ = ray.wait([seat.starting], timeout=0)
-        if not done:
-            return
-        try:
-            ray.get(seat.starting)
-        except ray.exceptions.RayError as error:
-            self._lost(node_id, "the seat did not start")
-            self._refuse(node_id, str(error))
-            return
-        seat.ready = True
+    def _seat_ready(self, key: str) -> None:
+        seat = self._seating.seats[key]
         seat.asked = seat.handle.news.remote(0, LONG_POLL_S)
 
-    def _refuse(self, node_id: str, why: str) -> None:
-        """Try a node again later, ever later. Raises: UserError when no node of several tries could seat anybody."""
-        count = self._refused.get(node_id, (0, 0.0))[0] + 1
-        self._refused[node_id] = (count, time.monotonic() + RETRY_SEAT_S * 2**count)
-        log.warning("no trial can run on this node", node=node_id, tries=count, error=why.strip()[-400:])
-        if count >= SEAT_TRIES and not self._seats:
-            raise UserError(
-                f"no node can run trials: {why.strip().splitlines()[-1]}",
-                code=ExitCode.UNREACHABLE,
-                next_step=f"Output of the nodes: {self._config.log_dir}; 'tide doctor' checks this machine",
-            )
-
-    def _drain(self, node_id: str, seat: _Seat) -> None:
-        """A notice: attempts there save and leave while there is time."""
-        seat.draining = True
+    def _seat_drains(self, key: str) -> None:
         for trial, running in list(self._running.items()):
-            if node_id in running.seats:
+            if key in running.seats:
                 self.stop(trial)
 
-    def _lost(self, node_id: str, detail: str) -> None:
-        seat = self._seats.pop(node_id)
-        log.info("a seat is gone", node=node_id, detail=detail)
-        with contextlib.suppress(ray.exceptions.RayError):  # it may be gone already
-            ray.kill(seat.handle)
+    def _seat_lost(self, key: str) -> None:
         for trial, running in list(self._running.items()):
-            if node_id in running.waits_for:
+            if key in running.waits_for:
                 running.is_lost = True
                 self._command(trial, "kill")
-                self._gone(node_id, trial, running)
+                self._gone(key, trial, running)
 
     def close(self) -> None:
         """End every seat, and with it what runs there."""
-        closing = [seat.handle.close.remote() for seat in self._seats.values() if seat.ready]
-        if closing:
-            ray.wait(closing, num_returns=len(closing), timeout=10.0)
-        for seat in self._seats.values():
-            ray.kill(seat.handle)
-        self._seats.clear()
+        self._seating.close()
+
+
+def _per_worker(template: TrainJobSpec) -> dict[str, float]:
+    """What a worker reserves in Ray, by resource."""
+    resources = template.workers.resources
+    reserved = {"CPU": resources.CPU, "GPU": resources.GPU, **resources.custom}
+    return reserved if resources.memory is None else {**reserved, "memory": float(resources.memory)}

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from orchestrator.cli.output import make_table
 from orchestrator.policy.study.budget import Limits
-from orchestrator.policy.study.rungs import forecast, report_steps
+from orchestrator.policy.study.rungs import forecast, largest_rung, report_steps
 from orchestrator.policy.study.space import size_of
 from orchestrator.policy.study.values import Rates, spent
 from orchestrator.spec import Study
@@ -21,7 +21,7 @@ def describe_study(study: Study, rates: Rates, device_s_per_step: float | None) 
     size = size_of(spec.space)
     found = forecast(spec, size)
     limits = Limits.of(spec.budget)
-    steps = {"at_most": found.most_steps, "expected": found.expected_steps}
+    steps = {"at_most": found.most_steps, "expected": found.expected_steps, "rung": largest_rung(report_steps(spec))}
     return {
         "name": study.metadata.name,
         "searcher": spec.searcher.name,
@@ -34,6 +34,7 @@ def describe_study(study: Study, rates: Rates, device_s_per_step: float | None) 
         "steps": steps,
         "device_s_per_step": device_s_per_step,
         "cost": {name: _cost(count, rates, device_s_per_step) for name, count in steps.items()},
+        "steps_within_budget": _steps_within(limits, rates, device_s_per_step),
         "budget": {"trials": limits.trials, "device_hours": limits.device_hours, "usd": limits.usd, "kwh": limits.kwh},
         "ended_by": _ended_by(study, rates, device_s_per_step, found.expected_steps),
     }
@@ -50,9 +51,20 @@ def _cost(steps: int | None, rates: Rates, device_s_per_step: float | None) -> d
     }
 
 
+def _steps_within(limits: Limits, rates: Rates, device_s_per_step: float | None) -> int | None:
+    """Steps that the limits on device-hours, USD and kWh hold; None where there is none, or nobody knows a step's."""
+    if not device_s_per_step:
+        return None
+    held = [limit / so_far for _, so_far, limit in limits.parts(spent(device_s_per_step, rates)) if so_far > 0.0]
+    return int(min(held)) if held else None
+
+
 def _ended_by(study: Study, rates: Rates, device_s_per_step: float | None, expected: int | None) -> str | None:
     """The limit that the expected course breaks first; None where that cannot be told."""
     limits = Limits.of(study.spec.budget)
+    only = [which.value for which, _, _ in limits.parts(spent(0.0, rates))]
+    if limits.trials is None and expected is None and len(only) == 1:
+        return only[0]
     if expected is None or device_s_per_step is None:
         return "trials" if limits.trials is not None and limits.parts(spent(0.0, rates)) == [] else None
     shares = [
@@ -74,6 +86,10 @@ def plan_table(plan: dict[str, Any]) -> Table:
     for name, words in (("expected", "expected"), ("at_most", "at most")):
         if plan["steps"][name] is not None:
             rows.append([f"steps, {words}", f"{plan['steps'][name]:,}{_cost_text(plan['cost'][name])}"])
+    if plan["steps_within_budget"] is not None:
+        rows.append(["steps that the budget holds", f"{plan['steps_within_budget']:,}"])
+    rung = plan["steps"]["rung"]
+    rows.append(["a rung: it may go over by", f"{rung:,} steps{_cost_text(plan['cost']['rung'])}"])
     budget = ", ".join(f"{value:g} {unit}" for unit, value in plan["budget"].items() if value is not None)
     rows += [["budget", budget], ["ends by", plan["ended_by"] or "not known before a step's time is"]]
     table = make_table([plan["name"], ""], rows)

@@ -46,7 +46,7 @@ class LiveStudy:
         """Take in one event."""
         if self._live is None:
             if sentence := _sentence(event, self._study.spec.metric):
-                self._console.print(f"  {sentence}", highlight=False, markup=False)
+                self._console.print(f"  {sentence}", highlight=False, markup=False, soft_wrap=True)
         elif self._clock() - self._drawn_s >= _REDRAW_EVERY_S or isinstance(event, Closed):
             self._drawn_s = self._clock()
             values: dict[str, Any] = summary(self._study, record, self._rates, running=True)

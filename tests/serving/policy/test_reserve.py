@@ -52,6 +52,15 @@ def test_promised_places_make_no_admitted_request_late(seed: int) -> None:
             assert out.finish_s[row.id] <= row.deadline_s + 1e-9
 
 
+def test_promises_leave_room_for_the_slower_rows_that_are_in() -> None:
+    keystrokes = hopeless(60, seconds=6)
+    slow = [request(f"i{i:02}", Tier.INTERACTIVE, i / 2, tokens=40, retry_key=f"slow{i}") for i in range(12)]
+    out = run([*keystrokes, *slow], delay_s=0.0)
+    admitted = [row for row in slow if row.id in out.admitted]
+    assert len(admitted) > 3
+    assert [row.id for row in admitted if out.finish_s[row.id] > row.deadline_s + 1e-9] == []
+
+
 def test_a_promise_that_nobody_keeps_holds_back_less_and_less() -> None:
     rows = hopeless(40, seconds=7)
     never, always = run(rows, delay_s=None), run(rows, delay_s=0.1)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 
-from serving.policy import Idle, RefusalReason, StepPlan, Tier
+from serving.policy import Idle, RefusalReason, Refused, StepPlan, Tier, TierTarget
+from serving.policy.admission import decide
+from serving.policy.fill import Rules
+from serving.policy.rows import Row
 from tests.serving.policy.simulator import simulate
 from tests.serving.policy.worlds import CONFIG, MODEL, SLOTS, backlog, request, scheduler
 
@@ -161,3 +165,14 @@ def test_a_live_id_and_a_tier_that_is_not_offered_are_mistakes_of_the_caller() -
     only_batch = dataclasses.replace(CONFIG, targets={Tier.BATCH: CONFIG.targets[Tier.BATCH]})
     with pytest.raises(ValueError, match="not offered"):
         scheduler(only_batch).submit(request("k", Tier.KEYSTROKE), now_s=0.0)
+
+
+def test_a_decision_looks_at_no_more_rows_when_thousands_wait() -> None:
+    """Played forward to its end, this queue would take minutes, and the engine stands still meanwhile."""
+    targets = {Tier.INTERACTIVE: TierTarget(latency_s=3600.0, max_waiting=10_000)}
+    rules = Rules(config=dataclasses.replace(CONFIG, targets=targets), model=MODEL, num_slots=SLOTS)
+    asked = [request(f"r{i:04}", Tier.INTERACTIVE, deadline_s=3600.0, tokens=400) for i in range(2001)]
+    rows = [Row(request=each) for each in asked[:-1]]
+    verdict = decide(asked[-1], rows, rules, num_waiting=2000, now_s=0.0, free_at_s=0.0)
+    assert isinstance(verdict, Refused)
+    assert 0 < verdict.retry_after_s < math.inf

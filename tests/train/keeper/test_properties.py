@@ -231,6 +231,7 @@ def test_random_histories_keep_every_promise(machine):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("machine", [History, TightHistory])
 def test_many_random_histories_keep_every_promise(machine):
     run_state_machine_as_test(machine, settings=_settings(max_examples=500, steps=50))

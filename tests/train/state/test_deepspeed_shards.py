@@ -48,6 +48,7 @@ def test_every_stage_loads_at_another_size_bit_for_bit(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.cluster
+@pytest.mark.timeout(900)
 def test_further_precisions_and_changes_of_stage_and_ranks_that_own_nothing(tmp_path):
     _expect_equal(_reports(tmp_path, MORE), len(MORE))
 
