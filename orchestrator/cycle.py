@@ -73,9 +73,14 @@ def run_cycle(ports: Ports) -> CycleReport:
     #    before its runner may forget it; a runner that is out of sight changes nothing.
     now_s = ports.clock.now_s()
     _hear(ports, now_s)
-    headroom, owed = ports.endpoints.headroom(), ports.endpoints.owed()
+    headroom, owed, urgent = ports.endpoints.headroom(), ports.endpoints.owed(), ports.endpoints.urgent()
     pools = tuple(
-        replace(pool, headroom=headroom.get(pool.name, 0), owed=owed.get(pool.name, ()))
+        replace(
+            pool,
+            headroom=headroom.get(pool.name, 0),
+            owed=owed.get(pool.name, ()),
+            urgent=urgent.get(pool.name, 0),
+        )
         for pool in ports.capacity.observe()
     )
     snapshot = ports.ledger.snapshot(pools, now_s=now_s)

@@ -41,6 +41,10 @@ class Endpoints(Protocol):
         """Devices to be kept free, by pool; pools that are not named keep none."""
         ...
 
+    def urgent(self) -> Mapping[str, int]:
+        """Of the last `headroom`, devices for requests that cannot wait for a recall in good order, by pool."""
+        ...
+
     def owed(self) -> Mapping[str, tuple[tuple[str, int], ...]]:
         """By pool: the devices that endpoints with leases of their own are to hold, by holder, as of the last
         `headroom`; in that, only what they miss is counted."""

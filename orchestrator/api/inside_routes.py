@@ -27,13 +27,14 @@ from orchestrator.spec.errors import ExitCode, UserError
 
 router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"])
 VisitId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{22}$", description="What starting the command answered.")]
+_PARTS = {"Study": ("a study", "trials"), "Endpoint": ("an endpoint", "replicas")}
 _WITHOUT_WORKERS = frozenset({JobState.SUBMITTED, JobState.QUEUED, JobState.PAUSED, *ENDED})
 
 
 @router.post("/{job}/stacks", response_model=models.Stacks, responses=responses(404, 409))
 async def take_stacks(job: JobId, body: models.StacksBody, service: TheService, caller: TheCaller) -> dict[str, Any]:
     """Where the threads of a job's ranks stand, without stopping them."""
-    row = await job_for(service, caller, job, Role.OPERATOR)
+    row = await _job_with_ranks(service, caller, job)
     try:
         return {"job": row.id, **await service.visits.stacks(row.id, body.rank)}
     except NoDoorError:
@@ -43,7 +44,7 @@ async def take_stacks(job: JobId, body: models.StacksBody, service: TheService, 
 @router.post("/{job}/exec", status_code=201, response_model=models.Exec, responses=responses(404, 409))
 async def begin(job: JobId, body: models.ExecBody, service: TheService, caller: TheCaller) -> dict[str, Any]:
     """Run a command in the environment of a worker. It ends when nobody watches it."""
-    row = await job_for(service, caller, job, Role.OPERATOR)
+    row = await _job_with_ranks(service, caller, job)
     if not body.command[0]:
         raise UserError("command[0]: it is empty; it must name a program", code=ExitCode.INVALID)
     try:
@@ -94,6 +95,19 @@ async def end(job: JobId, visit: VisitId, service: TheService, caller: TheCaller
 async def _visit(service: Service, caller: Caller, job: str, visit: str) -> Visit:
     row = await job_for(service, caller, job, Role.OPERATOR)
     return service.visits.find(row.id, visit, caller.actor)
+
+
+async def _job_with_ranks(service: Service, caller: Caller, job: str) -> JobRow:
+    """A training job. Raises: ConflictError for a study or an endpoint, whose trials and replicas are no ranks."""
+    row = await job_for(service, caller, job, Role.OPERATOR)
+    if row.shape.kind in _PARTS:
+        whole, parts = _PARTS[row.shape.kind]
+        problem = f"{row.id!r} is {whole}: exec and dump look into the ranks of a training job, and it has {parts}"
+        step = (
+            f"'tide logs {row.id}' shows what they say; stacks: 'py-spy dump --pid PID' on the node of one that hangs"
+        )
+        raise ConflictError(problem, next_step=step)
+    return row
 
 
 def _without_process(row: JobRow) -> Exception:

@@ -21,7 +21,7 @@ async def admitted(service: Service, applied: Applied, job: Holder, now_s: float
     new = new_holder(job, applied.cluster, now_s=now_s)
     # What can be said without looking anything up is said first: most jobs ask for no promise.
     applied.admission.check(new, now_s=now_s)
-    if isinstance(job, TrainJob) and job.spec.notify:
+    if job.spec.notify:
         await service.reading(_check_hooks, service, applied, job)
     if not _asks_for_promises(new):
         return new
@@ -41,7 +41,7 @@ def all_admitted(service: Service, applied: Applied, jobs: Sequence[TrainJob], n
     return tuple(_held_to(applied, one, known.get(one.name), now_s) for one in new)
 
 
-def _check_hooks(service: Service, applied: Applied, job: TrainJob) -> None:
+def _check_hooks(service: Service, applied: Applied, job: Holder) -> None:
     """Whom it wants to be told may be told, and what that is signed with is there. Raises: LedgerError."""
     hosts, tenant = applied.cluster.spec.notify.hosts, job.metadata.tenant
     for at, hook in enumerate(job.spec.notify):

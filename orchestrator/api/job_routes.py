@@ -32,9 +32,12 @@ from orchestrator.ledger.keys import Role
 from orchestrator.ledger.reading import JobFilter
 from orchestrator.ledger.rows import JobRow
 from orchestrator.ledger.states import ENDED, JobState
-from orchestrator.ledger.submission import NewJob, Submission
+from orchestrator.ledger.submission import Accepted, NewJob, Submission, new_holder
+from orchestrator.spec.errors import UserError
 
 router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"])
+# No deadline had passed then: what is read as of then is what was written, and nothing else.
+_LONG_AGO = dt.datetime.fromtimestamp(0, dt.UTC)
 PREFIX_PATTERN = r"^[a-z0-9][a-z0-9.-]{0,79}$"
 
 
@@ -100,15 +103,45 @@ async def accept_job(request: Request, service: Service, caller: Caller, key: st
     """As `submit`, for whoever does without the framework."""
     caller.need(Role.OPERATOR)
     applied = await service.applied()
-    job = await documents.read_holder(request, now=service.now(), tenant=caller.only_tenant)
-    caller.need_tenant(job.metadata.tenant)
-    new = await admitted(service, applied, job, service.clock())
-    one = Submission(jobs=(new,), actor=caller.actor, scope=caller.scope, key=key)
-    accepted = await service.writer.submit(one)
+    try:
+        job = await documents.read_holder(request, now=service.now(), tenant=caller.only_tenant)
+        caller.need_tenant(job.metadata.tenant)
+        new = await admitted(service, applied, job, service.clock())
+    except UserError as refused:
+        jobs = await _unchecked(request, caller, applied) if key is not None else ()
+        accepted = await _answered(service, caller, key, refused, jobs)
+    else:
+        one = Submission(jobs=(new,), actor=caller.actor, scope=caller.scope, key=key)
+        accepted = await service.writer.submit(one)
     answer = {"id": accepted.ids[0], "replayed": accepted.replayed, "revised": bool(accepted.revised)}
     headers = {"location": f"/api/v1/jobs/{accepted.ids[0]}"}
     there_before = accepted.replayed or accepted.revised
     return JSONResponse(answer, status_code=200 if there_before else 201, headers=headers)
+
+
+async def _unchecked(request: Request, caller: Caller, applied: Applied) -> tuple[NewJob, ...]:
+    """The job of a body as it would be entered, whatever time it is; nothing where it is no job at all."""
+    try:
+        job = await documents.read_holder(request, now=_LONG_AGO, tenant=caller.only_tenant)
+        return (new_holder(job, applied.cluster, now_s=0.0),)
+    except UserError:
+        return ()
+
+
+async def _answered(
+    service: Service, caller: Caller, key: str | None, refused: UserError, jobs: tuple[NewJob, ...]
+) -> Accepted:
+    """What a key was answered before: jobs that are refused now may have been accepted when it was new.
+
+    Raises: `refused` if they were not; ConflictError if the key came with another body.
+    """
+    for job in jobs:
+        caller.need_tenant(job.tenant)
+    again = Submission(jobs=jobs, actor=caller.actor, scope=caller.scope, key=key)
+    before = await service.reading(service.read.answered, again) if jobs and key is not None else None
+    if before is None:
+        raise refused
+    return before
 
 
 @router.post(
@@ -126,8 +159,13 @@ async def submit_batch(
     applied = await service.applied()
     items = await documents.read_batch(request)
     now, tenant = service.now(), caller.only_tenant
-    new = await service.reading(_all_checked, service, applied, caller, items, now, tenant)
-    accepted = await service.writer.submit(Submission(jobs=new, actor=caller.actor, scope=caller.scope, key=key))
+    try:
+        new = await service.reading(_all_checked, service, applied, caller, items, now, tenant)
+    except UserError as refused:
+        jobs = await service.reading(_all_unchecked, applied, items, tenant) if key is not None else ()
+        accepted = await _answered(service, caller, key, refused, jobs)
+    else:
+        accepted = await service.writer.submit(Submission(jobs=new, actor=caller.actor, scope=caller.scope, key=key))
     answer = {"ids": list(accepted.ids), "replayed": accepted.replayed}
     return JSONResponse(answer, status_code=200 if accepted.replayed else 201)
 
@@ -139,6 +177,14 @@ def _all_checked(
     for job in jobs:
         caller.need_tenant(job.metadata.tenant)
     return all_admitted(service, applied, jobs, now.timestamp())
+
+
+def _all_unchecked(applied: Applied, items: list[Any], tenant: str | None) -> tuple[NewJob, ...]:
+    try:
+        jobs = documents.parse_items(items, now=_LONG_AGO, tenant=tenant)
+        return tuple(new_holder(job, applied.cluster, now_s=0.0) for job in jobs)
+    except UserError:
+        return ()
 
 
 @router.get("/{job}", response_model=models.JobDetail, responses=responses(404))

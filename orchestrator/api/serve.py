@@ -55,7 +55,7 @@ _GRACE_S = 3
 # The writing thread holds transactions open while it waits for its turn: the usual 5 ms would make each commit late.
 _SWITCH_S = 0.0005
 # Jobs are kept in memory by the ten thousand: looking through them for cycles often would cost more than it frees.
-_COLLECT = (20_000, 20, 50)
+COLLECT = (20_000, 20, 50)
 _log = structlog.get_logger(__name__)
 
 
@@ -79,7 +79,7 @@ class ServerOptions:
 def run_server(options: ServerOptions, *, say: Callable[[str], None]) -> None:
     """Serve until SIGTERM or Ctrl-C. Must run in the main thread. `say` tells a person what goes on."""
     sys.setswitchinterval(_SWITCH_S)
-    gc.set_threshold(*_COLLECT)
+    gc.set_threshold(*COLLECT)
     with contextlib.ExitStack() as stack:
         lock = stack.enter_context(_only_one(options.home))
         ledger = _open_ledger(options.database, options.home)

@@ -62,11 +62,12 @@ def _play(job: TrainJob, how: Any) -> Replayed:
     from rich.console import Console
 
     from orchestrator.adapters.ray_train.signals import StopSignals
-    from orchestrator.adapters.replay.session import FIXED_SUFFIX, replay
+    from orchestrator.adapters.replay.session import FIXED_SUFFIX, check, replay
     from orchestrator.cli.live import LiveLine
     from orchestrator.cli.observe import configure_logging
     from orchestrator.cli.submit import put_aside
 
+    check(job, how)  # before anything is put aside for a replay that cannot be
     home, console = home_dir(), Console(stderr=True)
     configure_logging(home)
     for name in (job.metadata.name, job.metadata.name + FIXED_SUFFIX):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from orchestrator.adapters.ray_train.events import Event, StepDone
 from orchestrator.adapters.ray_train.record import Attempt, RunRecord
-from orchestrator.report import LadderRung, RunReport, Span, StepPoint
+from orchestrator.report import Day, LadderRung, RunReport, Span, StepPoint
 
 MAX_POINTS = 4000
 
@@ -20,6 +20,7 @@ def run_report(
     ladder: Sequence[LadderRung] = (),
     prompt: str = "",
     completion: str = "",
+    day: Day | None = None,
     facts: Sequence[tuple[str, str]] = (),
     notes: Sequence[str] = (),
 ) -> RunReport:
@@ -34,6 +35,7 @@ def run_report(
         ladder=tuple(ladder),
         prompt=prompt,
         completion=completion,
+        day=day,
         notes=tuple(notes),
     )
 

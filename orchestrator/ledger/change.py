@@ -141,10 +141,7 @@ class Change:
 
     def leases_of(self, holder: str) -> list[LeaseRow]:
         """A holder's leases as they would be after the change, in order of id."""
-        mine = {key: self.mirror.leases.rows[key] for key in self.mirror.by_holder.get(holder, ())}
-        found = {key: row for key, row in mine.items() if key not in self.leases.changes}
-        found |= {row.id: row for row in self.leases.changes.values() if row is not None and row.holder == holder}
-        return [found[key] for key in sorted(found)]
+        return self.leases.of(holder)
 
     @property
     def is_empty(self) -> bool:
@@ -197,10 +194,9 @@ class Change:
         mirror = self.mirror
         mirror.clock_ms = self.now_ms
         self._accounts().settle()
-        mirror.settle_leases(self.leases)
         for draft in self._drafts():
-            if draft is not self.leases:
-                draft.settle()
+            draft.settle()
+        mirror.next_lease = max(mirror.next_lease, *(row.id + 1 for row in self.leases.changes.values() if row), 0)
         for key, attempt in self.attempts.changes.items():
             if attempt is not None and attempt.ended_ms is not None:
                 mirror.attempts.rows.pop(key, None)

@@ -44,10 +44,17 @@ ATTEMPTS = Form(
     write={"held_ms": dumps},
     read={"held_ms": _pairs, "cause": Cause, "outcome": Outcome},
 )
-LEASES = Form(tables.leases, LeaseRow, ("id",), write={"nodes": dumps}, read={"nodes": _pairs, "state": LeaseState})
+LEASES = Form(
+    tables.leases,
+    LeaseRow,
+    ("id",),
+    write={"nodes": dumps},
+    read={"nodes": _pairs, "state": LeaseState},
+    group="holder",
+)
 METERS = Form(tables.meters, MeterRow, ("pool",))
 ACCOUNTS = Form(tables.accounts, AccountRow, ("name", "unit"), read={"unit": Unit})
-ORDERS = Form(tables.outbox, OrderRow, ("id",))
+ORDERS = Form(tables.outbox, OrderRow, ("id",), group="job")
 RECENTS = Form(tables.recents, RecentRow, ("tenant", "resource"))
 CLAIMS = Form(tables.claims, ClaimRow, ("job",))
 PROMISES = Form(tables.promises, PromiseRow, ("job",))

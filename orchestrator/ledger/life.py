@@ -219,7 +219,7 @@ def _order(change: Change, job: JobRow, what: Admit | Resize | Evict, suffix: st
 
 
 def _drop_orders(change: Change, job_id: str) -> None:
-    for row in [row for row in change.orders.values() if row.job == job_id]:
+    for row in change.orders.of(job_id):
         change.orders.drop(row.id)
 
 

@@ -26,7 +26,7 @@ from orchestrator.ledger.rows import (
     ScheduleRow,
     TempoRow,
 )
-from orchestrator.ledger.shelf import Draft, Shelf
+from orchestrator.ledger.shelf import Shelf
 from orchestrator.ledger.states import ENDED, HOLDING, WAITING, JobState
 from orchestrator.ledger.views import job_value
 from orchestrator.policy.queueing.orders import Report
@@ -39,7 +39,7 @@ def _jobs() -> Shelf[JobRow]:
 
 @dataclass(slots=True)
 class Mirror:
-    """Shelves, and what follows from them: `waiting` jobs as the queues see them, `holding` jobs, leases by holder.
+    """Shelves, and what follows from them: `waiting` jobs as the queues see them, `holding` jobs.
 
     `reports`: the last that was said of each running attempt, and `heard_ms` when; only in memory, for it is said again
     and again.
@@ -60,7 +60,6 @@ class Mirror:
     schedules: Shelf[ScheduleRow] = field(default_factory=lambda: Shelf(forms.SCHEDULES))
     waiting: dict[str, Job] = field(default_factory=dict)
     holding: set[str] = field(default_factory=set)
-    by_holder: dict[str, set[int]] = field(default_factory=dict)
     reports: dict[str, Report] = field(default_factory=dict)
     heard_ms: dict[str, int] = field(default_factory=dict)
     finished: dict[str, JobState | None] = field(default_factory=dict)
@@ -81,12 +80,11 @@ class Mirror:
         self._index(connection)
 
     def _index(self, connection: Connection) -> None:
-        self.waiting, self.holding, self.by_holder, self.finished = {}, set(), {}, {}
+        self.waiting, self.holding, self.finished = {}, set(), {}
         self.reports, self.heard_ms = {}, {}
         rows = list(self.jobs.rows.values())
         self.await_names(connection, rows)
         self.note_jobs(rows)
-        self._note_leases(self.leases.rows.items())
 
     def await_names(self, connection: Connection, rows: Iterable[JobRow]) -> None:
         """Learn how the jobs ended that these ones wait for."""
@@ -142,20 +140,3 @@ class Mirror:
         if not row.shape.after:
             return ()
         return tuple(name for name in row.shape.after if self.finished.get(name) is not JobState.SUCCEEDED)
-
-    def settle_leases(self, draft: Draft[LeaseRow]) -> None:
-        """A draft of leases was committed."""
-        for key, row in draft.changes.items():
-            before = self.leases.rows.get(key)
-            if before is not None:
-                self.by_holder[before.holder].discard(before.id)
-                if not self.by_holder[before.holder]:
-                    del self.by_holder[before.holder]
-            self._note_leases([(key, row)])
-        draft.settle()
-
-    def _note_leases(self, rows: Iterable[tuple[object, LeaseRow | None]]) -> None:
-        for _, row in rows:
-            if row is not None:
-                self.by_holder.setdefault(row.holder, set()).add(row.id)
-                self.next_lease = max(self.next_lease, row.id + 1)

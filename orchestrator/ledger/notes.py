@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 
 from orchestrator.ledger.change import Change
@@ -37,10 +37,9 @@ class NoteBook:
             entered[job.id] = {note.id for note in report.notes}
         return entered
 
-    def settle(self, entered: dict[str, set[str]], living: Iterable[str]) -> None:
+    def settle(self, entered: dict[str, set[str]], living: Container[object]) -> None:
         """They are on the disk; jobs that live no more are forgotten."""
-        alive = set(living)
-        self._known = {job: ids for job, ids in (self._known | entered).items() if job in alive}
+        self._known = {job: ids for job, ids in (self._known | entered).items() if job in living}
 
 
 def _say(change: Change, job: JobRow, note: Note) -> None:

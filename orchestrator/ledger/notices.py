@@ -136,6 +136,7 @@ def body_of(row: JobRow, kind: str) -> str:
         "job": row.id,
         "name": row.name,
         "run": row.run,
+        "kind": row.shape.kind,
         "tenant": row.tenant,
         "queue": row.queue,
         "state": kind,

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Select, func, select
 
-from orchestrator.ledger import forms, notices, tables
+from orchestrator.ledger import forms, notices, submission, tables
 from orchestrator.ledger.clusters import load_cluster, load_holds
 from orchestrator.ledger.database import Database
 from orchestrator.ledger.errors import UnknownJobError
@@ -128,6 +128,11 @@ class Reader:
                 query = query.where(table.job.in_(job_ids[start : start + 500]), table.ended_ms.is_(None))
                 found |= {row.job: row.world_size for row in connection.execute(query)}
         return found
+
+    def answered(self, one: submission.Submission) -> submission.Accepted | None:
+        """What was answered to the key of a submission before. Raises: ConflictError if its body was another."""
+        with self._database.reading() as connection:
+            return submission.replayed(one, submission.answers(connection, [one]))
 
     def document(self, job_id: str) -> dict[str, Any]:
         """What the job's owner wrote. Raises: UnknownJobError."""

@@ -5,36 +5,27 @@
 - the control cycle (`ports.Ledger`): `record`, `snapshot`, `commit`, `unsent`, `sent`;
 - everybody, also servers that do not lead: `read` (`reading.Reader`), which never waits for a writer.
 
-Only the leader writes, so that it may keep in memory what is alive; whoever lost the lead is fenced by the token in his
-next transaction, forgets what he has in memory, and may lead again later.
+Leading itself, and how a change becomes one transaction: `leading.py`.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from orchestrator.ledger import faults, leader, notices, retention, schedules, submission
+from orchestrator.ledger import faults, notices, retention, schedules, submission
 from orchestrator.ledger.change import SYSTEM, Change
-from orchestrator.ledger.clusters import apply_cluster, load_facts, load_holds, set_hold
-from orchestrator.ledger.database import Database, open_database
-from orchestrator.ledger.deciding import Scribe
-from orchestrator.ledger.digest import Digest
-from orchestrator.ledger.errors import FencedError, LedgerError, NotLeadingError
-from orchestrator.ledger.facts import DEFAULT_RULES, ClusterFacts
+from orchestrator.ledger.clusters import apply_cluster, set_hold
+from orchestrator.ledger.database import Database
+from orchestrator.ledger.errors import LedgerError
+from orchestrator.ledger.facts import DEFAULT_RULES
 from orchestrator.ledger.group import GroupCommit
 from orchestrator.ledger.keys import ApiKey, Role, issue_key, revoke_key
-from orchestrator.ledger.mirror import Mirror
-from orchestrator.ledger.node_holds import Holds, hold_node, load_node_holds, release_node
-from orchestrator.ledger.notes import NoteBook
-from orchestrator.ledger.reading import Reader
+from orchestrator.ledger.leading import PATIENCE_S, Leading
+from orchestrator.ledger.node_holds import Holds, hold_node, release_node
 from orchestrator.ledger.reports import enter as enter_report
 from orchestrator.ledger.requests import cancel, live, pause, pin, resume
 from orchestrator.ledger.rows import ScheduleRow
-from orchestrator.ledger.schema import check_schema
-from orchestrator.ledger.seeing import Seer
 from orchestrator.ledger.serving import Serving, appetite, endpoints
 from orchestrator.ledger.shelf import dumps
 from orchestrator.ledger.states import JobState
@@ -49,13 +40,9 @@ from orchestrator.policy.queueing.values import Snapshot
 from orchestrator.policy.schedule import Due
 from orchestrator.spec import Cluster
 
-PATIENCE_S = 10.0
-"""A leader that was not heard of for so long has lost the lead; it says something every third of it."""
 
-
-class Ledger:
-    """Durable state behind one database, which may be open already. `holder` names this process to others; `clock`
-    gives UTC seconds."""
+class Ledger(Leading):
+    """Durable state behind one database."""
 
     def __init__(
         self,
@@ -66,75 +53,8 @@ class Ledger:
         rules: Rules = DEFAULT_RULES,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        self.database: Database = open_database(url) if isinstance(url, str) else url
-        self.read = Reader(self.database)
-        self.holder = holder
-        self._clock = clock
-        self._rules = rules
-        self._patience_ms = round(patience_s * 1000)
-        self._lock = threading.RLock()
-        self._token: int | None = None
-        self._heartbeat_ms = 0
-        self._noticed: int | None
-        self._mirror: Mirror
-        self._seer: Seer
-        self._node_holds: Holds
-        self._forget()
+        super().__init__(url, holder=holder, clock=clock, rules=rules, patience_s=patience_s)
         self._submit = GroupCommit(self.submit_all)
-
-    # --- Leading -----------------------------------------------------------------------------------------------------
-
-    def lead(self) -> bool:
-        """Lead if nobody else does; while leading, say so to others. False if somebody else leads.
-
-        Raises: UnreachableError; LedgerError when the database is not of this version (`tide db upgrade`).
-        """
-        with self._lock:
-            now_ms = self._real_ms()
-            if self._token is not None and self._beat(now_ms):
-                return True
-            with self.database.writing() as connection:
-                check_schema(connection)
-                mine = leader.seize(connection, self.holder, now_ms=now_ms, patience_ms=self._patience_ms)
-                if mine is None:
-                    return False
-                self._forget()
-                self._mirror.load(connection, load_facts(connection, self._rules))
-                self._seer.held = load_holds(connection)
-                self._node_holds = load_node_holds(connection)
-            self._token, self._heartbeat_ms = mine.token, now_ms
-            self._decided_ms = max((row.started_ms or 0 for row in self._mirror.jobs.rows.values()), default=0)
-            return True
-
-    def _beat(self, now_ms: int) -> bool:
-        if 0 <= now_ms - self._heartbeat_ms < self._patience_ms / 3:
-            return True
-        with self.database.writing() as connection:
-            alive = leader.beat(connection, self._token or 0, now_ms=now_ms)
-        if not alive:
-            self._forget()
-        self._heartbeat_ms = now_ms
-        return alive
-
-    def resign(self) -> None:
-        """Let somebody else lead at once. Whoever does not lead does nothing."""
-        with self._lock:
-            if self._token is not None:
-                with self.database.writing() as connection:
-                    leader.resign(connection, self._token)
-                self._forget()
-
-    def close(self) -> None:
-        """Give up the lead and all connections."""
-        try:
-            self.resign()
-        finally:
-            self.database.close()
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process was the leader when it was last told."""
-        return self._token is not None
 
     # --- What people ask ---------------------------------------------------------------------------------------------
 
@@ -243,6 +163,20 @@ class Ledger:
             self._lead_or_raise()
             return endpoints(self._mirror)
 
+    def nightly(self) -> tuple[str, ...]:
+        """Training jobs that wait for a window, by id. Raises: NotLeadingError."""
+        with self._lock:
+            self._lead_or_raise()
+            rows = self._mirror.jobs.rows
+            found = (job.id for job in self._mirror.waiting.values() if job.window is not None)
+            return tuple(job for job in found if rows[job].shape.kind == "TrainJob")
+
+    def stage(self, unstaged: frozenset[str]) -> None:
+        """Jobs whose data is not close by yet: they wait for it. Raises: NotLeadingError."""
+        with self._lock:
+            self._lead_or_raise()
+            self._seer.unstaged = unstaged
+
     def appetite(self, pool: str, resource: str, enough: int) -> int:
         """Devices of a pool that training could use in all, `enough` at most. Raises: NotLeadingError."""
         with self._lock:
@@ -319,7 +253,7 @@ class Ledger:
                 enter_report(change, report)
             noted = self._notes.enter(change, reports)
         with self._lock:
-            self._notes.settle(noted, (row.id for row in self._mirror.jobs.rows.values()))
+            self._notes.settle(noted, self._mirror.jobs.rows)
             for report in reports:
                 if not report.over and report.job in self._mirror.holding:
                     self._mirror.note_report(report, round(now_s * 1000))
@@ -364,55 +298,6 @@ class Ledger:
         with self._change("sent", SYSTEM) as change:
             for order in orders:
                 _confirm(change, order)
-
-    # --- Inside ------------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _change(self, kind: str, actor: str, now_s: float | None = None) -> Iterator[Change]:
-        """A change that is committed at the end, unless it is empty or something is raised."""
-        with self._lock:
-            token = self._lead_or_raise()
-            change = Change(self._mirror, self._now_ms(now_s), token, kind, actor)
-            yield change
-            if change.is_empty:
-                return
-            try:
-                with self.database.writing() as connection:
-                    change.write(connection)
-            except FencedError:
-                self._forget()
-                raise
-            except BaseException:
-                # Whether it was committed is not known: what is in memory may be wrong from here on.
-                self._forget()
-                raise
-            change.settle()
-
-    @property
-    def _facts(self) -> ClusterFacts:
-        return self._mirror.facts
-
-    def _lead_or_raise(self) -> int:
-        if self._token is None:
-            raise NotLeadingError(self.read.leader().holder)
-        return self._token
-
-    def _forget(self) -> None:
-        self._token = None
-        self._noticed = None
-        self._decided_ms = 0
-        self._mirror = Mirror()
-        self._seer = Seer(self._mirror)
-        self._scribe = Scribe(Digest())
-        self._notes = NoteBook(self.read.notes)
-        self._node_holds = {}
-
-    def _real_ms(self) -> int:
-        return round(self._clock() * 1000)
-
-    def _now_ms(self, now_s: float | None) -> int:
-        """Book time never runs backwards, whatever the clock does: device-time would be negative."""
-        return max(self._mirror.clock_ms, self._real_ms() if now_s is None else round(now_s * 1000))
 
 
 def _confirm(change: Change, order: Order) -> None:

@@ -16,16 +16,17 @@ from orchestrator.policy.queueing.orders import Report
 from orchestrator.policy.queueing.parties import Purse, Queue, Recent, Tenant
 from orchestrator.policy.queueing.places import Pool
 from orchestrator.policy.queueing.record import from_text
-from orchestrator.policy.queueing.values import Claimed, Lease, Promised, Running, Snapshot, Tempo
+from orchestrator.policy.queueing.values import Claimed, Job, Lease, Promised, Running, Snapshot, Tempo
 from orchestrator.policy.resize import ResizeState
 
 
 @dataclass(slots=True)
 class Seer:
-    """Makes snapshots of a mirror. `held`: queues that are on hold."""
+    """Makes snapshots of a mirror. `held`: queues that are on hold; `unstaged`: jobs whose data is not close by."""
 
     mirror: Mirror
     held: set[str] = field(default_factory=set)
+    unstaged: frozenset[str] = frozenset()
     _leases: dict[int, tuple[LeaseRow, Lease]] = field(default_factory=dict)
     _running: dict[str, tuple[JobRow, Report | None, str | None, Running]] = field(default_factory=dict)
 
@@ -40,7 +41,7 @@ class Seer:
             tenants=tuple(self._tenants(now_ms)),
             windows=facts.windows,
             levels=facts.levels,
-            waiting=tuple(mirror.waiting.values()),
+            waiting=self._waiting(),
             running=tuple(self._runs(now_ms)),
             leases=tuple(self._all_leases()),
             claims=tuple(
@@ -51,6 +52,12 @@ class Seer:
                 Promised(job=one.job, since_s=one.since_s, at_s=one.at_s) for one in mirror.promises.rows.values()
             ),
         )
+
+    def _waiting(self) -> tuple[Job, ...]:
+        waiting = tuple(self.mirror.waiting.values())
+        if not self.unstaged:
+            return waiting
+        return tuple(replace(job, data_staged=False) if job.id in self.unstaged else job for job in waiting)
 
     def _queues(self) -> tuple[Queue, ...]:
         queues = self.mirror.facts.queues
@@ -98,8 +105,7 @@ class Seer:
     def _accrued(self, row: JobRow, now_ms: int) -> tuple[int, int]:
         """What open leases have cost until now, in device-time and money."""
         time = money = 0
-        for key in self.mirror.by_holder.get(row.id, ()):
-            lease = self.mirror.leases.rows[key]
+        for lease in self.mirror.leases.of(row.id):
             used = lease.devices * (now_ms - lease.since_ms)
             time += used
             money += cost_micro_usd(used, self.mirror.meters.rows[lease.pool].micro_usd_per_device_hour)
@@ -132,4 +138,11 @@ def _tempo(report: Report | None, state: str | None) -> Tempo | None:
         return None
     known = report.measured
     remembered: ResizeState = ResizeState() if state is None else from_text(state)
-    return Tempo(plan=known.plan, state=remembered, outlook=known.outlook, stall_s=known.stall_s, stop_s=known.stop_s)
+    return Tempo(
+        plan=known.plan,
+        state=remembered,
+        outlook=known.outlook,
+        stall_s=known.stall_s,
+        stop_s=known.stop_s,
+        finish_s=known.finish_s,
+    )

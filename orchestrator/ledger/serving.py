@@ -62,4 +62,4 @@ def appetite(mirror: Mirror, pool: str, resource: str, enough: int) -> int:
 
 
 def _leases(mirror: Mirror, row: JobRow) -> tuple[LeaseRow, ...]:
-    return tuple(mirror.leases.rows[key] for key in sorted(mirror.by_holder.get(row.id, ())))
+    return tuple(mirror.leases.of(row.id))

@@ -28,7 +28,8 @@ Values = dict[str, Any]
 class Form(Generic[R]):
     """How a class of rows is stored: table, key columns, and how single columns are written and read.
 
-    `counted`: rows carry a version, and an update must find the one before.
+    `counted`: rows carry a version, and an update must find the one before. `group`: a column that never changes, by
+    which rows are found together.
     """
 
     table: Table
@@ -37,6 +38,7 @@ class Form(Generic[R]):
     write: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
     read: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
     counted: bool = False
+    group: str = ""
 
     def key_of(self, row: R) -> Key:
         """Under what a row is found."""
@@ -104,10 +106,11 @@ class Form(Generic[R]):
 
 @dataclass(slots=True)
 class Shelf(Generic[R]):
-    """Committed rows by key."""
+    """Committed rows by key; `groups`: keys by the column that groups them, where there is one."""
 
     form: Form[R]
     rows: dict[Key, R] = field(default_factory=dict)
+    groups: dict[Key, set[Key]] = field(default_factory=dict)
 
     def draft(self) -> Draft[R]:
         """A draft without changes."""
@@ -115,7 +118,29 @@ class Shelf(Generic[R]):
 
     def fill(self, rows: list[R]) -> None:
         """Forget everything and hold these."""
-        self.rows = {self.form.key_of(row): row for row in rows}
+        self.rows, self.groups = {}, {}
+        for row in rows:
+            self.hold(self.form.key_of(row), row)
+
+    def hold(self, key: Key, row: R) -> None:
+        """Have a row under its key."""
+        self.rows[key] = row
+        if self.form.group:
+            self.groups.setdefault(getattr(row, self.form.group), set()).add(key)
+
+    def lose(self, key: Key) -> None:
+        """Have no row under a key."""
+        row = self.rows.pop(key, None)
+        if row is None or not self.form.group:
+            return
+        name = getattr(row, self.form.group)
+        self.groups[name].discard(key)
+        if not self.groups[name]:
+            del self.groups[name]
+
+    def of(self, group: Key) -> list[R]:
+        """The rows of a group, in order of key."""
+        return [self.rows[key] for key in sorted(self.groups.get(group, ()))]
 
 
 @dataclass(slots=True)
@@ -124,6 +149,7 @@ class Draft(Generic[R]):
 
     shelf: Shelf[R]
     changes: dict[Key, R | None] = field(default_factory=dict)
+    _groups: dict[Key, set[Key]] = field(default_factory=dict)
 
     def get(self, key: Key) -> R | None:
         """A row as it would be after the change."""
@@ -131,7 +157,11 @@ class Draft(Generic[R]):
 
     def put(self, row: R) -> None:
         """Add a row or change it."""
-        self.changes[self.shelf.form.key_of(row)] = row
+        form = self.shelf.form
+        key = form.key_of(row)
+        self.changes[key] = row
+        if form.group:
+            self._groups.setdefault(getattr(row, form.group), set()).add(key)
 
     def drop(self, key: Key) -> None:
         """Take a row away; one that is not there is none to take."""
@@ -146,6 +176,12 @@ class Draft(Generic[R]):
             if key not in self.changes:
                 yield row
         yield from (row for row in self.changes.values() if row is not None)
+
+    def of(self, group: Key) -> list[R]:
+        """The rows of a group as they would be after the change, in order of key."""
+        keys = {*self.shelf.groups.get(group, ()), *self._groups.get(group, ())}
+        found = [self.get(key) for key in sorted(keys)]
+        return [row for row in found if row is not None]
 
     def write(self, connection: Connection) -> None:
         """Send the changes. Raises: FencedError if somebody else changed a row meanwhile."""
@@ -171,9 +207,9 @@ class Draft(Generic[R]):
         """The transaction is committed: the changes are what is."""
         for key, row in self.changes.items():
             if row is None:
-                self.shelf.rows.pop(key, None)
+                self.shelf.lose(key)
             else:
-                self.shelf.rows[key] = row
+                self.shelf.hold(key, row)
 
 
 def dumps(value: object) -> str:

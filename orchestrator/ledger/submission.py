@@ -74,7 +74,7 @@ class Accepted:
 
 def new_job(job: TrainJob, cluster: Cluster, *, now_s: float, paused: bool = False) -> NewJob:
     """A TrainJob as the ledger takes it, while nothing is known of what its steps cost."""
-    value = job_of(job, cluster, Progress(submitted_s=now_s))
+    value = job_of(job, cluster, Progress(submitted_s=now_s, stay_s=_least_night_s(job, cluster)))
     retries = job.spec.retries
     shape = JobShape(
         sizes=value.sizes,
@@ -82,6 +82,7 @@ def new_job(job: TrainJob, cluster: Cluster, *, now_s: float, paused: bool = Fal
         devices_per_worker=value.devices_per_worker,
         coupling=value.coupling,
         window=value.window,
+        min_slice_s=value.min_slice_s,
         deadline_s=value.deadline_s,
         steps=job.spec.steps,
         budget_micro_usd=value.spending.micro_usd,
@@ -91,6 +92,12 @@ def new_job(job: TrainJob, cluster: Cluster, *, now_s: float, paused: bool = Fal
         max_preemptions=retries.preemptions,
     )
     return replace(_entry(job, value, shape), paused=paused, scheduled=job.spec.schedule is not None)
+
+
+def _least_night_s(job: TrainJob, cluster: Cluster) -> float:
+    """The shortest stretch of its window that is worth a start, as the Cluster says of all that it lends."""
+    lending = cluster.spec.lending
+    return lending.min_slice if job.spec.window is not None and lending is not None else 0.0
 
 
 def experienced(new: NewJob, known: Experience | None) -> NewJob:

@@ -6,9 +6,12 @@ Refuses to know where the values came from: no ledger, no Ray, no files but the 
 from orchestrator.report.page import write_report
 from orchestrator.report.study_page import write_study_report
 from orchestrator.report.study_values import KeyShare, StudyReport, TrialLine
-from orchestrator.report.values import LadderRung, RunReport, Span, StepPoint
+from orchestrator.report.values import Day, DayLine, DayRequest, LadderRung, RunReport, Span, StepPoint
 
 __all__ = [
+    "Day",
+    "DayLine",
+    "DayRequest",
     "KeyShare",
     "LadderRung",
     "RunReport",

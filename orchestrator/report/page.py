@@ -6,7 +6,7 @@ import html
 import os
 from pathlib import Path
 
-from orchestrator.report.plots import ladder_svg, timeline_svg, training_svg
+from orchestrator.report.plots import day_svg, ladder_svg, timeline_svg, training_svg
 from orchestrator.report.values import RunReport
 
 _STYLE = """
@@ -64,6 +64,9 @@ def _sections(report: RunReport) -> list[str]:
     if report.prompt:
         text = f"<b>{html.escape(report.prompt)}</b>{html.escape(report.completion)}"
         sections.append(f"<h2>What it writes</h2><pre>{text}</pre>")
+    if report.day and report.day.lines:
+        source = html.escape(f"{report.day.hours:.0f} hours in {report.day.seconds:.0f} s: {report.day.source}.")
+        sections.append(f"<h2>A day</h2><p>{source}</p>{day_svg(report.day)}")
     if report.notes:
         sections.append("<h2>Notes</h2><ul>" + "".join(f"<li>{html.escape(n)}</li>" for n in report.notes) + "</ul>")
     return sections

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from orchestrator.report.values import LadderRung, Span, StepPoint
+from orchestrator.report.values import Day, LadderRung, Span, StepPoint
 
 _INK, _ACCENT, _SOFT = "#1f2933", "#0b7285", "#adb5bd"
 _KINDS = {"useful": "#0b7285", "stall": "#f08c00", "lost": "#c92a2a", "other": "#adb5bd"}
@@ -66,6 +66,42 @@ def ladder_svg(rungs: Sequence[LadderRung]) -> str:
     axes.margins(x=0.1)
     _plain(axes)
     return _svg(figure)
+
+
+def day_svg(day: Day) -> str:
+    """Who holds the devices, how many workers the job has, and how long customers waited, by the hour of the day."""
+    figure = Figure(figsize=(9, 6.2), layout="constrained")
+    devices, size, waits = figure.subplots(3, 1, sharex=True, height_ratios=[3, 1.6, 2])
+    x = [_hour(day, line.at_s) for line in day.lines]
+    serving = [line.serving for line in day.lines]
+    back = [line.serving + line.returning for line in day.lines]
+    devices.fill_between(x, serving, step="post", color=_ACCENT, alpha=0.55, label="serves")
+    devices.fill_between(x, serving, back, step="post", color=_KINDS["stall"], alpha=0.6, label="comes back")
+    devices.fill_between(x, back, day.replicas, step="post", color=_SOFT, alpha=0.7, label="lent to training")
+    devices.plot(x, [line.demand_replicas for line in day.lines], color=_INK, linewidth=1.4, label="customers need")
+    devices.set_ylabel("replicas")
+    devices.set_ylim(0, day.replicas + 0.8)
+    devices.legend(loc="upper center", ncols=4, frameon=False, fontsize=8)
+    size.step(x, [line.spot_nodes for line in day.lines], where="post", color=_SOFT, label="spot nodes")
+    size.step(x, [line.workers for line in day.lines], where="post", color=_ACCENT, label="the job's workers")
+    size.set_ylim(0, max(max(line.workers, line.spot_nodes) for line in day.lines) + 1.5)
+    size.yaxis.get_major_locator().set_params(integer=True)
+    size.legend(loc="upper center", ncols=2, frameon=False, fontsize=8)
+    late = [bool(one.problem) or one.waited_s > day.promised_s for one in day.requests]
+    colours = [_KINDS["lost"] if each else _INK for each in late]
+    waits.scatter([_hour(day, one.at_s) for one in day.requests], [one.waited_s for one in day.requests], 6, colours)
+    waits.axhline(day.promised_s, color=_KINDS["stall"], linewidth=1, linestyle="--")
+    waits.set_ylabel("answer (s)")
+    waits.set_ylim(bottom=0)
+    waits.set_xlabel("hour of the day")
+    waits.xaxis.set_major_formatter(lambda hour, _: f"{int(hour) % 24:02d}:00")
+    for axes in (devices, size, waits):
+        _plain(axes)
+    return _svg(figure)
+
+
+def _hour(day: Day, at_s: float) -> float:
+    return day.begin_h + at_s / day.seconds * day.hours
 
 
 def _name_wide_bars(axes: Axes, spans: Sequence[Span], lanes: Sequence[str]) -> None:

@@ -36,6 +36,7 @@ from orchestrator.service.metrics import PlaneMetrics
 from orchestrator.service.node_health import HeldCapacity, NodeHealth, Probes
 from orchestrator.service.scaling import Scaling
 from orchestrator.service.schedules import Schedules
+from orchestrator.service.staging import Staging
 from orchestrator.spec import Cluster, load_one
 from orchestrator.spec.cluster_pools import KubeRayCapacity, RayCapacity, TraceCapacity
 from orchestrator.spec.errors import UserError
@@ -237,6 +238,7 @@ def live_ports(
         chores=(
             ApplyCluster(ledger, given),
             Schedules(ledger),
+            Staging(ledger, state),
             NodeHealth(ledger, capacity.nodes, Probes(around.addresses, answers)),
             Scaling(around.sizable, capacity, endpoints, ledger),
             Revisions(ledger, jobs.revise),

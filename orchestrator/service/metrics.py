@@ -31,7 +31,9 @@ from orchestrator.policy.queueing.values import LeaseState
 _PAGE = 1000
 CYCLE_BUCKETS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 ADMISSION_BUCKETS_S = (0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
-_TAKEN = frozenset({ChangeCause.PRIORITY, ChangeCause.FAIR_SHARE, ChangeCause.RECLAIM, ChangeCause.RECALL})
+_TAKEN = frozenset(
+    {ChangeCause.PRIORITY, ChangeCause.FAIR_SHARE, ChangeCause.RECLAIM, ChangeCause.RECALL, ChangeCause.EMERGENCY}
+)
 """Causes for which a job that shrinks gives devices to somebody else."""
 
 

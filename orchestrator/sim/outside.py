@@ -44,10 +44,15 @@ class SimEndpoints:
     """Headroom as it is told."""
 
     kept: Mapping[str, int] = field(default_factory=dict)
+    hurried: Mapping[str, int] = field(default_factory=dict)
 
     def headroom(self) -> Mapping[str, int]:
         """Devices to be kept free, by pool."""
         return self.kept
+
+    def urgent(self) -> Mapping[str, int]:
+        """Of these, devices that cannot wait."""
+        return self.hurried
 
     def owed(self) -> Mapping[str, tuple[tuple[str, int], ...]]:
         """Endpoints hold no leases here."""

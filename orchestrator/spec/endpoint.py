@@ -28,6 +28,7 @@ from orchestrator.spec.fields import (
 )
 from orchestrator.spec.job_parts import Gate, Resources
 from orchestrator.spec.names import split_reference
+from orchestrator.spec.notify import Hook, hook_findings
 from orchestrator.spec.problems import Code, Finding
 
 TierName = Annotated[Literal["keystroke", "interactive", "batch"], OneOf()]
@@ -186,9 +187,12 @@ class EndpointSpec(SpecModel):
     """A second version on trial."""
     limits: Limits = Field(default_factory=Limits)
     """What one tenant may ask."""
+    notify: Many[Hook] = ()
+    """Addresses that are called when it has ended: by a cancel, or for good because it failed too often."""
 
     def cross_check(self) -> Iterator[Finding]:
         yield from repeated((variant.name for variant in self.variants), "variants")
+        yield from hook_findings(self.notify)
         yield from self._address()
         yield from self._tiers()
         if self.canary and self.canary.model == self.model:

@@ -37,7 +37,7 @@ def built_from(endpoint: Endpoint) -> dict[str, Any]:
     reach a running replica with their rules.
     """
     whole = endpoint.spec.model_dump(mode="json")
-    spec = {key: value for key, value in whole.items() if key not in ("model", "queue", "canary")}
+    spec = {key: value for key, value in whole.items() if key not in ("model", "queue", "canary", "notify")}
     replicas = {key: whole["replicas"][key] for key in ("resources", "drain")}
     return {"name": endpoint.metadata.name, **spec, "replicas": replicas}
 

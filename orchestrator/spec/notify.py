@@ -1,10 +1,10 @@
-"""Who is told over HTTP when a job has ended: of one job, or (in a Cluster) of all."""
+"""Who is told over HTTP when a job, a study or an endpoint has ended: of one of them, or (in a Cluster) of all."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -17,6 +17,7 @@ Ending = Annotated[Literal["succeeded", "failed", "cancelled"], OneOf()]
 ENDINGS: tuple[Ending, ...] = ("succeeded", "failed", "cancelled")
 HOOK_PATTERN = r"^https?://[^\s/@#]+(/[^\s#]*)?$"
 HOST_PATTERN = r"^(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$"
+MOST_HOOKS = 8
 _MOST = 2000
 _HOOK_WANT = "it must be an https address, or http on this machine, such as https://hooks.example.com/tideline"
 _HOST_WANT = "it must be a host's name, such as hooks.example.com, or all below one: *.example.com"
@@ -78,6 +79,14 @@ class Hook(SpecModel):
         if not self.events:
             yield Finding(("events",), Code.EMPTY, "names no end", "it must name one, or the key must go")
         yield from repeated(self.events, "events", key="")
+
+
+def hook_findings(hooks: Sequence[Hook]) -> Iterator[Finding]:
+    """What is wrong with the addresses under `notify`."""
+    yield from repeated((one.url for one in hooks), "notify", key="url")
+    if len(hooks) > MOST_HOOKS:
+        want = f"it must be {MOST_HOOKS} at most"
+        yield Finding(("notify",), Code.OUT_OF_BOUNDS, f"names {len(hooks)} addresses", want)
 
 
 class Notify(SpecModel):

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from orchestrator.spec.base import Document, SpecModel, repeated, without_effect
 from orchestrator.spec.fields import Many, Name, OneOf, Seed, Word
+from orchestrator.spec.notify import Hook, hook_findings
 from orchestrator.spec.problems import Code, Finding
 from orchestrator.spec.search import Concurrency, Repeat, Scheduler, Searcher, Stop, StudyBudget
 from orchestrator.spec.space import LogUniform, Space, Uniform
@@ -44,11 +45,14 @@ class StudySpec(SpecModel):
     """Runs the best again with other seeds; none = no claim about luck is made."""
     warm_start: Many[Name] = ()
     """Earlier studies whose trials the searcher learns from."""
+    notify: Many[Hook] = ()
+    """Addresses that are called when the study has ended."""
 
     def cross_check(self) -> Iterator[Finding]:
         for found in space_findings(self.space, self.template):
             yield found.below("space")
         yield from repeated(self.warm_start, "warm_start", key="")
+        yield from hook_findings(self.notify)
         yield from self._searcher()
         yield from self._scheduler()
         yield from self._template()
@@ -75,6 +79,9 @@ class StudySpec(SpecModel):
 
     def _template(self) -> Iterator[Finding]:
         for found in without_effect(self.template, ["schedule", "after"], "a trial starts when the study says"):
+            yield found.below("template")
+        because = "a trial's end is told to nobody; the study's own notify is told of its end"
+        for found in without_effect(self.template, ["notify"], because):
             yield found.below("template")
 
 

@@ -24,14 +24,11 @@ from orchestrator.spec.job_parts import (
     Schedule,
     Workers,
 )
-from orchestrator.spec.notify import Hook
+from orchestrator.spec.notify import Hook, hook_findings
 from orchestrator.spec.problems import Code, Finding, Path
 
 # Every class has ABCMeta.register; an instance's own `register` hides nothing that a spec would use.
 warnings.filterwarnings("ignore", message='Field name "register" in "TrainJobSpec" shadows', category=UserWarning)
-
-
-MOST_HOOKS = 8
 
 
 class TrainJobSpec(SpecModel):
@@ -86,10 +83,7 @@ class TrainJobSpec(SpecModel):
 
     def cross_check(self) -> Iterator[Finding]:
         yield from repeated(self.after, "after", key="")
-        yield from repeated((one.url for one in self.notify), "notify", key="url")
-        if len(self.notify) > MOST_HOOKS:
-            want = f"it must be {MOST_HOOKS} at most"
-            yield Finding(("notify",), Code.OUT_OF_BOUNDS, f"names {len(self.notify)} addresses", want)
+        yield from hook_findings(self.notify)
         if self.strict and self.deepspeed.zero_stage != 1:
             what = f"needs ZeRO stage 1, and deepspeed.zero_stage is {self.deepspeed.zero_stage}"
             want = "equal bits at every size need our own sum of gradients"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ import yaml
 from starlette.testclient import TestClient
 
 from orchestrator.service.footprint import Footprint
-from tests.api.world import ApiWorld, job
+from tests.api.world import CLUSTER, ApiWorld, api_world, job
 
 
 def endpoint(name: str, **replicas: Any) -> dict[str, Any]:
@@ -158,3 +160,20 @@ def test_an_endpoint_that_is_being_cancelled_takes_no_file_and_no_job_takes_its_
     answer = client.post("/api/v1/jobs", json=endpoint("talk"))
     assert answer.status_code == 409
     assert "being cancelled" in answer.text
+
+
+@pytest.mark.parametrize("make", [endpoint, study])
+def test_an_endpoint_and_a_study_may_have_told_only_whom_the_cluster_allows(
+    tmp_path: Path, make: Callable[[str], dict[str, Any]]
+) -> None:
+    with api_world(tmp_path, extra=CLUSTER + "  notify: {hosts: [hooks.example.com]}\n") as (world, client):
+        world.service.secrets = tmp_path / "secrets"
+        document = make("told")
+        document["spec"]["notify"] = [{"url": "https://elsewhere.example.com/x"}]
+        answer = client.post("/api/v1/jobs", json=document)
+        assert (answer.status_code, answer.json()["exit_code"]) == (403, 5)
+        assert "host 'elsewhere.example.com' may not be called" in answer.json()["detail"]
+        document["spec"]["notify"] = [{"url": "https://hooks.example.com/x", "secret": "none"}]
+        assert "secret 'red/none' cannot be read" in client.post("/api/v1/jobs", json=document).json()["detail"]
+        document["spec"]["notify"] = [{"url": "https://hooks.example.com/x"}]
+        assert client.post("/api/v1/jobs", json=document).status_code == 201

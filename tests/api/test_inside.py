@@ -186,6 +186,33 @@ def test_a_job_without_workers_says_so(inner: Inner) -> None:
     assert b"no workers yet" in between.stderr
 
 
+@pytest.mark.parametrize(("kind", "parts"), [("Study", "trials"), ("Endpoint", "replicas")])
+def test_a_study_and_an_endpoint_say_what_to_do_instead(inner: Inner, kind: str, parts: str) -> None:
+    other = new("other", (1, 2))
+    inner.world.world.ledger.submit(replace(other, shape=replace(other.shape, kind=kind)))
+    for asked in (["exec", "other", "--", "true"], ["dump", "other"]):
+        done = inner.tide(*asked)
+        assert done.returncode == ExitCode.CONFLICT
+        assert f"it has {parts}" in done.stderr.decode()
+        assert "tide logs other" in done.stderr.decode()
+
+
+def test_a_server_that_comes_later_finds_the_same_door(inner: Inner, tmp_path: Path) -> None:
+    inner.world.world.ledger.resign()
+    later = ApiWorld(tmp_path / "w")
+    later.service.visits = Visits(tmp_path / "jobs" / "jobs")
+    try:
+        with served(later.door, tmp_path / "later.sock"):
+            place = Place(url="http://localhost", socket=tmp_path / "later.sock", key=None)
+            with Client(place) as client:
+                assert client.stacks("mine", 1)["text"] == "=== rank 1 [main]\n"
+                began = client.begin_exec("mine", ("sh", "-c", "exit 3"), rank=None, node=None)
+                *_, last = client.once(f"/jobs/mine/exec/{began['id']}/output")
+                assert json.loads(last.data)["code"] == 3
+    finally:
+        later.close()
+
+
 def test_stacks_are_printed_as_they_are_and_say_where_they_were_kept(inner: Inner) -> None:
     done = inner.tide("dump", "mine", "--rank", "1")
     assert (done.stdout, done.returncode) == (b"=== rank 1 [main]\n", 0)

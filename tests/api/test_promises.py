@@ -62,18 +62,18 @@ def test_a_schedule_needs_a_deadline_that_one_run_could_keep(world: ApiWorld, cl
     assert client.post("/api/v1/jobs", json=fine).status_code == 201
 
 
-def run_once(world: ApiWorld, client: TestClient, seconds: float, **spec: Any) -> None:
+def run_once(world: ApiWorld, client: TestClient, seconds: float, run: str = "a") -> None:
     """Job a: a hundred steps in so many seconds on two workers."""
-    client.post("/api/v1/jobs", json=job("a", **spec))
+    assert client.post("/api/v1/jobs", json=job("a")).json()["id"] == run
     world.run(2)
-    assert world.world.state("a") == JobState.RUNNING
+    assert world.world.state(run) == JobState.RUNNING
     world.world.clock.at_s += seconds
-    row = world.service.read.attempts("a")[0]
+    row = world.service.read.attempts(run)[0]
     stalled_s = 2 * (world.world.clock.at_s - row.ordered_ms / 1000 - seconds)
-    end = Report(job="a", attempt=1, phase=Phase.SUCCEEDED, steps_done=100, stalled_worker_s=(("start", stalled_s),))
+    end = Report(job=run, attempt=1, phase=Phase.SUCCEEDED, steps_done=100, stalled_worker_s=(("start", stalled_s),))
     world.world.ledger.record((end,), now_s=world.world.clock.at_s)
     world.world.runner.jobs.clear()
-    assert world.world.state("a") == JobState.SUCCEEDED
+    assert world.world.state(run) == JobState.SUCCEEDED
 
 
 def test_an_earlier_run_of_the_same_work_tells_what_steps_take(world: ApiWorld, client: TestClient) -> None:
@@ -111,3 +111,40 @@ def test_another_kind_of_device_may_be_faster_than_what_was_measured(world: ApiW
     document["spec"]["pools"].append(fast)
     assert client.put("/api/v1/cluster", json=document).status_code == 200
     assert client.post("/api/v1/jobs", json=job("a", deadline="3m")).status_code == 201
+
+
+def test_a_key_that_comes_again_is_answered_as_before_when_its_deadline_has_passed(
+    world: ApiWorld, client: TestClient
+) -> None:
+    key, both = {"Idempotency-Key": "once"}, {"Idempotency-Key": "both"}
+    document = job("a", deadline=iso(START_S + 3600), steps=1000)
+    batch = {"items": [job("b", deadline=iso(START_S + 3600), steps=1000)]}
+    assert client.post("/api/v1/jobs", json=document, headers=key).status_code == 201
+    assert client.post("/api/v1/jobs/batch", json=batch, headers=both).status_code == 201
+    # Nothing could keep it any more; an hour later, it has passed.
+    for later_s in (3599.5, 3600.0):
+        world.world.clock.at_s = START_S + later_s
+        assert (
+            client.post("/api/v1/jobs", json=document | {"metadata": {"name": "c", "tenant": "red"}}).status_code == 422
+        )
+        again = client.post("/api/v1/jobs", json=document, headers=key)
+        assert (again.status_code, again.json()) == (200, {"id": "a", "replayed": True})
+        again = client.post("/api/v1/jobs/batch", json=batch, headers=both)
+        assert (again.status_code, again.json()) == (200, {"ids": ["b"], "replayed": True})
+    other = client.post("/api/v1/jobs", json=document | {"metadata": {"name": "c", "tenant": "red"}}, headers=key)
+    assert (other.status_code, other.json()["code"]) == (409, "conflict")
+    fresh = client.post("/api/v1/jobs", json=document, headers={"Idempotency-Key": "new"})
+    assert fresh.status_code == 422
+    assert client.post("/api/v1/jobs", json={"kind": "TrainJob"}, headers=key).status_code == 422
+
+
+def test_a_key_that_comes_again_is_answered_as_before_when_its_budget_pays_for_nothing_any_more(
+    world: ApiWorld, client: TestClient
+) -> None:
+    key, document = {"Idempotency-Key": "once"}, job("a", budget={"usd": "0.003"})
+    assert client.post("/api/v1/jobs", json=document, headers=key).status_code == 201
+    client.post("/api/v1/jobs/a/cancel")
+    run_once(world, client, 200.0, run="a.2")
+    never(world, client, document)
+    again = client.post("/api/v1/jobs", json=document, headers=key)
+    assert (again.status_code, again.json()) == (200, {"id": "a", "replayed": True})

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from orchestrator.api.serve import COLLECT
 from orchestrator.cycle import decide
 from orchestrator.ledger.facts import DEFAULT_RULES
 from orchestrator.ledger.repository import Ledger
@@ -27,6 +28,7 @@ _POOLS, _QUEUES, _TENANTS, _DEVICES = 4, 20, 10, 8
 def cycles(folder: Path, *, queued: int, nodes: int, rounds: int = 200) -> dict[str, float]:
     """Cycles in a steady state: in each a few running jobs end, as many are submitted, and `queued` go on waiting."""
     draw, clock = random.Random(7), [1_000_000.0]
+    gc.set_threshold(*COLLECT)  # as in a server
     url = f"sqlite:///{folder / f'cycles-{queued}.db'}"
     ledger = Ledger(url, holder="bench", clock=lambda: clock[0], rules=replace(DEFAULT_RULES, max_starts=200))
     upgrade(ledger.database)

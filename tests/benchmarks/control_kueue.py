@@ -120,6 +120,9 @@ class Timers:
     def headroom(self) -> dict[str, int]:
         return {}
 
+    def urgent(self) -> dict[str, int]:
+        return {}
+
     def owed(self) -> dict[str, tuple[tuple[str, int], ...]]:
         return {}
 

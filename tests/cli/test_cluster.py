@@ -124,3 +124,23 @@ def test_a_bad_recording_is_named_by_file_line_and_column(files: Path, capsys: p
     code, _, err = run(capsys, files)
     assert code == 3
     assert f"{files / 'events.csv'}:3: column 'event': 'died' is neither" in err
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ("resources: {GPU: 1}", "have no GPUs"),
+        ("min: 2, max: 4, resources: {CPU: 1}", "2 workers, and 1 of the played"),
+    ],
+)
+def test_a_job_that_cannot_be_played_is_refused_and_earlier_runs_stay_where_they_are(
+    files: Path, capsys: pytest.CaptureFixture[str], changed: str, words: str
+) -> None:
+    before = "resources: {CPU: 1}" if changed.startswith("resources") else "min: 1, max: 4, resources: {CPU: 1}"
+    (files / "job.yaml").write_text(JOB.replace(before, changed))
+    earlier = files / "home" / "runs" / "small"
+    earlier.mkdir(parents=True)
+    code, out, err = run(capsys, files, "--share", "1")
+    assert (code, out) == (8, "")
+    assert words in err
+    assert [path.name for path in earlier.parent.iterdir()] == ["small"]

@@ -1,145 +1,24 @@
-"""The verbs against a real server process with virtual devices: answers, exit codes, following, and starting one."""
+"""The verbs against a real server process with virtual devices: answers, exit codes, and following."""
 
 from __future__ import annotations
 
-import contextlib
 import http.server
 import json
-import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from orchestrator.adapters.files import hold_lock
-from orchestrator.adapters.ray_cluster import host
-from orchestrator.api.serve import read_lock
 from orchestrator.cli.control import connect
 from orchestrator.cli.control.follow import require_success
-from orchestrator.cli.main import main
 from orchestrator.spec.errors import ExitCode, UserError
-from tests.serving.certificates import write_certificate
-
-CLUSTER = """
-apiVersion: tideline/v1
-kind: Cluster
-metadata: {name: test}
-spec:
-  pools:
-  - {name: p, device: H100, market: spot, price: "3.60", count: 8, devices_per_node: 4, capacity: {source: ray}}
-  queues:
-  - {name: main, quotas: [{pool: p, nominal: 8}], min_run: 0s}
-  - {name: small, quotas: [{pool: p, nominal: 2}], min_run: 0s}
-  tenants: [{name: default, role: admin}, {name: stranger}]
-"""
-# A suite that a shell runs in the background is born with Ctrl-C ignored, and so would be what it starts.
-PROGRAM = (
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from orchestrator.cli.main import main; main()"
-)
-FOREVER = 10_000_000
-
-
-class Server:
-    """A server process on a state folder of its own."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.cluster = home.parent / f"{home.name}.yaml"
-        self.cluster.write_text(CLUSTER)
-
-    def start(self, *more: str) -> subprocess.Popen[bytes]:
-        arguments = ("server", "--rehearse", "--cluster", str(self.cluster), *more)
-        process = spawn(self.home, *arguments)
-        until_s = time.monotonic() + 60
-        with connect.connected() as client:
-            while not (client.answers() and client.readiness()["status"] == "ok"):
-                assert process.poll() is None, "the server has ended"
-                assert time.monotonic() < until_s, "the server is not ready"
-                time.sleep(0.02)
-        return process
-
-
-def spawn(home: Path, *arguments: str, **more: Any) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "TIDE_HOME": str(home)}
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, *arguments], env=environment, **more)
-
-
-def refused(home: Path, code: int, *arguments: str) -> bytes:
-    """What a server says that does not start."""
-    process = spawn(home, "server", *arguments, stderr=subprocess.PIPE)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == code, said
-    return said
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("home")
-        patch.setenv("TIDE_HOME", str(folder))
-        for name in ("TIDE_SERVER", "TIDE_API_KEY", "TIDE_DATABASE"):
-            patch.delenv(name, raising=False)
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def server(home: Path) -> Iterator[Server]:
-    made = Server(home)
-    process = made.start()
-    yield made
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
-
-
-def tide(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(list(arguments))
-    return int(ended.value.code or 0)
-
-
-def answer(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, Any]:
-    """What a verb prints as JSON."""
-    capsys.readouterr()
-    assert tide(*arguments, "-o", "json") == code
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert found["apiVersion"] == "tideline/v1"
-    return found
-
-
-def job_file(folder: Path, name: str, **spec: Any) -> str:
-    body = {
-        "queue": "main",
-        "workers": {"min": 1, "max": 2, "resources": {"GPU": 1}},
-        "task": "jobs.models.gpt:task",
-        "data": {"dataset": "text@1"},
-        "batch": {"global_batch_size": 8, "micro_batch_size": 1},
-        "steps": FOREVER,
-    }
-    document = {"apiVersion": "tideline/v1", "kind": "TrainJob", "metadata": {"name": name}, "spec": body | spec}
-    path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(document))
-    return str(path)
-
-
-def until(capsys: pytest.CaptureFixture[str], name: str, state: str) -> dict[str, Any]:
-    """A job once it is in a state."""
-    until_s = time.monotonic() + 60
-    while True:
-        found = answer(capsys, "describe", name)
-        if found["state"] == state:
-            return found
-        assert time.monotonic() < until_s, found
-        time.sleep(0.05)
+from tests.cli.control_server import CLUSTER, PROGRAM, Server, answer, job_file, spawn, tide, until
 
 
 def test_a_job_from_submission_to_its_end(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -393,13 +272,6 @@ def test_keys_of_the_control_plane_are_made_listed_and_revoked(
     assert tide("keys", "create", "--tenant", "default", "--tier", "batch") == 2
 
 
-def test_one_server_per_state_folder(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    assert b"runs on this state folder already" in refused(server.home, 7, "--rehearse")
-    assert answer(capsys, "server", "status")["leading"] is True
-    checks = {one["name"]: one for one in answer(capsys, "doctor")["checks"]}
-    assert checks["server"]["state"] == checks["database"]["state"] == "ok"
-
-
 def test_names_of_jobs_complete_in_the_shell(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -415,112 +287,3 @@ def test_names_of_jobs_complete_in_the_shell(
     done = subprocess.run(["bash", "-c", typed], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["complete-me"]
     assert tide("cancel", "complete-me") == 0
-
-
-def test_nobody_waits_long_for_a_server_that_does_not_answer(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert connect.job_names("a") == []
-    with socket.socket(socket.AF_UNIX) as silent:
-        silent.bind(str(other / "tide.sock"))
-        silent.listen()
-        monkeypatch.setattr(connect, "COMPLETE_S", 0.05)
-        assert connect.job_names("a") == []
-
-
-@pytest.fixture
-def other(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path_factory.mktemp("other")
-    for name in ("TIDE_SERVER", "TIDE_API_KEY", "TIDE_DATABASE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TIDE_HOME", str(folder))
-    return folder
-
-
-def test_a_verb_that_changes_state_starts_a_server_and_says_so(
-    other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(connect, "SERVER", ("server", "--rehearse", "--cluster", str(Server(other).cluster)))
-    assert tide("ps") == ExitCode.UNREACHABLE
-    assert "Start one with 'tide server'" in capsys.readouterr().err
-    assert tide("submit", job_file(tmp_path, "a")) == 0
-    assert "no server answers: starting one" in capsys.readouterr().err
-    until(capsys, "a", "running")
-    assert tide("server", "stop") == 0
-    assert read_lock(other) is None
-    assert tide("server", "stop") == ExitCode.UNREACHABLE
-
-
-def test_a_local_ray_is_ended_when_asked_and_no_job_runs(
-    other: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ended: list[Path] = []
-    monkeypatch.setattr(host, "is_hosted", lambda folder: folder not in ended)
-    monkeypatch.setattr(host, "stop_host", ended.append)
-    job = other / "jobs" / "jobs" / "a"
-    job.mkdir(parents=True)
-    with contextlib.ExitStack() as lives:
-        assert hold_lock(job / "lock", lives)
-        assert tide("server", "stop", "--ray") == ExitCode.CONFLICT
-        assert "a would lose its Ray" in capsys.readouterr().err
-        assert ended == []
-    assert tide("server", "stop", "--ray") == 0  # where no server runs any more
-    assert ended == [other / "ray"]
-    assert capsys.readouterr().out == "its local Ray has ended\n"
-
-
-def test_a_server_that_cannot_start_says_why(
-    other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(connect, "SERVER", ("server", "--database", "mysql://x"))
-    assert tide("submit", job_file(tmp_path, "a")) == ExitCode.UNREACHABLE
-    assert "no SQLite file and no PostgreSQL" in capsys.readouterr().err
-
-
-def test_a_killed_server_is_followed_by_one_that_knows_everything(
-    other: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    made = Server(other)
-    first = made.start()
-    assert tide("submit", job_file(tmp_path, "a")) == 0
-    until(capsys, "a", "running")
-    first.kill()
-    first.wait()
-    second = made.start()
-    assert until(capsys, "a", "running")["attempt"] == 1
-    second.send_signal(signal.SIGTERM)
-    assert second.wait(30) == 0
-
-
-def test_over_tls_nobody_enters_without_a_key(
-    other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    certificate, key_file = write_certificate(tmp_path)
-    made = Server(other)
-    tls = ("--tls-cert", str(certificate), "--tls-key", str(key_file))
-    assert b"no API key was issued yet" in refused(other, 5, "--rehearse", "--listen", "0.0.0.0:0", *tls)
-    assert b"belong together" in refused(
-        other, 3, "--rehearse", "--listen", "127.0.0.1:0", "--tls-cert", str(key_file), "--tls-key", str(key_file)
-    )
-    process = made.start("--listen", "127.0.0.1:0", *tls)
-    key = answer(capsys, "keys", "create", "--tenant", "default", "--role", "operator")["key"]
-    (address,) = [one for one in (read_lock(other) or {})["addresses"] if one.startswith("https://")]
-    context = {"server": address, "ca_file": str(certificate), "key_file": str(tmp_path / "key")}
-    (tmp_path / "key").write_text(key)
-    (other / "context.json").write_text(json.dumps(context))
-    assert answer(capsys, "ps")["items"] == []
-    assert tide("submit", job_file(tmp_path, "a")) == 0
-    assert tide("keys", "ls") == ExitCode.FORBIDDEN
-    (other / "context.json").unlink()
-    strange = answer(capsys, "keys", "create", "--tenant", "stranger", "--role", "operator")["key"]
-    (other / "context.json").write_text(json.dumps(context))
-    (tmp_path / "key").write_text(strange)
-    assert tide("describe", "a") == tide("cancel", "a") == tide("why", "a") == ExitCode.FORBIDDEN
-    theirs = Path(job_file(tmp_path, "b")).read_text().replace("metadata:\n", "metadata:\n  tenant: default\n")
-    (tmp_path / "b.yaml").write_text(theirs)
-    assert tide("submit", str(tmp_path / "b.yaml")) == ExitCode.FORBIDDEN
-    (tmp_path / "key").write_text("tide_000000000000_wrong")
-    assert tide("ps") == ExitCode.FORBIDDEN
-    audit = (other / "logs" / "audit.jsonl").read_text()
-    assert '"status":401' in audit
-    assert "wrong" not in audit
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0

@@ -52,6 +52,7 @@ class World:
     warming_up: bool = False
     wanted_change: Change | None = None
     warmed: bool | None = None
+    late: bool = False
     secured: list[int] = field(default_factory=list)
     told: list[frozenset[str]] = field(default_factory=list)
     begun: list[tuple[str, ...]] = field(default_factory=list)
@@ -95,6 +96,9 @@ class World:
 
     def change(self, plan: AttemptPlan, held: object, ready: object, progress: object, now_s: float) -> Change | None:
         return self.wanted_change
+
+    def overdue(self, plan: AttemptPlan, now_s: float) -> bool:
+        return self.late
 
     def hosts(self) -> frozenset[str]:
         return self.alive

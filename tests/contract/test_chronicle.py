@@ -205,3 +205,21 @@ def test_a_report_of_an_earlier_version_has_no_notes() -> None:
     old = report_to_json(Report(job="a", attempt=1, phase=Phase.RUNNING))
     del old["notes"]
     assert report_from_json(old).notes == ()
+
+
+def test_seats_that_were_given_back_are_free_as_soon_as_the_group_has_gone() -> None:
+    made = fed(order(1, 0.0, x=2, y=2), opened(0.0, "xxyy"), step(1.0, 1), order(2, 2.0, x=2), step(2.5, 2))
+    made.observe(closed(3.0, 2))
+    assert [(one.attempt, one.phase) for one in made.reports(T0 + 3.0)] == [(1, Phase.STOPPED), (2, Phase.STARTING)]
+
+
+def test_an_urgent_stop_is_over_with_its_group_and_another_once_its_state_is_saved() -> None:
+    for urgent, phase in ((True, Phase.STOPPED), (False, Phase.RUNNING)):
+        stop = Letter(id="a-a1-stop", attempt=1, at_s=T0 + 2.0, stop=True, until_s=T0 + 7.0, urgent=urgent)
+        made = fed(order(1, 0.0, x=2), opened(0.0, "xx"), step(1.0, 1, 2), stop, step(2.0, 2, 2), closed(3.0, 2))
+        (report,) = made.reports(T0 + 9.0)
+        assert report.phase is phase
+        assert stalled(report) == pytest.approx(2.0 if urgent else 2 * 7.0)
+    made.forget(1)
+    made.observe(opened(9.0, "xx", 1))  # what is said after an end that was taken harms nobody
+    assert made.finish(Phase.STOPPED, "", T0 + 9.0) == ()

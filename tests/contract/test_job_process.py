@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,14 @@ import pytest
 from orchestrator.adapters.jobs.archive import FileLogArchive
 from orchestrator.adapters.jobs.chronicle import Chronicle, plan_of
 from orchestrator.adapters.jobs.folder import JobFolder
-from orchestrator.adapters.jobs.letters import Letter
+from orchestrator.adapters.jobs.letters import Letter, letter_of
 from orchestrator.adapters.jobs.log_writer import LogWriter
 from orchestrator.adapters.jobs.process import REPORT_S, Desk, _as_run
 from orchestrator.adapters.ray_train.events import AttemptClosed, AttemptOpened, Cause, Outcome, StepDone
 from orchestrator.adapters.ray_train.run import HABITS
 from orchestrator.policy.batch_plan import BatchPlan
-from orchestrator.policy.queueing.orders import Phase
+from orchestrator.policy.queueing.decisions import ChangeCause, Resize, Seats
+from orchestrator.policy.queueing.orders import Order, Phase
 from tests.cluster.ray_train_runs import make_job
 
 T0 = 1000.0
@@ -171,3 +173,29 @@ def test_an_order_that_comes_while_the_disk_is_full_is_followed(job: Job, monkey
 def test_a_later_job_of_the_same_name_does_not_go_on_from_this_ones_state() -> None:
     found = _as_run(make_job("nightly").to_document(), "nightly.2")
     assert found.metadata.name == "nightly.2"
+
+
+def test_seats_that_are_called_back_are_due_and_what_follows_a_stop_is_for_another_process(job: Job) -> None:
+    job.order(1, 4)
+    assert job.desk.lease().others_end_s is None
+    job.order(2, 2, until_s=T0 + 5.0)
+    assert job.desk.lease().others_end_s == T0 + 5.0
+    job.order(2, 0, stop=True, until_s=T0 + 9.0)
+    assert job.desk.lease().others_end_s is None
+    job.order(3, 4)
+    assert job.desk.wants_stop() == 1
+    assert job.desk.lease().workers == 2
+
+
+@pytest.mark.parametrize(
+    ("cause", "until_s", "urgent"),
+    [(ChangeCause.EMERGENCY, T0, True), (ChangeCause.RECALL, T0, False), (ChangeCause.GROWS, None, False)],
+)
+def test_only_who_is_called_back_is_killed_when_it_is_late(
+    cause: ChangeCause, until_s: float | None, urgent: bool
+) -> None:
+    what = Resize(job="a", placement=(Seats("p", "n", 2),), cause=cause, detail="", drain_until_s=T0)
+    letter = letter_of(Order(id="a-a2", what=what, attempt=2), now_s=T0)
+    assert (letter.until_s, letter.urgent) == (until_s, urgent)
+    assert Letter.from_json(json.loads(json.dumps(letter.to_json()))) == letter
+    assert ("urgent" in letter.to_json()) is urgent  # a process of an earlier version knows no such word

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from orchestrator.adapters.endpoints.holders import EndpointHolders, Holding, live_terms, recall_times
 from orchestrator.adapters.endpoints.live import Lender, Seen, found, observed
 from orchestrator.adapters.endpoints.memory import read_memory, write_memory
 from orchestrator.adapters.endpoints.sight import Sight
 from orchestrator.cycle import Ports, run_cycle
+from orchestrator.ledger import tables
 from orchestrator.ledger.check import check
 from orchestrator.ledger.repository import Ledger
 from orchestrator.ledger.schema import upgrade
@@ -23,7 +25,7 @@ from orchestrator.ledger.submission import new_holder
 from orchestrator.policy.lending.decide import Memory, Sample, decide_lending
 from orchestrator.policy.lending.rates import Counter
 from orchestrator.policy.lending.values import Keep, Lend, Loan, Recall, RecallTimes, Return, Standing, Terms
-from orchestrator.policy.queueing.decisions import Admit, Evict, Resize, workers_in
+from orchestrator.policy.queueing.decisions import Admit, ChangeCause, Evict, Resize, workers_in
 from orchestrator.policy.queueing.orders import Order, Phase, Report
 from orchestrator.policy.queueing.places import Pool, flat_pool
 from orchestrator.ports import UnreachableError
@@ -402,3 +404,20 @@ def test_without_a_figure_of_what_a_replica_serves_nothing_is_lent(plane: Plane)
     )  # fmt: skip
     assert live_terms(plane.cluster, holding, recall_times((), ())) is None
     assert json.loads(json.dumps(plane.ledger.read.document("talk")))["kind"] == "Endpoint"
+
+
+def test_a_jump_beyond_every_rise_calls_back_at_once_and_the_job_is_told_why(plane: Plane) -> None:
+    plane.cycle(12, 60.0)
+    night = plane.devices()
+    assert night["train"] >= 4
+    plane.world.rps = 55.0
+    while not plane.endpoints.urgent():
+        assert plane.world.now < MONDAY_S + 2 * 3600.0
+        plane.cycle()
+    plane.cycle()
+    with plane.ledger.database.reading() as connection:
+        told = [json.loads(row.data) for row in connection.execute(select(tables.events)) if row.kind == "resizing"]
+    assert ChangeCause.EMERGENCY.value in {one["cause"] for one in told}
+    plane.cycle(4)
+    assert plane.devices() == {"talk": 6, "train": 1}
+    assert plane.endpoints.urgent() == {}

@@ -25,7 +25,7 @@ from orchestrator.adapters.ray_train.protocol import (
     Tell,
 )
 from orchestrator.adapters.ray_train.sizes import Size
-from tests.contract.ray_train_world import World, step
+from tests.contract.ray_train_world import World, running_world, step
 
 
 def test_only_the_keepers_beside_its_own_ranks_are_waited_for() -> None:
@@ -150,3 +150,17 @@ def test_parts_of_a_stall_are_those_of_the_slowest_rank() -> None:
     world.driver.read([world.said(1, 0, step(1))])
     parts = {event.part: event.seconds for event in world.of(StallPart)}  # type: ignore[union-attr]
     assert parts == {Part.PLACEMENT: 1.0, Part.PROCESS_START: 3.0, Part.IMPORTS: 0.9}
+
+
+def test_a_group_on_devices_that_are_overdue_is_killed_and_nothing_is_charged_for_it() -> None:
+    world = running_world(failures=0)
+    world.late = True
+    world.driver.tick()
+    assert isinstance(world.hub.orders[-1], Abort)
+    world.late = False
+    world.leave(Leaving.FAILED, steps=1, kind="killed")
+    world.idle(error="WorkerGroupError")
+    (gone,) = world.of(AttemptClosed)
+    assert (gone.outcome, gone.cause) == (Outcome.FAILED, Cause.SHRINK)
+    world.driver.tick()
+    assert [event.cause for event in world.of(AttemptOpened)] == [Cause.START, Cause.SHRINK]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,11 @@ class Cluster:
         alive = self.governor.look()
         return self.governor.start_size(held or {}, alive if ready is None else ready, 0.0)
 
+    def plan(self, *nodes: str) -> AttemptPlan:
+        return AttemptPlan(attempt=1, world_size=len(nodes), ranks_per_worker=1, nodes=nodes, job=JOB)
+
     def change(self, *nodes: str, ready: set[str] | None = None, now_s: float = 100.0) -> Change | None:
-        alive = self.governor.look()
-        plan = AttemptPlan(attempt=1, world_size=len(nodes), ranks_per_worker=1, nodes=nodes, job=JOB)
+        alive, plan = self.governor.look(), self.plan(*nodes)
         held = {name: nodes.count(name) for name in nodes}
         return self.governor.change(plan, held, alive if ready is None else ready, Progress(), now_s)
 
@@ -268,3 +271,13 @@ def test_other_seats_of_the_same_number_are_moved_to() -> None:
 def test_a_run_on_its_seats_is_left_alone() -> None:
     cluster = leased(Cluster(node("a", 0, total=2), node("b", 2)), a=2)
     assert cluster.change("a", "a") is None
+
+
+def test_a_group_is_overdue_on_seats_that_are_not_its_own_any_more() -> None:
+    cluster = leased(Cluster(node("a", 0, total=2), node("b", 0, total=2)), a=2)
+    group = cluster.plan("a", "a", "b", "b")
+    assert not cluster.governor.overdue(group, 1e9)
+    cluster.lease = replace(cluster.lease, others_end_s=50.0)
+    assert not cluster.governor.overdue(group, 50.0)
+    assert cluster.governor.overdue(group, 50.1)
+    assert not cluster.governor.overdue(cluster.plan("a", "a"), 50.1)

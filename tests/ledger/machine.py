@@ -194,7 +194,7 @@ class Machine:
     def _check_outside(self) -> None:
         """Nothing runs for which nothing is leased."""
         for job, workers in self.world.runner.workers().items():
-            devices = sum(self._mirror.leases.rows[key].devices for key in self._mirror.by_holder.get(job, ()))
+            devices = sum(lease.devices for lease in self._mirror.leases.of(job))
             assert workers <= devices, f"{job} runs {workers} workers on {devices} leased devices"
 
     def check_books(self) -> None:

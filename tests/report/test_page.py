@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from orchestrator.report import LadderRung, RunReport, Span, StepPoint, write_report
+from orchestrator.report import Day, DayLine, DayRequest, LadderRung, RunReport, Span, StepPoint, write_report
 from orchestrator.report.page import render
 
 STEPS = tuple(
@@ -25,13 +25,40 @@ FULL = RunReport(
     ladder=(LadderRung(name="zlib", bits_per_byte=1.9), LadderRung(name="demo@1", bits_per_byte=3.2, ours=True)),
     prompt="def fibonacci(n):",
     completion="\n    return <script>alert(1)</script>",
+    day=Day(
+        source="drawn <by hand>",
+        begin_h=21.0,
+        hours=12.0,
+        seconds=40.0,
+        lines=tuple(
+            DayLine(
+                at_s=at,
+                demand_replicas=1.5,
+                serving=3 - (at > 9),
+                lent=int(9 < at < 30),
+                returning=int(at >= 30),
+                spot_nodes=1,
+                workers=2,
+            )
+            for at in range(40)
+        ),
+        requests=(
+            DayRequest(at_s=1.0, waited_s=0.4),
+            DayRequest(at_s=2.0, waited_s=2.5),
+            DayRequest(at_s=3.0, waited_s=0.1, problem="refused"),
+        ),
+        promised_s=2.0,
+        replicas=3,
+        nodes_moved=3,
+    ),
     notes=("kept: nothing",),
 )
 
 
 def test_every_part_is_drawn_and_needs_nothing_from_outside() -> None:
     page = render(FULL)
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
+    assert "drawn &lt;by hand&gt;" in page
     assert "<script" not in page
     assert "src=" not in page
     assert "def fibonacci(n):" in page
@@ -50,3 +77,8 @@ def test_empty_parts_are_left_out() -> None:
 def test_write_leaves_only_the_page(tmp_path: Path) -> None:
     path = write_report(FULL, tmp_path / "runs" / "report.html")
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+
+
+def test_what_is_refused_is_late_and_a_device_that_comes_back_has_moved_twice() -> None:
+    assert FULL.day is not None
+    assert (FULL.day.late, FULL.day.most_lent, FULL.day.devices_moved) == (2, 1, 3 + 2)

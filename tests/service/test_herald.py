@@ -12,6 +12,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,23 @@ def test_the_end_of_a_job_is_told_once_with_a_signature_that_its_owner_can_check
     assert (row.tries, row.next_ms, row.delivered_ms, row.said) == (1, None, 1_000_005_000, "answered 200")
     assert world.kinds("a")[-2:] == ["succeeded", "notified"]
     assert world.ledger.read.notices("b") == []
+
+
+@pytest.mark.parametrize("kind", ["Study", "Endpoint"])
+def test_the_end_of_a_study_and_of_an_endpoint_is_told_in_the_same_way(
+    world: World, tmp_path: Path, receiver: Receiver, kind: str
+) -> None:
+    asked = asking("a", {"url": f"{receiver.url}/hook", "secret": "key"})
+    world.ledger.submit(replace(asked, shape=replace(asked.shape, kind=kind)))
+    world.run(2)
+    world.ledger.cancel("a")
+    world.run(5)
+    assert world.state("a") == "cancelled"
+    assert tell(herald(world, tmp_path)) == 1
+    ((_, headers, body),) = receiver.heard
+    said = json.loads(body)
+    assert (said["type"], said["data"]["job"], said["data"]["kind"]) == ("job.cancelled", "a", kind)
+    assert headers["webhook-signature"].startswith("v1,")
 
 
 def test_only_the_ends_that_were_asked_for_are_told_and_clusters_hear_of_all(

@@ -78,11 +78,13 @@ class EndpointHolders:
         self._window_s = window_s
         self._saved_s: dict[str, float] = {}
         self._owed: dict[str, tuple[tuple[str, int], ...]] = {}
+        self._urgent: dict[str, int] = {}
         self.lenders: dict[str, Lender] = {}
 
     def headroom(self) -> Mapping[str, int]:
         """Devices that endpoints were called back and do not hold yet, by pool."""
         missing: dict[str, int] = {}
+        urgent: dict[str, int] = {}
         owed: dict[str, list[tuple[str, int]]] = {}
         now_s, alive = self._clock.now_s(), set()
         for one in self._holdings():
@@ -92,9 +94,16 @@ class EndpointHolders:
             devices = (one.entitled if lender is None else lender.owed) * one.devices_per_replica
             owed.setdefault(one.pool, []).append((one.job, devices))
             missing[one.pool] = missing.get(one.pool, 0) + max(0, devices - one.held)
+            hurried = 0 if lender is None else lender.hurried * one.devices_per_replica
+            urgent[one.pool] = urgent.get(one.pool, 0) + min(hurried, max(0, devices - one.held))
         self.lenders = {job: lender for job, lender in self.lenders.items() if job in alive}
         self._owed = {pool: tuple(found) for pool, found in owed.items()}
+        self._urgent = {pool: devices for pool, devices in urgent.items() if devices}
         return missing
+
+    def urgent(self) -> Mapping[str, int]:
+        """Of the last `headroom`, devices that were called back at once, by pool."""
+        return self._urgent
 
     def owed(self) -> Mapping[str, tuple[tuple[str, int], ...]]:
         """Devices that each endpoint is to hold, as of the last `headroom`, by pool."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from orchestrator.policy.lending.decide import Memory, Sample, decide_lending
 from orchestrator.policy.lending.rates import Counter, demand_between
 from orchestrator.policy.lending.standing import apply
-from orchestrator.policy.lending.values import Decision, Loan, Return, Standing, Terms
+from orchestrator.policy.lending.values import Decision, Emergency, Loan, Return, Standing, Terms
 
 _KEPT_DRAINS = 20
 
@@ -37,6 +37,7 @@ class Lender:
         self.drains_s: tuple[float, ...] = ()
         self._meter = _Meter(window_s)
         self._left: set[float] = set()
+        self._hurried: set[float] = set()
 
     @property
     def demand(self) -> Sample | None:
@@ -48,6 +49,12 @@ class Lender:
         """Replicas that are the endpoint's own: those that serve and those that were called back."""
         return self.standing.serving + self.standing.returning
 
+    @property
+    def hurried(self) -> int:
+        """Replicas that were called back at once, and of which training has not let go."""
+        open_ones = (one for one in self.standing.returns if not one.left)
+        return sum(one.replicas for one in open_ones if one.called_s in self._hurried)
+
     def look(self, terms: Terms, seen: Seen, *, now_s: float, wanted: int | None = None) -> None:
         """One look and one evaluation of the policy; what is decided shows in `owed`. `wanted`: replicas' worth of
         devices that training could use, None = any number."""
@@ -58,6 +65,8 @@ class Lender:
         self._time_drains(standing, now_s)
         self.decision, self.memory = decide_lending(terms, standing, self.memory, sample, now_s=now_s, wanted=wanted)
         self.standing = _carried_out(standing, self.decision, terms, now_s)
+        calls = {one.called_s for one in self.standing.returns}
+        self._hurried = calls if isinstance(self.decision, Emergency) else self._hurried & calls
 
     def _time_drains(self, standing: Standing, now_s: float) -> None:
         """How long training took to let go of what was called back."""

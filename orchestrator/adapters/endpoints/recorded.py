@@ -10,7 +10,7 @@ from orchestrator.adapters.endpoints.demand import DemandSeries
 from orchestrator.policy.lending.decide import Memory, Sample, decide_lending
 from orchestrator.policy.lending.headroom import headroom_of
 from orchestrator.policy.lending.standing import apply, settle
-from orchestrator.policy.lending.values import Decision, Standing, Terms
+from orchestrator.policy.lending.values import Decision, Emergency, Standing, Terms
 from orchestrator.ports import Clock, UnreachableError
 
 
@@ -52,6 +52,15 @@ class RecordedEndpoints:
         for one, sample in samples:
             self._evaluate(one, sample, now_s)
         return headroom_of((one.terms, self._kept[one.name].standing) for one in self._recordings)
+
+    def urgent(self) -> Mapping[str, int]:
+        """Devices that the last question has called back at once, by pool."""
+        found: dict[str, int] = {}
+        for one in self._recordings:
+            if isinstance(last := self._kept[one.name].last, Emergency):
+                pool, devices = one.terms.pool, last.replicas * one.terms.devices_per_replica
+                found[pool] = found.get(pool, 0) + devices
+        return found
 
     def owed(self) -> Mapping[str, tuple[tuple[str, int], ...]]:
         """Endpoints hold no leases here: what serves is kept free."""

@@ -71,23 +71,28 @@ class Group:
 
 
 class Chronicle:
-    """Feed it with orders and events; ask for `reports`. `steps` is how many the job has in all."""
+    """Feed it with orders and events; ask for `reports`. `steps` is how many the job has in all; `finish_s`: what the
+    end of its night takes, as earlier nights say."""
 
-    def __init__(self, job: str, *, plan: RunPlan, steps: int, habits: Habits) -> None:
+    def __init__(self, job: str, *, plan: RunPlan, steps: int, habits: Habits, finish_s: float = 0.0) -> None:
         self._job = job
         self._plan = plan
         self._steps = steps
         self._habits = habits
+        self._finish_s = finish_s
         self._tempo = Tempo(steps)
         self._stays: list[Stay] = []
         self._group: Group | None = None
         self._steps_done = 0
         self._cost: dict[int, tuple[int, float]] = {}
         self._safe_step, self._safe_at_s = 0, 0.0
+        self._over_with_group = False
         self._notes = Notes()
 
     def take(self, letter: Letter) -> None:
-        """An order has come. A stop changes nothing of the attempt that it ends."""
+        """An order has come. A stop changes nothing of the attempt that it ends, but an urgent one is over as soon as
+        its group has gone: devices do not wait for what is still written to storage."""
+        self._over_with_group = letter.stop and letter.urgent
         if letter.stop or (self._stays and letter.attempt <= self._stays[-1].letter.attempt):
             return
         if self._stays:
@@ -113,12 +118,17 @@ class Chronicle:
                     stay.parts[event.part] = stay.parts.get(event.part, 0.0) + seconds
             case AttemptClosed():
                 self._group = None
+                self._free(event.at_s)
                 if event.outcome is Outcome.PLANNED:
                     self._safe_step, self._safe_at_s = max(self._safe_step, event.step), event.at_s
             case SnapshotSafe() | CheckpointSaved():
                 self._safe_step, self._safe_at_s = max(self._safe_step, event.step), event.at_s
             case _:
                 pass
+
+    def session(self, at_s: float, **data: str | float | int) -> None:
+        """A stage of its night has begun, or was left out."""
+        self._notes.session(at_s, **data)
 
     def reports(self, now_s: float) -> tuple[Report, ...]:
         """One for every ordered attempt whose end was not taken yet, oldest first."""
@@ -170,6 +180,13 @@ class Chronicle:
         for stay in self._stays[:-1]:
             stay.phase = Phase.STOPPED
 
+    def _free(self, at_s: float) -> None:
+        """A group has gone: nobody sits on the seats of earlier orders, for the next one takes those of the newest."""
+        for stay in self._stays[:-1]:
+            stay.phase = Phase.STOPPED
+        if self._over_with_group and self._stays:
+            self._stays[-1].phase, self._stays[-1].until_s = Phase.STOPPED, at_s
+
     def _stay_at(self, at_s: float) -> Stay | None:
         """The attempt that holds the leases at a time; work before the first order counts for the first."""
         begun = [stay for stay in self._stays if stay.letter.at_s <= at_s]
@@ -179,6 +196,8 @@ class Chronicle:
         """Steps after `step` will be made again: their cost is lost, in the attempt that loses them."""
         while self._cost and next(reversed(self._cost)) > step:  # ascending: a step that is made again drops the later
             _, (attempt, cost) = self._cost.popitem()
+            if not self._stays:
+                continue  # its end was said before what it had made was lost
             last = self._stays[-1]
             last.lost_s += cost
             if attempt == last.letter.attempt:
@@ -220,6 +239,7 @@ class Chronicle:
             outlook=(Outlook(workers=self._plan.max_workers, expected_s=lasting_s),),
             stall_s=progress.stall_s or self._habits.stall_s,
             stop_s=progress.stop_s or self._habits.stop_s,
+            finish_s=self._finish_s,
         )
 
 

@@ -7,15 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
-from orchestrator.policy.queueing.decisions import Admit, Evict, Resize
+from orchestrator.policy.queueing.decisions import Admit, ChangeCause, Evict, Resize
 from orchestrator.policy.queueing.orders import Measured, Note, NoteKind, Order, Phase, Report
 from orchestrator.policy.queueing.record import from_text, to_text
+
+CALLED_BACK = frozenset({ChangeCause.RECALL, ChangeCause.EMERGENCY})
+"""Causes of a resize whose seats are waited for: who sits there when they are due is killed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Letter:
     """The order that holds for a job. `seats`: workers by node, none for a stop. `at_s`: when it was given (UTC
-    seconds); `until_s`: when a stop must be over."""
+    seconds); `until_s`: when a stop must be over, or seats that are called back must be free. `urgent`: whoever waits
+    for the devices cannot wait for state to be written to storage; it is safe in memory first. `night_over`: a stop
+    because the job's window closes: what was trained is evaluated and registered as far as there is time."""
 
     id: str
     attempt: int
@@ -23,6 +28,8 @@ class Letter:
     seats: Mapping[str, int] = field(default_factory=dict)
     stop: bool = False
     until_s: float | None = None
+    urgent: bool = False
+    night_over: bool = False
 
     @property
     def workers(self) -> int:
@@ -37,7 +44,9 @@ class Letter:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return {**dataclasses.asdict(self), "seats": dict(self.seats)}
+        data = {**dataclasses.asdict(self), "seats": dict(self.seats)}
+        # A process that was started by an earlier version reads what it knows.
+        return {key: value for key, value in data.items() if value or key not in ("urgent", "night_over")}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Letter:
@@ -52,9 +61,21 @@ def letter_of(order: Order, *, now_s: float) -> Letter:
             seats: dict[str, int] = {}
             for one in what.placement:
                 seats[one.node] = seats.get(one.node, 0) + one.workers
-            return Letter(id=order.id, attempt=order.attempt, at_s=now_s, seats=seats)
+            due = isinstance(what, Resize) and what.cause in CALLED_BACK
+            until_s = what.drain_until_s if due and isinstance(what, Resize) else None
+            urgent = isinstance(what, Resize) and what.cause is ChangeCause.EMERGENCY
+            return Letter(id=order.id, attempt=order.attempt, at_s=now_s, seats=seats, until_s=until_s, urgent=urgent)
         case Evict() as what:
-            return Letter(id=order.id, attempt=order.attempt, at_s=now_s, stop=True, until_s=what.drain_until_s)
+            urgent = what.cause is ChangeCause.EMERGENCY
+            return Letter(
+                id=order.id,
+                attempt=order.attempt,
+                at_s=now_s,
+                stop=True,
+                until_s=what.drain_until_s,
+                urgent=urgent,
+                night_over=what.cause is ChangeCause.WINDOW_CLOSED,
+            )
         case _:
             assert_never(order.what)
 
@@ -65,7 +86,13 @@ def report_to_json(report: Report) -> dict[str, Any]:
     measured = None
     if known is not None:
         outlook = [to_text(one) for one in known.outlook]
-        measured = {"plan": to_text(known.plan), "outlook": outlook, "stall_s": known.stall_s, "stop_s": known.stop_s}
+        measured = {
+            "plan": to_text(known.plan),
+            "outlook": outlook,
+            "stall_s": known.stall_s,
+            "stop_s": known.stop_s,
+            "finish_s": known.finish_s,
+        }
     fields = {one.name: getattr(report, one.name) for one in dataclasses.fields(report)}
     return {**fields, "measured": measured, "notes": [dataclasses.asdict(note) for note in report.notes]}
 
@@ -77,7 +104,11 @@ def report_from_json(data: Mapping[str, Any]) -> Report:
     if known is not None:
         outlook = tuple(from_text(one) for one in known["outlook"])
         measured = Measured(
-            plan=from_text(known["plan"]), outlook=outlook, stall_s=known["stall_s"], stop_s=known["stop_s"]
+            plan=from_text(known["plan"]),
+            outlook=outlook,
+            stall_s=known["stall_s"],
+            stop_s=known["stop_s"],
+            finish_s=known.get("finish_s", 0.0),
         )
     parts = tuple((name, seconds) for name, seconds in data["stalled_worker_s"])
     # A process that was started by an earlier version says nothing of notes.

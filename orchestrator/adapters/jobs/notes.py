@@ -42,6 +42,10 @@ class Notes:
             case _:
                 pass
 
+    def session(self, at_s: float, **data: str | float | int) -> None:
+        """A stage of the job's night."""
+        self._add(at_s, NoteKind.SESSION, "", None, **data)
+
     def _straggler(self, event: Straggler) -> None:
         if event.over:
             self._slow.pop(event.rank, None)

@@ -27,8 +27,15 @@ class Orders:
         self._stamp = stamp
         if letter is None or not letter.follows(self._newest):
             return None
+        if self._newest is not None and self._newest.stop:
+            return None  # what follows a stop is for the next process: this one may still be writing state
         self._newest = letter
         return letter
+
+    @property
+    def newest(self) -> Letter | None:
+        """The order that holds."""
+        return self._newest
 
     def wants_stop(self, now_s: float) -> int:
         """0 = go on, 1 = stop in order, 2 = at once, for the deadline has passed."""

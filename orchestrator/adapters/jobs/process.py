@@ -25,8 +25,10 @@ from orchestrator.adapters.jobs.door import Door
 from orchestrator.adapters.jobs.folder import JobFolder
 from orchestrator.adapters.jobs.letters import Letter
 from orchestrator.adapters.jobs.log_writer import LogWriter
+from orchestrator.adapters.jobs.night import Nights, Steps, end_night
 from orchestrator.adapters.jobs.orders import DiskPatience, Orders
 from orchestrator.policy.batch_plan import BatchPlan
+from orchestrator.policy.lending.session import Stage, StageReason
 from orchestrator.policy.queueing.orders import Phase, Report
 from orchestrator.spec import TrainJob, load_text
 from orchestrator.spec.errors import UserError
@@ -55,6 +57,7 @@ class Desk:
         self._disk = DiskPatience()
         self._seats: dict[str, int] = {}
         self._reported_at_s = float("-inf")
+        self._said: list[tuple[int, Phase]] = []
 
     def look(self) -> None:
         """Take an order that has come, and report when it is time."""
@@ -79,9 +82,26 @@ class Desk:
             self._chronicle.observe(event)
             with self._disk():
                 reports = self._chronicle.reports(self._now_s())
-                if any(report.over for report in reports):
+                if [(one.attempt, one.phase) for one in reports] != self._said:
                     self._report(reports)
                 self._log.event(event)
+
+    @property
+    def night_over(self) -> Letter | None:
+        """The stop that ended the job's night, if it was one."""
+        with self._lock:
+            order = self._orders.newest
+        return order if order is not None and order.night_over else None
+
+    def stage(self, stage: Stage, reason: StageReason, seconds: float | None, said: str) -> None:
+        """A stage of the night has begun (no seconds), or is over: said in the log and in the report."""
+        took = {} if seconds is None else {"seconds": round(seconds, 3)}
+        with self._lock:
+            self._chronicle.session(self._now_s(), stage=stage.value, reason=reason.value, **took, said=said)
+            with self._disk():
+                when = "" if seconds is None else f" ({seconds:.1f} s)"
+                self._log.say(f"night: {stage}{when}" + (f": {said}" if said else ""))
+                self._report(self._chronicle.reports(self._now_s()))
 
     def finish(self, phase: Phase, detail: str, *, final: bool = False) -> None:
         """Nobody is left: say how every attempt ended, and end the log. Raises: OSError where it cannot be said."""
@@ -96,6 +116,7 @@ class Desk:
     def _report(self, reports: tuple[Report, ...]) -> None:
         """The log of an attempt is whole before its end is said."""
         self._reported_at_s = self._now_s()
+        self._said = [(one.attempt, one.phase) for one in reports if not one.over]
         for report in reports:
             if report.over:
                 self._log.end(report.attempt)
@@ -115,7 +136,9 @@ class Desk:
         from orchestrator.adapters.ray_train.lease import Lease
 
         with self._lock:
-            return Lease(workers=sum(self._seats.values()), seats=dict(self._seats))
+            order = self._orders.newest
+            due_s = None if order is None or order.stop else order.until_s
+            return Lease(workers=sum(self._seats.values()), seats=dict(self._seats), others_end_s=due_s)
 
 
 def main(path: Path) -> int:
@@ -185,7 +208,9 @@ def _desk(folder: JobFolder, job: TrainJob, around: dict[str, Any]) -> Desk:
         habits=HABITS,
     )
     log = _log(folder, around, ranks=Path(around["home"]) / "runs" / folder.job / "logs")
-    chronicle = Chronicle(folder.job, plan=plan, steps=job.spec.steps, habits=HABITS)
+    nights = Nights(Path(around["home"]) / "runs" / folder.job).times
+    finish_s = 0.0 if job.spec.window is None else nights.finish_s if job.spec.register else nights.leave_s
+    chronicle = Chronicle(folder.job, plan=plan, steps=job.spec.steps, habits=HABITS, finish_s=finish_s)
     return Desk(folder, chronicle, log, time.time)
 
 
@@ -213,10 +238,17 @@ def _run(job: TrainJob, desk: Desk, around: dict[str, Any], door: Door) -> tuple
     import ray
 
     from orchestrator.adapters.ray_cluster.loopback import for_ray_init
+    from orchestrator.adapters.ray_train.events import Status
 
     try:
         with connected(for_ray_init(around["ray"])):
-            return _outcome(job, _train(job, desk, around, door), Path(around["home"]))
+            result, home = _train(job, desk, around, door), Path(around["home"])
+            if result.status is Status.PAUSED and (stop := desk.night_over) is not None:
+                return Phase.STOPPED, _end_night(job, result, home, desk, stop), False
+            outcome = _outcome(job, result, home)
+            if job.spec.window is not None and result.status is Status.SUCCEEDED:  # its last night
+                desk.stage(Stage.REGISTER, StageReason.TRAINED, None, outcome[1])
+            return outcome
     except UserError as error:
         return Phase.FAILED, str(error), True
     except (ray.exceptions.RayError, ConnectionError) as error:
@@ -247,6 +279,8 @@ def _train(job: TrainJob, desk: Desk, around: dict[str, Any], door: Door) -> Run
     from orchestrator.adapters.ray_train.run import RunOptions, run_train_job
     from orchestrator.adapters.ray_train.signals import StopSignals
 
+    if job.spec.window is not None:
+        desk.stage(Stage.TRAIN, StageReason.IN_ORDER, None, "")
     with StopSignals() as signals:
         options = RunOptions(
             wants_stop=lambda: max(signals(), desk.wants_stop()),
@@ -262,6 +296,37 @@ def notice_plan(said: dict[str, Any] | None) -> NoticePlan:
     from orchestrator.adapters.ray_train.notice_desk import NoticePlan
 
     return NoticePlan() if said is None else NoticePlan(**{**said, "sources": tuple(said["sources"])})
+
+
+def _end_night(job: TrainJob, result: RunResult, home: Path, desk: Desk, stop: Letter) -> str:
+    """Evaluate and register what was trained by now, as far as the night still lasts; the run goes on another night."""
+    from orchestrator.adapters.ray_train.midway import evaluated
+    from orchestrator.adapters.ray_train.register import register
+
+    latest = [result]
+
+    def evaluate() -> str:
+        latest[0] = evaluated(job, result, home)
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in sorted(latest[0].metrics.items()))
+        return f"evaluated at step {latest[0].steps}: {metrics or 'no metrics'}"
+
+    def enter() -> str:
+        try:
+            version = register(job, latest[0], home)
+        except UserError as error:  # a gate that is not reached yet ends no job: there are other nights
+            return f"not registered: {error}"
+        return f"registered as {version.ref}" if version else "nothing to register"
+
+    return end_night(
+        Nights(result.run_dir),
+        Steps(evaluate=evaluate, register=enter),
+        asked_s=stop.at_s,
+        until_s=time.time() if stop.until_s is None else stop.until_s,
+        saved=result.checkpoint_step is not None and result.checkpoint_step == result.steps,
+        registers=job.spec.register is not None,
+        now_s=time.time,
+        say=desk.stage,
+    )
 
 
 def _outcome(job: TrainJob, result: RunResult, home: Path) -> tuple[Phase, str, bool]:

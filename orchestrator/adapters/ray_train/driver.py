@@ -77,6 +77,7 @@ class Driver:
         self._stopping_since_s = 0.0
         self._growing: Change | None = None
         self._is_warned = False
+        self._recalled = False
         self._waiting_for = ""
         self._held: Mapping[str, int] = {}
         self._looked_at_s = float("-inf")
@@ -107,6 +108,10 @@ class Driver:
             self._over(RunOver()) if wanted else self._try_to_start(now_s)
         elif attempt is None:
             return
+        elif self._around.sizing.overdue(attempt.plan, now_s):
+            self._recalled = True
+            due = "the devices that it had to give back were due"
+            self._around.hub.order(Abort(attempt=attempt.plan.attempt, reason=due, stacks=False))
         elif self._stopping is not None:
             if wanted > 1 or now_s - self._stopping_since_s > STOP_PATIENCE_S:
                 late = "the orderly stop took too long"
@@ -219,10 +224,16 @@ class Driver:
                 self._over(RunOver())
         else:
             self._on_failure(attempt, idle)
-        self._journal.attempt, self._stopping, self._growing, self._is_warned = None, None, None, False
+        self._journal.attempt, self._stopping, self._growing = None, None, None
+        self._is_warned = self._recalled = False
         self._looked_at_s = float("-inf")  # what is true of the cluster has just changed
 
     def _on_failure(self, attempt: OpenAttempt, idle: GroupIdle) -> None:
+        if self._recalled and self._stopping not in ENDING:
+            # Killed for its devices: the keepers have its last snapshot, and nothing is charged for it.
+            self._next_cause = Cause.SHRINK
+            self._close(idle, Outcome.FAILED, Cause.SHRINK, "killed: the devices that it had to give back were due")
+            return
         lost_nodes = self._around.agents.unreachable(idle.silent_nodes)
         cause, kind, detail = explain(attempt, idle, lost_nodes)
         for died in deaths(attempt, idle, lost_nodes):

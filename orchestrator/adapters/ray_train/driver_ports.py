@@ -43,6 +43,8 @@ class Sizing(Protocol):
         self, plan: AttemptPlan, held: Mapping[str, int], ready: Collection[str], progress: Progress, now_s: float
     ) -> Change | None: ...
 
+    def overdue(self, plan: AttemptPlan, now_s: float) -> bool: ...
+
 
 class Agents(Protocol):
     """The nodes' agents; see `fleet.Fleet`."""

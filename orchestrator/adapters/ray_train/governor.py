@@ -192,6 +192,16 @@ class Governor:
             case Hold():
                 return self._move(plan, fits, held, usable)
 
+    def overdue(self, plan: AttemptPlan, now_s: float) -> bool:
+        """Whether the group still sits on seats that it had to give back by now."""
+        self._read(now_s)
+        due_s = self._lease.others_end_s
+        return due_s is not None and now_s > due_s and not self._sits(plan)
+
+    def _sits(self, plan: AttemptPlan) -> bool:
+        seats, per_worker = self._lease.seats or {}, self._bounds.ranks_per_worker
+        return all(plan.nodes.count(node) * per_worker <= seats.get(node, 0) for node in set(plan.nodes))
+
     def _leased_workers(self) -> int:
         return 0 if self._lease.seats is None else min(sum(self._lease.seats.values()), self._bounds.max_workers)
 
@@ -200,10 +210,7 @@ class Governor:
 
     def _move(self, plan: AttemptPlan, fits: Mapping[str, int], held: Mapping[str, int], usable: int) -> Change | None:
         """To other seats at the same size, where the lease names others than the group sits on."""
-        seats, per_worker = self._lease.seats, self._bounds.ranks_per_worker
-        if seats is None or usable < plan.world_size:
-            return None
-        if all(plan.nodes.count(node) * per_worker <= seats.get(node, 0) for node in set(plan.nodes)):
+        if self._lease.seats is None or usable < plan.world_size or self._sits(plan):
             return None
         size = self._place(fits, held, plan.world_size)
         return Change(cause=Cause.SHRINK, size=size, detail="moves to the seats of its lease")

@@ -18,10 +18,12 @@ class Lease:
     """`workers` pins the size; None lets it follow the capacity there is, within the job's min..max.
 
     `seats`: how many workers may sit on each node, as a control plane leased them; None = wherever there is room.
+    `others_end_s`: when whoever sits elsewhere is killed (UTC seconds); None = nobody waits for those seats.
     """
 
     workers: int | None = None
     seats: Mapping[str, int] | None = None
+    others_end_s: float | None = None
 
 
 class FileLease:

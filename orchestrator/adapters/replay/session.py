@@ -100,10 +100,10 @@ def replay(
 ) -> Replayed:
     """Play the recording while the job trains; then train the same steps at one size, and compare.
 
-    Raises: UserError when the job's smallest size does not fit the nodes that are there at the beginning.
+    Raises: UserError as `check` does.
     """
+    check(job, how)
     size = node_size(job)
-    _check_beginning(job, how.events)
     events: list[Event] = []
     habits = how.habits or compressed(HABITS, how.speed)
     with LocalCluster((NodeSize(num_cpus=0),)) as cluster:
@@ -174,8 +174,10 @@ def compressed(habits: Habits, speed: float) -> Habits:
     return replace(habits, rules=rules, stay_s=habits.stay_s / speed)
 
 
-def _check_beginning(job: TrainJob, events: Sequence[NodeEvent]) -> None:
-    there = sum(event.at_s == 0.0 for event in events)
+def check(job: TrainJob, how: Replaying) -> None:
+    """Raises: UserError (never) for a job that needs GPUs, or more workers than nodes are there at the beginning."""
+    node_size(job)
+    there = sum(event.at_s == 0.0 for event in how.events)
     if there < job.spec.workers.min:
         raise UserError(
             f"spec.workers.min: {job.spec.workers.min} workers, and {there} of the played nodes are there at the "

@@ -20,9 +20,9 @@ _PROMPT = "def fibonacci(n):"
 
 @app.callback(invoke_without_command=True)
 def demo(ctx: typer.Context, steps: Steps = None, prompt: Prompt = _PROMPT, configs: Configs = None) -> None:
-    """Pack data, train, register, serve, complete, report; then leave nothing running."""
+    """Pack data, train, register, serve, complete, play a day, report; then leave nothing running."""
     if ctx.invoked_subcommand is None:
-        _run(("train", "serve"), steps, prompt, configs)
+        _run(("train", "serve", "day"), steps, prompt, configs)
 
 
 @app.command()
@@ -35,6 +35,12 @@ def train(steps: Steps = None, configs: Configs = None) -> None:
 def serve(prompt: Prompt = _PROMPT, configs: Configs = None) -> None:
     """Only serve the newest version that a demo has trained, and ask it for a completion."""
     _run(("serve",), None, prompt, configs)
+
+
+@app.command("day")
+def only_day(configs: Configs = None) -> None:
+    """Only play the day, with the newest version that a demo has trained."""
+    _run(("day",), None, _PROMPT, configs)
 
 
 def _run(parts: tuple[str, ...], steps: int | None, prompt: str, configs: Path | None) -> None:

@@ -21,6 +21,7 @@ from orchestrator.adapters.ray_train.run import RunOptions, RunResult, run_train
 from orchestrator.adapters.ray_train.signals import StopSignals
 from orchestrator.cli.demo.completion import complete
 from orchestrator.cli.demo.console import Stages
+from orchestrator.cli.demo.day_series import HOURS, find_day
 from orchestrator.cli.demo.weather import Weather
 from orchestrator.cli.live import LiveLine
 from orchestrator.cli.output import make_table
@@ -28,7 +29,7 @@ from orchestrator.cli.run_report import run_report
 from orchestrator.cli.submit import finish, put_aside
 from orchestrator.cli.tier import tier_from_environment
 from orchestrator.registry import Registry, Version
-from orchestrator.report import LadderRung, write_report
+from orchestrator.report import Day, LadderRung, write_report
 from orchestrator.spec import Endpoint, TrainJob, load_one
 from orchestrator.spec.errors import ExitCode, UserError
 
@@ -50,6 +51,7 @@ class Told:
     completion: str = ""
     first_token_s: float = 0.0
     tried: Tried | None = None
+    day: Day | None = None
     kept: list[str] = field(default_factory=list)
 
 
@@ -59,6 +61,7 @@ class Story:
     def __init__(self, *, home: Path, configs: Path, steps: int | None, prompt: str) -> None:
         self._home = home
         self._prompt = prompt
+        self._series, self._is_short = find_day(configs), steps is not None
         self._job_file = configs / "jobs" / "demo.yaml"
         self._job = _shortened(load_one(self._job_file, TrainJob), steps)
         self._endpoint = _on_free_port(load_one(configs / "endpoints" / "demo.yaml", Endpoint))
@@ -68,7 +71,7 @@ class Story:
         self._told = Told()
 
     def tell(self, parts: Sequence[str]) -> None:
-        """Run `parts` ("train", "serve"). Ctrl-C anywhere stops what was started and says what is kept."""
+        """Run `parts` ("train", "serve", "day"). Ctrl-C anywhere stops what was started and says what is kept."""
         try:
             with contextlib.ExitStack() as stack:
                 if "train" in parts:
@@ -80,6 +83,8 @@ class Story:
                     self._train()
                 if "serve" in parts:
                     self._serve()
+                if "day" in parts:
+                    self._day()
             if "train" in parts:
                 self._place()
             self._report()
@@ -145,6 +150,19 @@ class Story:
 
                 self._told.tried = try_tiers(deployed.url, self._endpoint, deployed.model, seconds=TIERS_S)
 
+    def _day(self) -> None:
+        from orchestrator.cli.demo.day import SECONDS, SHORT_SECONDS, play_day  # brings the control plane
+
+        seconds = SHORT_SECONDS if self._is_short else SECONDS
+        what = f"{HOURS:.0f} hours in {seconds:.0f} s: customers, spot nodes and a job on one Ray"
+        with self._stages.stage("day", what), StopSignals() as signals:
+            self._stages.say(f"the day: {self._series.source}")
+            ensure_dataset(self._job.spec.data.dataset, self._home)
+            self._told.day = play_day(
+                self._home, self._cluster, self._series, self._job, self._endpoint,
+                say=self._stages.say, signals=signals, seconds=seconds,
+            )  # fmt: skip
+
     def _place(self) -> None:
         with self._stages.stage("ladder", "counting and compressing the same held-out text"):
             folder = ensure_dataset(self._job.spec.data.dataset, self._home)
@@ -164,6 +182,7 @@ class Story:
             ladder=[LadderRung(name=name, bits_per_byte=bits, ours=ours) for name, bits, ours in self._ladder()],
             prompt=self._prompt if self._told.completion else "",
             completion=self._told.completion,
+            day=self._told.day,
             facts=[("whole demo", f"{self._stages.total_s:.0f} s")],
             notes=self._told.kept,
         )
@@ -193,6 +212,8 @@ class Story:
             out.print(f"\nfirst token after {self._told.first_token_s * 1e3:.0f} ms", highlight=False)
         if self._told.tried:
             self._print_tiers(out, self._told.tried)
+        if self._told.day:
+            out.print(f"\n{day_line(self._told.day)}", highlight=False)
         self._say_kept()
 
     def _print_tiers(self, out: Console, tried: Tried) -> None:
@@ -214,6 +235,18 @@ class Story:
         self._console.print(f"Nothing is left running. {self._stages.total_s:.0f} s in all. Kept:", highlight=False)
         for line in self._told.kept or ["nothing"]:
             self._console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def day_line(day: Day) -> str:
+    """What came of the day, in one line."""
+    slowest = max((one.waited_s for one in day.requests if not one.problem), default=None)
+    workers = [line.workers for line in day.lines if line.workers]
+    sizes = f"{min(workers)} to {max(workers)}" if workers else "no"
+    return (
+        f"The day ({day.hours:.0f} h in {day.seconds:.0f} s): {day.late} of {len(day.requests)} requests late "
+        f"(promised {_time(day.promised_s)}, slowest {_time(slowest)}); {day.devices_moved} devices moved, "
+        f"{day.most_lent} of {day.replicas} replicas lent at most; the job followed with {sizes} workers."
+    )
 
 
 def _time(seconds: float | None) -> str:

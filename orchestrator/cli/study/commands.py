@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli.foreground import refuse_hooks
 from orchestrator.cli.home import home_dir
 from orchestrator.cli.observe import configure_logging
 from orchestrator.cli.output import Format, Output, emit, make_table
@@ -46,6 +47,7 @@ def run(
     Exit codes: 0 the search is over, 7 a study of this name is there already, 130 stopped with its state saved.
     """
     study = load_one(file, Study)
+    refuse_hooks(study, file)
     home = home_dir()
     folder = home / "studies" / study.metadata.name
     if not fresh and _has_begun(folder):
@@ -77,6 +79,8 @@ def resume(
     study = load_one(file, Study) if file is not None else before
     if study.metadata.name != name:
         raise UserError(f"the file's study is {study.metadata.name!r}, not {name!r}", where=str(file))
+    if file is not None:
+        refuse_hooks(study, file)
     _drive(study, home, rates_of(cluster, pool, usd, watts), output)
 
 

@@ -7,7 +7,7 @@ same without drains and victims, and with everybody who has a claim: what preemp
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.policy.queueing.decisions import Placement, Seats
@@ -33,6 +33,27 @@ class Books:
         self.quotas.charge(queue, pool.name, devices)
         self.shares.charge(tenant, pool.resource, pool.name, devices)
 
+    def charge_all(self, sums: Sums, grounds: Mapping[str, Ground]) -> None:
+        """Charge what many leases hold together."""
+        for (queue, pool), devices in sums.queues.items():
+            self.quotas.charge(queue, pool, devices)
+        for (tenant, pool), devices in sums.tenants.items():
+            self.shares.charge(tenant, grounds[pool].pool.resource, pool, devices)
+
+
+@dataclass(slots=True)
+class Sums:
+    """Devices that leases hold, by (queue, pool) and by (tenant, pool)."""
+
+    queues: dict[tuple[str | None, str], int] = field(default_factory=dict)
+    tenants: dict[tuple[str | None, str], int] = field(default_factory=dict)
+
+    def add(self, lease: Lease, devices: int) -> None:
+        """Count a lease."""
+        queue, tenant = (lease.queue, lease.pool), (lease.tenant, lease.pool)
+        self.queues[queue] = self.queues.get(queue, 0) + devices
+        self.tenants[tenant] = self.tenants.get(tenant, 0) + devices
+
 
 @dataclass(slots=True)
 class Sitting:
@@ -51,6 +72,9 @@ class Sitting:
     @property
     def devices(self) -> int:
         """Devices it sits on."""
+        if len(self.seats) == 1:
+            (nodes,) = self.seats.values()
+            return sum(nodes.values())
         return sum([sum(nodes.values()) for nodes in self.seats.values()])
 
     @property
@@ -129,10 +153,21 @@ def set_up(snapshot: Snapshot) -> Board:
     resource_of = {pool.name: pool.resource for pool in snapshot.pools}
     now, later = (Books(Quotas.of(snapshot.queues), Shares.of(snapshot.tenants, resource_of)) for _ in range(2))
     sittings = {one.job.id: Sitting(one, {}, {}) for one in snapshot.running}
+    held, draining = Sums(), Sums()
     for lease in snapshot.leases:
         ground = grounds.get(lease.pool)
-        if ground is not None:
-            _charge(lease, ground, now, later, sittings.get(lease.holder), snapshot.now_s)
+        if ground is None:
+            continue
+        ground.charge(lease.nodes)
+        if lease.state is LeaseState.DRAINING:
+            draining.add(lease, lease.devices)
+            _expect(lease, ground, snapshot.now_s)
+        else:
+            held.add(lease, lease.devices)
+            _seat(lease, ground, sittings.get(lease.holder))
+    now.charge_all(held, grounds)
+    now.charge_all(draining, grounds)
+    later.charge_all(held, grounds)
     for ground in grounds.values():
         ground.settle()
     return Board(
@@ -149,25 +184,25 @@ def set_up(snapshot: Snapshot) -> Board:
     )
 
 
-def _charge(lease: Lease, ground: Ground, now: Books, later: Books, sitting: Sitting | None, now_s: float) -> None:
-    ground.charge(lease.nodes)
-    devices = lease.devices
-    now.charge(lease.queue, lease.tenant, ground.pool, devices)
-    if lease.state is LeaseState.DRAINING:
-        until_s = now_s if lease.until_s is None else max(lease.until_s, now_s)
-        for name, count in lease.nodes:
-            at = ground.index.get(name)
-            if at is not None:
-                ground.drain(at, count, until_s)
+def _expect(lease: Lease, ground: Ground, now_s: float) -> None:
+    """Devices of a lease come back."""
+    until_s = now_s if lease.until_s is None else max(lease.until_s, now_s)
+    for name, count in lease.nodes:
+        at = ground.index.get(name)
+        if at is not None:
+            ground.drain(at, count, until_s)
+
+
+def _seat(lease: Lease, ground: Ground, sitting: Sitting | None) -> None:
+    """A job sits where its lease is; what stood on a vanished node is no seat."""
+    if sitting is None:
         return
-    later.charge(lease.queue, lease.tenant, ground.pool, devices)
-    if sitting is not None:
-        seats = sitting.seats.setdefault(lease.pool, {})
-        for name, count in lease.nodes:
-            at = ground.index.get(name)
-            if at is not None:
-                seats[at] = seats.get(at, 0) + count
-        sitting.before[lease.pool] = dict(seats)
+    seats = sitting.seats.setdefault(lease.pool, {})
+    for name, count in lease.nodes:
+        at = ground.index.get(name)
+        if at is not None:
+            seats[at] = seats.get(at, 0) + count
+    sitting.before[lease.pool] = dict(seats)
 
 
 def _reserved(running: Iterable[Running]) -> dict[str, Purse]:

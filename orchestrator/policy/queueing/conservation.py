@@ -17,25 +17,31 @@ def breaches(snapshot: Snapshot, decisions: Decisions) -> list[str]:
     nothing was added; new seats only on nodes that take new work; every waiting job has one verdict; nobody is
     started below its minimum.
     """
-    observed = {(pool.name, node.name): node for pool in snapshot.pools for node in pool.nodes}
-    charged: dict[Spot, int] = {}
-    for lease in snapshot.leases:
-        for node, devices in lease.nodes:
-            charged[lease.pool, node] = charged.get((lease.pool, node), 0) + devices
-    placements = _placements(decisions)
-    placed = _placed(snapshot, placements)
+    placements, waiting = _placements(decisions), {job.id: job for job in snapshot.waiting}
+    placed = _placed(snapshot, placements, waiting)
     added = _added(snapshot, placements, placed)
+    observed = {
+        (pool.name, node.name): node
+        for pool in snapshot.pools
+        for node in pool.nodes
+        if (pool.name, node.name) in added
+    }
+    charged = dict.fromkeys(added, 0)
+    for lease in snapshot.leases:
+        for name, devices in lease.nodes:
+            if (lease.pool, name) in added:
+                charged[lease.pool, name] += devices
     found = [
-        f"{spot}: {charged.get(spot, 0)} + {devices} devices leased of {observed[spot].devices}"
+        f"{spot}: {charged[spot]} + {devices} devices leased of {observed[spot].devices}"
         for spot, devices in sorted(added.items())
-        if charged.get(spot, 0) + devices > observed[spot].devices or observed[spot].state is not NodeState.OK
+        if charged[spot] + devices > observed[spot].devices or observed[spot].state is not NodeState.OK
     ]
     found += [
         f"{job}: {workers} workers are no useful size of {placed[job].sizes}"
         for job, placement in placements
         if not _useful(placed[job], workers := workers_in(placement))
     ]
-    return found + _verdict_breaches(snapshot, decisions)
+    return found + _verdict_breaches(waiting, decisions)
 
 
 def _useful(job: Job, workers: int) -> bool:
@@ -59,10 +65,10 @@ def _added(snapshot: Snapshot, placements: Placements, placed: dict[str, Job]) -
     return added
 
 
-def _placed(snapshot: Snapshot, placements: Placements) -> dict[str, Job]:
+def _placed(snapshot: Snapshot, placements: Placements, waiting: dict[str, Job]) -> dict[str, Job]:
     """The jobs that are given seats, by id."""
     names = {job for job, _ in placements}
-    found = {job.id: job for job in snapshot.waiting if job.id in names}
+    found = {name: waiting[name] for name in names if name in waiting}
     return found | {one.job.id: one.job for one in snapshot.running if one.job.id in names}
 
 
@@ -71,15 +77,16 @@ def _placements(decisions: Decisions) -> Placements:
     return starts + [(one.job, one.placement) for one in decisions.changes if isinstance(one, Resize)]
 
 
-def _verdict_breaches(snapshot: Snapshot, decisions: Decisions) -> list[str]:
+def _verdict_breaches(waiting: dict[str, Job], decisions: Decisions) -> list[str]:
     found = []
-    answered, waiting = {one.job for one in decisions.verdicts}, {job.id for job in snapshot.waiting}
-    if answered != waiting or len(decisions.verdicts) != len(snapshot.waiting):
+    # As many as there are jobs, none twice and each for one of them: one for every job.
+    answered = {one.job for one in decisions.verdicts}
+    if not len(answered) == len(decisions.verdicts) == len(waiting) or answered != waiting.keys():
         found.append("not every waiting job has exactly one verdict")
     changed = [one.job for one in decisions.changes]
     if len(set(changed)) != len(changed):
         found.append("a running job is changed twice")
     stopped = {one.job for one in decisions.changes if isinstance(one, Evict)}
-    if stopped & waiting:
+    if stopped & waiting.keys():
         found.append("a waiting job is stopped")
     return found

@@ -7,6 +7,7 @@ order its tuples come (tests/policy/queueing/test_decide.py).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
@@ -83,9 +84,9 @@ def _growing(board: Board, forced: Forced, refused: frozenset[str]) -> list[Job]
     if all(ground.total_free <= 0 for ground in board.grounds.values()):
         return []
     return [
-        one.job
+        one.running.job
         for one in board.sittings.values()
-        if one.job.queue in board.queues
+        if one.running.job.queue in board.queues
         and (not one.changed or one.job.id in forced.moves)
         and one.workers < one.job.sizes[-1]
         and one.job.id not in refused
@@ -144,9 +145,16 @@ def _start_detail(start: Start) -> str:
 
 def _waits(outcome: _Outcome) -> list[Verdict]:
     """In the order of the snapshot, which is nearly that of ids where jobs come one after the other."""
-    waits = outcome.gated | outcome.desk.waits
-    answers = [(job.id, waits[job.id]) for job in outcome.board.snapshot.waiting if job.id in waits]
-    return [Reject(job, why) if why.reason in NEVER else Wait(job, why) for job, why in answers]
+    desk, found = outcome.desk, [_no(job, why) for job, why in outcome.gated.items()]
+    for job, answer in zip(desk.lined, desk.answers, strict=True):
+        why = desk.waits.get(job.id) if answer is None else answer
+        if why is not None:
+            found.append(_no(job.id, why))
+    return found
+
+
+def _no(job: str, why: Explanation) -> Verdict:
+    return Reject(job, why) if why.reason in NEVER else Wait(job, why)
 
 
 def _changes(outcome: _Outcome) -> Iterable[Change]:
@@ -190,7 +198,8 @@ def _wake_at_s(outcome: _Outcome, changes: Iterable[Change]) -> float | None:
     board, now_s = outcome.board, outcome.board.snapshot.now_s
     instants = [until_s for ground in board.grounds.values() for until_s, _, _ in ground.drains]
     instants += [one.drain_until_s for one in changes if isinstance(one, Evict) or one.cause is not ChangeCause.GROWS]
-    instants += [why.eta_s for why in outcome.desk.waits.values() if why.eta_s is not None]
+    whys = itertools.chain(outcome.desk.waits.values(), outcome.desk.answers)
+    instants += [why.eta_s for why in whys if why is not None and why.eta_s is not None]
     instants += [
         one.running.started_s + board.queues[one.job.queue].min_run_s
         for one in board.sittings.values()

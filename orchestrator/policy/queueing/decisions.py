@@ -43,12 +43,14 @@ class StartReason(enum.StrEnum):
 
 
 class ChangeCause(enum.StrEnum):
-    """Why a running job changes size or stops. LENT, RETURNED: an endpoint's devices go to training, and come back."""
+    """Why a running job changes size or stops. LENT, RETURNED: an endpoint's devices go to training, and come back.
+    EMERGENCY: they are wanted at once, and nothing is saved to storage first."""
 
     GROWS = "grows"
     LENT = "lent"
     RETURNED = "returned"
     RECALL = "recall"
+    EMERGENCY = "emergency"
     RECLAIM = "reclaim"
     PRIORITY = "priority"
     FAIR_SHARE = "fair_share"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator.policy.queueing.board import Board, Sitting
@@ -33,12 +34,15 @@ class Start:
 class Desk:
     """The board with everything that was answered so far: `starts` and `waits` by job, `claims` in order.
 
+    Jobs of `lined` that wait for what another one waits for are answered in `answers`, at their places.
     `claimed` and `promised` are what the next decision must remember; `seated` are all jobs that have devices.
     """
 
     board: Board
     starts: dict[str, Start] = field(default_factory=dict)
     waits: dict[str, Explanation] = field(default_factory=dict)
+    lined: Sequence[Job] = ()
+    answers: list[Explanation | None] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
     claimed: list[Claimed] = field(default_factory=list)
     promised: dict[str, Promised] = field(default_factory=dict)

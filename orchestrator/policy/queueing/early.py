@@ -36,9 +36,8 @@ def _serve_owner(desk: Desk, job: Job, pool: str, most_workers: int) -> bool:
 def honour_claims(desk: Desk, waiting: Iterable[Job]) -> None:
     """What was asked back for a job is its own once it is there, unless a higher class came to its queue since."""
     records = {one.job: one for one in desk.board.snapshot.claims}
-    left = _left(desk, waiting) if records else []
-    newcomers = _newcomers(left, records.values())
-    mine = [job for job in left if job.id in records]
+    mine = _left(desk, [job for job in waiting if job.id in records]) if records else []
+    newcomers = _newcomers(desk, waiting, records.values()) if mine else {}
     for job in sorted(mine, key=lambda one: (records[one.id].since_s, one.submitted_s, one.id)):
         if not _overruled(job, records[job.id].since_s, newcomers.get(job.queue, ())):
             _redeem(desk, job, records[job.id])
@@ -57,9 +56,8 @@ def _redeem(desk: Desk, job: Job, record: Claimed) -> None:
 def keep_promises(desk: Desk, waiting: Iterable[Job]) -> None:
     """Who was promised a start is before everybody who was not: it starts, or is promised again."""
     records = {one.job: one for one in desk.board.snapshot.promises}
-    left = _left(desk, waiting) if records else []
-    newcomers = _newcomers(left, records.values())
-    mine = [job for job in left if job.id in records]
+    mine = _left(desk, [job for job in waiting if job.id in records]) if records else []
+    newcomers = _newcomers(desk, waiting, records.values()) if mine else {}
     for job in sorted(mine, key=lambda one: (records[one.id].at_s, one.id)):
         record = records[job.id]
         if _overruled(job, record.since_s, newcomers.get(job.queue, ())):
@@ -75,13 +73,12 @@ def _left(desk: Desk, waiting: Iterable[Job]) -> list[Job]:
     return [job for job in waiting if job.id not in desk.starts and job.id not in desk.waits]
 
 
-def _newcomers(left: Iterable[Job], records: Iterable[Claimed | Promised]) -> dict[str, list[Job]]:
+def _newcomers(desk: Desk, waiting: Iterable[Job], records: Iterable[Claimed | Promised]) -> dict[str, list[Job]]:
     """Jobs that came after the first thing was said, by queue: the only ones that can overrule."""
-    first_s = min((one.since_s for one in records), default=0.0)
+    first_s = min(one.since_s for one in records)
     found: dict[str, list[Job]] = {}
-    for job in left:
-        if job.submitted_s > first_s:
-            found.setdefault(job.queue, []).append(job)
+    for job in _left(desk, [job for job in waiting if job.submitted_s > first_s]):
+        found.setdefault(job.queue, []).append(job)
     return found
 
 

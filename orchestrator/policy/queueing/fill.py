@@ -12,7 +12,7 @@ from orchestrator.policy.queueing.board import Sitting
 from orchestrator.policy.queueing.desk import Desk
 from orchestrator.policy.queueing.early import honour_claims, keep_promises, serve_owners
 from orchestrator.policy.queueing.growth import grow
-from orchestrator.policy.queueing.order import QueueKey, QueueLine, line_up
+from orchestrator.policy.queueing.order import SEATED, QueueKey, QueueLine, line_up
 from orchestrator.policy.queueing.values import Job
 
 
@@ -21,8 +21,7 @@ def fill(desk: Desk, waiting: list[Job], growing: list[Job]) -> None:
     serve_owners(desk, waiting)
     honour_claims(desk, waiting)
     keep_promises(desk, waiting)
-    rest = (job for job in waiting if job.id not in desk.waits)
-    lines = {line.name: line for line in line_up(desk.board, [*rest, *growing])}
+    lines = {line.name: line for line in _lines(desk, waiting, growing)}
     heap = [key for line in lines.values() if (key := _key(desk, line)) is not None]
     heapq.heapify(heap)
     while heap:
@@ -32,10 +31,21 @@ def fill(desk: Desk, waiting: list[Job], growing: list[Job]) -> None:
             heapq.heappush(heap, key)
 
 
+def _lines(desk: Desk, waiting: list[Job], growing: list[Job]) -> list[QueueLine]:
+    """Everybody who has no answer yet. Who has devices may be given more."""
+    desk.lined, desk.answers = waiting, [None] * len(waiting)
+    left, places = waiting, list(range(len(waiting)))
+    if desk.waits or desk.starts:
+        places = [at for at, job in enumerate(waiting) if job.id not in desk.waits]
+        left = [waiting[at] for at in places]
+        places = [SEATED if waiting[at].id in desk.starts else at for at in places]
+    return line_up(desk.board, [*left, *growing], [*places, *(SEATED for _ in growing)])
+
+
 def _key(desk: Desk, queue: QueueLine) -> QueueKey | None:
     """The queue's place by the next of its jobs that needs a turn; those that do not are answered on the way."""
     while (line := queue.next_line()) is not None:
-        desk.known.pass_over(line, desk.waits, desk.seated)
+        desk.known.pass_over(line, desk.answers, desk.seated)
         if (job := line.head) is not None:
             return queue.key(desk.board.candidates(job), job)
     return None

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import attrgetter
+
+import numpy as np
 
 from orchestrator.policy.queueing.board import Board, Sitting
 from orchestrator.policy.queueing.decisions import ChangeCause, Evict
@@ -11,8 +14,10 @@ from orchestrator.policy.queueing.ground import Ground
 from orchestrator.policy.queueing.money import spent_up
 from orchestrator.policy.queueing.places import NodeState
 from orchestrator.policy.queueing.seating import seat_more
-from orchestrator.policy.queueing.values import Lease, LeaseState
+from orchestrator.policy.queueing.values import UNLIMITED, Lease, LeaseState
 from orchestrator.policy.windows import current
+
+_ID = attrgetter("running.job.id")
 
 
 @dataclass(slots=True)
@@ -25,14 +30,15 @@ class Forced:
 
 def force(board: Board) -> Forced:
     """Change the sittings that cannot stay as they are; all others are left alone."""
-    forced = Forced()
-    for sitting in sorted(board.sittings.values(), key=lambda one: one.job.id):
-        found = _over(board, sitting)
+    forced, everybody = Forced(), sorted(board.sittings.values(), key=_ID)
+    for sitting in everybody:
+        job = sitting.running.job
+        found = None if job.window is None and job.spending is UNLIMITED else _over(board, sitting)
         if found is not None:
             evict(board, sitting, found.drain_until_s)
             forced.evictions[sitting.job.id] = found
     lost, leaving = _lost_seats(board), _leaving(board)
-    for sitting in sorted(board.sittings.values(), key=lambda one: one.job.id):
+    for sitting in everybody:
         if not sitting.changed:
             until_s = _leave(board, sitting, leaving) if leaving else None
             _move(board, sitting, lost.get(sitting.job.id, 0), until_s, forced)
@@ -70,7 +76,19 @@ def _over(board: Board, sitting: Sitting) -> Evict | None:
         detail = f"window {job.window!r} has closed"
         until_s = _grace_ends_s(board, job.window)
         return Evict(job=job.id, cause=ChangeCause.WINDOW_CLOSED, detail=detail, drain_until_s=until_s)
+    if closes_s is not None and closes_s - now_s <= (finish_s := _finish_s(sitting)):
+        left_s = closes_s - now_s
+        detail = (
+            f"window {job.window!r} closes in {left_s:.0f} s; evaluation and all that ends a night take {finish_s:.0f}"
+        )
+        return Evict(job=job.id, cause=ChangeCause.WINDOW_CLOSED, detail=detail, drain_until_s=closes_s)
     return None
+
+
+def _finish_s(sitting: Sitting) -> float:
+    """How long before a window's close a job's night ends: 0 where the job could start again in what would be left."""
+    tempo = sitting.running.tempo
+    return 0.0 if tempo is None or tempo.finish_s >= sitting.job.min_slice_s else tempo.finish_s
 
 
 def _grace_ends_s(board: Board, window: str | None) -> float:
@@ -103,13 +121,17 @@ def _on_vanished(lease: Lease, ground: Ground) -> int:
 
 def _shortfalls(board: Board, ground: Ground) -> list[tuple[str, int]]:
     pool, found = ground.pool.name, []
-    held: dict[int, int] = {}
+    held = [0] * len(ground.names)
     for sitting in board.sittings.values():
-        for at, devices in sitting.seats.get(pool, {}).items():
-            held[at] = held.get(at, 0) + devices
+        seats = sitting.seats.get(pool)
+        if seats:
+            for at, devices in seats.items():
+                held[at] += devices
+    if (np.array(held, dtype=np.int64) <= ground.whole).all():
+        return []
     for node in ground.pool.nodes:
         at = ground.index[node.name]
-        missing = held.get(at, 0) - node.devices
+        missing = held[at] - node.devices
         if missing > 0:
             found += _shed(board, pool, at, missing)
     return found

@@ -33,15 +33,17 @@ class Gatekeeper:
         """Jobs that pass, and why the others do not. Most jobs ask for nothing special: they are told at a glance."""
         passed: list[Job] = []
         gated: dict[str, Explanation] = {}
-        queues = self._queues
+        opened: dict[tuple[str, int, str, str], bool] = {}
         for job in jobs:
-            plain = job.active and not job.unmet and job.data_staged and job.window is None
-            plain = plain and job.spending is UNLIMITED and queues.get((job.queue, job.tenant), _UNKNOWN) is None
-            why = None if plain else self.stops(job)
+            if job.plain and opened.get(job.line):
+                passed.append(job)
+                continue
+            why = self.stops(job)
             if why is None:
                 passed.append(job)
             else:
                 gated[job.id] = why
+            opened[job.line] = self._queues.get((job.queue, job.tenant), _UNKNOWN) is None
         return passed, gated
 
     def stops(self, job: Job) -> Explanation | None:

@@ -21,7 +21,8 @@ Taken = tuple[tuple[int, int], ...]
 
 @dataclass(slots=True)
 class Ground:
-    """`free`: devices nobody is charged for on nodes that take new work; `held_back`: the same on held nodes.
+    """`whole`: all devices of every node, whoever has them. `free`: those that nobody is charged for on nodes that take
+    new work; `held_back`: the same on held nodes.
 
     `draining`: devices on their way back that nobody has a claim to yet; `claimed`: those that somebody has one to.
     `total_free` is what may be given out: free devices less the endpoints' headroom.
@@ -33,6 +34,7 @@ class Ground:
     paths: tuple[tuple[str, ...], ...]
     starts: tuple[NDArray[np.int64], ...]
     ok: NDArray[np.bool_]
+    whole: Devices
     free: Devices
     held_back: Devices
     draining: Devices
@@ -51,6 +53,7 @@ class Ground:
             paths=layout.paths,
             starts=layout.starts,
             ok=layout.ok,
+            whole=layout.whole,
             free=layout.devices.copy(),
             held_back=layout.held.copy(),
             draining=np.zeros(len(layout.names), dtype=np.int64),
@@ -109,14 +112,15 @@ class Ground:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """What follows from the nodes of a pool alone; nobody writes to it. `devices` of nodes that take new work, `held`
-    those of held ones."""
+    """What follows from the nodes of a pool alone; nobody writes to it. `whole`: devices of all nodes, `devices` those
+    of nodes that take new work, `held` those of held ones."""
 
     names: tuple[str, ...]
     index: dict[str, int]
     paths: tuple[tuple[str, ...], ...]
     starts: tuple[NDArray[np.int64], ...]
     ok: NDArray[np.bool_]
+    whole: Devices
     devices: Devices
     held: Devices
 
@@ -136,6 +140,7 @@ def _layout(given: tuple[Node, ...]) -> _Layout:
         paths=paths,
         starts=_starts(paths),
         ok=ok,
+        whole=devices,
         devices=np.where(ok, devices, 0),
         held=np.where(held, devices, 0),
     )

@@ -2,7 +2,8 @@
 
 Shrinking comes before stopping, and who loses least comes first, as in a preemption; nobody's minimum run time stands
 against it, because whoever runs on lent devices was told so. Which devices are lent and when they are called back is
-the lending policy's decision; here it is carried out.
+the lending policy's decision; here it is carried out. In an emergency the deadline is the shortest that is safe: twice
+what the job's stops have taken, which ends in a snapshot in memory; storage waits until the devices are gone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,11 @@ from orchestrator.policy.queueing.decisions import ChangeCause, Evict
 from orchestrator.policy.queueing.forced import Forced, evict
 from orchestrator.policy.queueing.ground import Ground
 from orchestrator.policy.queueing.victims import cost
+
+EMERGENCY_LEAST_S = 5.0
+"""No stop is asked to be quicker: ranks agree on a step, make it, and copy their state."""
+EMERGENCY_UNKNOWN_S = 30.0
+"""For a job of which no stop was seen yet."""
 
 
 def call_back(board: Board, forced: Forced) -> None:
@@ -40,12 +46,21 @@ def _seats(ground: Ground, sitting: Sitting) -> dict[int, int]:
     return {at: count for at, count in sitting.seats.get(ground.pool.name, {}).items() if ground.ok[at]}
 
 
+def deadline(board: Board, ground: Ground, sitting: Sitting) -> tuple[ChangeCause, float]:
+    """Why a job gives devices back, and until when."""
+    now_s, grace_s = board.snapshot.now_s, board.snapshot.rules.drain_grace_s
+    if not ground.pool.urgent:
+        return ChangeCause.RECALL, now_s + grace_s
+    tempo = sitting.running.tempo
+    safe_s = EMERGENCY_UNKNOWN_S if tempo is None else max(EMERGENCY_LEAST_S, 2 * tempo.stop_s)
+    return ChangeCause.EMERGENCY, now_s + min(grace_s, safe_s)
+
+
 def _shrink(board: Board, ground: Ground, forced: Forced) -> None:
-    until_s = board.snapshot.now_s + board.snapshot.rules.drain_grace_s
     for sitting in _there(board, ground):
-        given = _give(board, ground, sitting, _short(ground), until_s)
-        if given:
-            forced.moves[sitting.job.id] = (ChangeCause.RECALL, until_s)
+        cause, until_s = deadline(board, ground, sitting)
+        if _give(board, ground, sitting, _short(ground), until_s):
+            forced.moves[sitting.job.id] = (cause, until_s)
 
 
 def _give(board: Board, ground: Ground, sitting: Sitting, short: int, until_s: float) -> int:
@@ -78,13 +93,11 @@ def _release(board: Board, ground: Ground, sitting: Sitting, at: int, devices: i
 
 def _stop(board: Board, ground: Ground, forced: Forced) -> None:
     """What shrinking does not give is given by stopping."""
-    until_s = board.snapshot.now_s + board.snapshot.rules.drain_grace_s
     for sitting in _there(board, ground):
         if _short(ground) <= 0:
             return
+        cause, until_s = deadline(board, ground, sitting)
         detail = f"endpoints need {_short(ground)} more devices of pool {ground.pool.name!r}"
         evict(board, sitting, until_s)
         forced.moves.pop(sitting.job.id, None)
-        forced.evictions[sitting.job.id] = Evict(
-            job=sitting.job.id, cause=ChangeCause.RECALL, detail=detail, drain_until_s=until_s
-        )
+        forced.evictions[sitting.job.id] = Evict(job=sitting.job.id, cause=cause, detail=detail, drain_until_s=until_s)

@@ -10,10 +10,10 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from orchestrator.policy.queueing.decisions import Explanation, WaitReason
-from orchestrator.policy.queueing.order import Line
+from orchestrator.policy.queueing.order import SEATED, Line
 from orchestrator.policy.queueing.parties import Queue
 from orchestrator.policy.queueing.shares import Shares
-from orchestrator.policy.queueing.values import Job
+from orchestrator.policy.queueing.values import Job, Shape
 
 SHARED = frozenset(
     {
@@ -28,8 +28,6 @@ SHARED = frozenset(
 )
 """Reasons that hold for every job of the same queue and shape, however long it runs."""
 
-Shape = tuple[int, int, int, str, str | None, str]
-
 
 @dataclass(slots=True)
 class KnownAnswers:
@@ -41,7 +39,7 @@ class KnownAnswers:
     brought: dict[str, dict[str, int]] = field(default_factory=dict)
     _now: dict[str, dict[Shape, Explanation]] = field(default_factory=dict)
     _never: dict[str, dict[Shape, Explanation]] = field(default_factory=dict)
-    _delays: dict[tuple[str | tuple[str, ...], Shape], tuple[float, Explanation]] = field(default_factory=dict)
+    _delays: dict[str | tuple[str, ...], dict[Shape, tuple[float, Explanation]]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, shares: Shares, queues: Iterable[Queue]) -> KnownAnswers:
@@ -56,44 +54,42 @@ class KnownAnswers:
         """Keep what a job waits for, if it says something of others."""
         brought, left = self._own(job.tenant)
         if why.reason in SHARED and job.min_devices > left:
-            self._now.setdefault(job.queue, {})[_shape(job)] = why
+            self._now.setdefault(job.queue, {})[job.shape] = why
         elif why.reason is WaitReason.EXCEEDS_MAX_QUOTA and job.min_devices > brought:
-            self._never.setdefault(job.queue, {})[_shape(job)] = why
+            self._never.setdefault(job.queue, {})[job.shape] = why
         elif why.reason is WaitReason.BACKFILL_RESERVATION:
             users = job.queue if why.of_quota else self.pools[job.queue]
-            self._delays[users, _shape(job)] = (_length(job), why)
+            self._delays.setdefault(users, {})[job.shape] = (_length(job), why)
 
-    def pass_over(self, line: Line, waits: dict[str, Explanation], seated: Container[str]) -> None:
-        """Answer the next jobs of a line as far as they wait for something known; `seated` jobs get their turn."""
-        jobs, resource, delays = line.jobs, line.resource, self._delays
-        now, never = self._now.get(jobs[0].queue, {}), self._never.get(jobs[0].queue, {})
+    def pass_over(self, line: Line, answers: list[Explanation | None], seated: Container[str]) -> None:
+        """Answer the next jobs of a line as far as they wait for something known, at their places; `seated` jobs get
+        their turn."""
+        jobs, places, queue = line.jobs, line.places, line.jobs[0].queue
+        if line.at < len(jobs) and jobs[line.at].id in seated:
+            return
+        now, never = self._now.get(queue, {}), self._never.get(queue, {})
+        delays = [known for users in (self.pools[queue], queue) if (known := self._delays.get(users))]
         brought, left = self._own(line.tenant)
-        # This loop looks at everybody who waits: `_shape` is written out in it.
+        # This loop looks at everybody who waits. Who was given devices since the lines were made is first in its own.
         for at in range(line.at, len(jobs)):
-            job = jobs[at]
-            sizes, per_worker = job.sizes, job.devices_per_worker
-            shape = (sizes[0], sizes[-1], per_worker, job.coupling, job.window, resource)
-            need = sizes[0] * per_worker
+            job, place = jobs[at], places[at]
+            need, shape = job.min_devices, job.shape
             # A tenant's own devices may do where the queue's do not: what others wait for says nothing of it.
             why = now.get(shape) if need > left else None
             if why is None and never and need > brought:
                 why = never.get(shape)
             if why is None and delays:
-                why = self._delay(job, shape)
-            if why is None or job.id in seated:
+                # Who runs as long as one that would delay a head would delay it, too.
+                for known in delays:
+                    found = known.get(shape)
+                    if found is not None and (job.work_s is None or job.work_s >= found[0]):
+                        why = found[1]
+                        break
+            if why is None or place == SEATED:
                 line.at = at
                 return
-            waits[job.id] = why
+            answers[place] = why
         line.at = len(jobs)
-
-    def _delay(self, job: Job, shape: Shape) -> Explanation | None:
-        """A job that runs as long as one that would delay a head would delay it, too."""
-        length = _length(job)
-        for users in (self.pools[job.queue], job.queue):
-            found = self._delays.get((users, shape))
-            if found is not None and length >= found[0]:
-                return found[1]
-        return None
 
     def _own(self, tenant: str) -> tuple[int, int]:
         """Most devices of one pool that a tenant brought, and most that it does not use yet."""
@@ -101,11 +97,6 @@ class KnownAnswers:
         if not pools:
             return 0, 0
         return max(pools.values()), max(self.shares.own_available(tenant, pool) for pool in pools)
-
-
-def _shape(job: Job) -> Shape:
-    sizes = job.sizes
-    return sizes[0], sizes[-1], job.devices_per_worker, job.coupling, job.window, job.resource
 
 
 def _length(job: Job) -> float:

@@ -7,25 +7,33 @@ earlier one are passed over without a turn: waiting changes nobody's standing.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 
 from orchestrator.policy.queueing.board import Board
 from orchestrator.policy.queueing.deadlines import urgent
+from orchestrator.policy.queueing.shares import Member
 from orchestrator.policy.queueing.values import Job
 
+SEATED = -1
+"""The place of a job that has devices."""
 QueueKey = tuple[bool, float, float, str]
 """Whether its next job would borrow, what it borrows for its weight, how full it is, its name."""
 
 
 @dataclass(slots=True)
 class Line:
-    """Jobs of one queue, class and tenant, in order; `at` is the next one."""
+    """Jobs of one queue, class and tenant, in order; `at` is the next one.
+
+    `places`: where each of them stands among those who wait; `SEATED` for one that has devices, which is answered by
+    nobody: it gets its turn.
+    """
 
     tenant: str
     resource: str
+    member: Member
     jobs: list[Job] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
     at: int = 0
 
     @property
@@ -53,19 +61,19 @@ class QueueLine:
                 standing, _, _, line = self.heap[0]
                 if line.head is None:
                     heapq.heappop(self.heap)
-                elif (now := self._standing(line)) > standing:
+                elif (now := line.member.standing) > standing:
                     heapq.heapreplace(self.heap, self._entry(line, now))
                 else:
                     return line
             if not self.classes:
                 return None
-            self.heap = [self._entry(line, self._standing(line)) for line in self.classes.pop(0)]
+            self.heap = [self._entry(line, line.member.standing) for line in self.classes.pop(0)]
             heapq.heapify(self.heap)
 
     def rival(self, line: Line) -> tuple[float, str]:
         """Standing and name of the next tenant of the class; infinite if there is none."""
         others = (
-            (self._standing(one[-1]), one[-1].tenant) for one in self.heap if one[-1] is not line and one[-1].head
+            (one[-1].member.standing, one[-1].tenant) for one in self.heap if one[-1] is not line and one[-1].head
         )
         return min(others, default=(float("inf"), ""))
 
@@ -74,40 +82,46 @@ class QueueLine:
 
         Measured in the pools its next job could use, as if they were one.
         """
-        accounts = [self.board.account(self.name, pool) for pool in pool_hint]
-        used, nominal = (sum(getattr(one, key) for one in accounts) for key in ("used", "nominal"))
+        used = nominal = borrowed = 0
+        for pool in pool_hint:
+            account = self.board.account(self.name, pool)
+            used, nominal, borrowed = used + account.used, nominal + account.nominal, borrowed + account.borrowed
         weight = self.board.queues[self.name].weight
-        borrowed = sum(one.borrowed for one in accounts)
         filled = used / nominal if nominal else float(used)
         return used + job.min_devices > nominal, borrowed / weight, filled, self.name
-
-    def _standing(self, line: Line) -> float:
-        return self.board.now.shares.member(line.tenant, line.resource).standing
 
     def _entry(self, line: Line, standing: float) -> tuple[float, str, str, Line]:
         return standing, line.tenant, line.resource, line
 
 
-def line_up(board: Board, jobs: Iterable[Job]) -> list[QueueLine]:
-    """Sort jobs into lines, by name of queue.
+def line_up(board: Board, jobs: Sequence[Job], places: Sequence[int]) -> list[QueueLine]:
+    """Sort jobs into lines, by name of queue; `places` as in `Line`.
 
     Within a tenant and class, jobs whose latest start for their deadline is near go first, then first come, first
     served; equal times end on the id, which moves nothing between tenants.
     """
     lines: dict[tuple[str, int, str, str], Line] = {}
     queues: dict[str, dict[int, list[Line]]] = {}
-    for job in sorted(jobs, key=attrgetter("submitted_s", "id")):
-        key = (job.queue, job.priority, job.tenant, job.resource)
-        line = lines.get(key)
+    shares, dated = board.now.shares, set()
+    for at in sorted(range(len(jobs)), key=[job.since for job in jobs].__getitem__):
+        job = jobs[at]
+        line = lines.get(job.line)
         if line is None:
-            line = lines[key] = Line(job.tenant, job.resource)
+            line = lines[job.line] = Line(job.tenant, job.resource, shares.member(job.tenant, job.resource))
             queues.setdefault(job.queue, {}).setdefault(job.priority, []).append(line)
         line.jobs.append(job)
-    now_s, urgent_s = board.snapshot.now_s, board.snapshot.rules.urgent_s
-    for line in lines.values():
-        if any(job.deadline_s is not None for job in line.jobs):
-            line.jobs.sort(key=lambda job: not urgent(job, now_s=now_s, urgent_s=urgent_s))
+        line.places.append(places[at])
+        if not job.plain and job.deadline_s is not None:
+            dated.add(job.line)
+    for key in dated:
+        _urgent_first(lines[key], board.snapshot.now_s, board.snapshot.rules.urgent_s)
     return [
         QueueLine(name, [classes[priority] for priority in sorted(classes, reverse=True)], board)
         for name, classes in sorted(queues.items())
     ]
+
+
+def _urgent_first(line: Line, now_s: float, urgent_s: float) -> None:
+    late = [not urgent(job, now_s=now_s, urgent_s=urgent_s) for job in line.jobs]
+    order = sorted(range(len(late)), key=late.__getitem__)
+    line.jobs, line.places = [line.jobs[at] for at in order], [line.places[at] for at in order]

@@ -38,12 +38,14 @@ OVER = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.STOPPED, Phase.LOST})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What a job tells of its resizes; None in a report where it has measured nothing yet."""
+    """What a job tells of its resizes; None in a report where it has measured nothing yet. `finish_s`: from the stop
+    that ends its night to having let go, with its model evaluated and registered; 0 for a job without nights."""
 
     plan: RunPlan
     outlook: tuple[Outlook, ...]
     stall_s: float
     stop_s: float
+    finish_s: float = 0.0
 
 
 class NoteKind(enum.StrEnum):
@@ -53,6 +55,7 @@ class NoteKind(enum.StrEnum):
     STRAGGLER_OVER = "straggler-over"
     WORKER_DIED = "worker-died"
     STACKS_TAKEN = "stacks-taken"
+    SESSION = "session"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,7 +46,8 @@ class Pool:
     """Interchangeable devices: `resource` is what a worker asks for, `device` the kind it gets.
 
     `headroom` devices are kept free for endpoints. `owed`: devices that an endpoint which holds leases is to have, by
-    holder: it comes down to them, and of the headroom it takes what it misses. `in_sight` is False while nobody can say
+    holder: it comes down to them, and of the headroom it takes what it misses. `urgent`: so many of the headroom are
+    wanted at once, for requests that nobody answers in time. `in_sight` is False while nobody can say
     what the pool holds; what runs there goes on, and nothing new is started. `asked` devices were asked for and are not
     there: nothing is given out on them; `asked_why` says why they are not, where somebody knows.
     """
@@ -58,6 +59,7 @@ class Pool:
     nodes: tuple[Node, ...]
     headroom: int = 0
     owed: tuple[tuple[str, int], ...] = ()
+    urgent: int = 0
     in_sight: bool = True
     asked: int = 0
     asked_why: str = ""

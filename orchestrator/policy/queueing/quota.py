@@ -34,17 +34,20 @@ class Account:
     @property
     def available(self) -> int:
         """Devices the queue may take now: its own guaranteed ones and what the store and its limit allow."""
-        from_store = max(0, self.used - self.guaranteed)
-        common = self.store.lendable - self.store.used
+        # Asked thousands of times in a decision: no calls.
+        beyond, common = self.used - self.guaranteed, self.store.lendable - self.store.used
         if self.borrow is not None:
-            common = min(common, self.nominal - self.guaranteed - from_store + self.borrow)
-        return max(0, self.guaranteed - self.used) + max(0, common)
+            most = self.nominal - self.guaranteed + self.borrow - (beyond if beyond > 0 else 0)
+            common = most if most < common else common
+        return (-beyond if beyond < 0 else 0) + (common if common > 0 else 0)
 
     @property
     def most_ever(self) -> int:
         """Devices it could take if nobody used anything."""
-        lent = self.nominal - self.guaranteed
-        limit = self.store.lendable if self.borrow is None else min(self.store.lendable, lent + self.borrow)
+        limit = self.store.lendable
+        if self.borrow is not None:
+            most = self.nominal - self.guaranteed + self.borrow
+            limit = most if most < limit else limit
         return self.guaranteed + limit
 
     @property
@@ -54,7 +57,8 @@ class Account:
 
     def draw(self, devices: int) -> int:
         """How many of `devices` more would come out of the common store."""
-        return max(0, self.used + devices - self.guaranteed) - max(0, self.used - self.guaranteed)
+        before = self.used - self.guaranteed
+        return max(0, before + devices) - max(0, before)
 
     def charge(self, devices: int) -> None:
         """Use `devices` more; a negative number gives back."""

@@ -58,25 +58,27 @@ _PRIME = 2**255 - 19
 
 @dataclasses.dataclass(slots=True)
 class Parts:
-    """What there are many of in the last snapshot, by identity: the parts themselves, so that they stay what they are
-    while they are known, their numbers, and the sum of those."""
+    """What there are many of in the last snapshot: the parts themselves, so that they stay what they are while they are
+    known, their numbers by identity, and the sum of those."""
 
-    parts: dict[int, Any] = dataclasses.field(default_factory=dict)
+    parts: tuple[Any, ...] = ()
     numbers: dict[int, int] = dataclasses.field(default_factory=dict)
     total: int = 0
 
     def take(self, parts: tuple[Any, ...]) -> int:
         """The sum of these parts' numbers; those that were there the last time are not read again."""
-        fresh = dict(zip(map(id, parts), parts, strict=True))
-        for key in self.parts.keys() - fresh.keys():
+        keys = list(map(id, parts))
+        fresh = set(keys)
+        for key in self.numbers.keys() - fresh:
             self.total -= self.numbers.pop(key)
-        for key in fresh.keys() - self.parts.keys():
-            number = self.numbers[key] = _number(fresh[key])
-            self.total += number
-        self.parts = fresh
+        added = fresh.difference(self.numbers)
+        for part in [part for key, part in zip(keys, parts, strict=True) if key in added] if added else ():
+            if id(part) not in self.numbers:
+                number = self.numbers[id(part)] = _number(part)
+                self.total += number
+        self.parts = parts
         # The same object twice counts twice.
-        twice = [] if len(fresh) == len(parts) else list(parts)
-        return sum(self.numbers[id(part)] for part in twice) if twice else self.total
+        return self.total if len(fresh) == len(parts) else sum(self.numbers[key] for key in keys)
 
 
 def fingerprint(snapshot: Snapshot, known: dict[str, Parts] | None = None) -> str:
@@ -120,7 +122,7 @@ def _encoded(value: Any) -> Any:
 
 @cache
 def _form(of: type[Any]) -> tuple[str, tuple[str, ...]]:
-    return _tag(of), tuple(one.name for one in dataclasses.fields(of))
+    return _tag(of), tuple(one.name for one in dataclasses.fields(of) if one.init)
 
 
 def _decoded(value: Any) -> Any:

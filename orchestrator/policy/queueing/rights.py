@@ -46,9 +46,8 @@ def rank_sittings(board: Board) -> Ranking:
     owned: set[str] = set()
     secured: set[str] = set()
     covered: dict[tuple[str, str], list[tuple[int, int]]] = {}
-    order = sorted(board.sittings.values(), key=lambda one: (-one.job.priority, one.running.started_s, one.job.id))
-    for sitting in order:
-        job, parts = sitting.job, minimum_by_pool(sitting)
+    for sitting in sorted(board.sittings.values(), key=_rank):
+        job, parts = sitting.running.job, minimum_by_pool(sitting)
         if _cover(owned_left, job.tenant, parts):
             owned.add(job.id)
         if _cover(nominal_left, job.queue, parts):
@@ -56,6 +55,11 @@ def rank_sittings(board: Board) -> Ranking:
             for pool, need in parts.items():
                 covered.setdefault((job.queue, pool), []).append((job.priority, need))
     return Ranking(frozenset(owned), frozenset(secured), {key: tuple(found) for key, found in covered.items()})
+
+
+def _rank(sitting: Sitting) -> tuple[int, float, str]:
+    running = sitting.running
+    return -running.job.priority, running.started_s, running.job.id
 
 
 def _cover(left: dict[tuple[str, str], int], name: str, parts: Mapping[str, int]) -> bool:
@@ -71,7 +75,7 @@ def _cover(left: dict[tuple[str, str], int], name: str, parts: Mapping[str, int]
 
 def minimum_by_pool(sitting: Sitting) -> dict[str, int]:
     """A job's minimum, split over the pools it sits in: what it holds there, largest part first, up to the minimum."""
-    left, parts = sitting.job.min_devices, {}
+    left, parts = sitting.running.job.min_devices, {}
     if len(sitting.seats) == 1:
         ((pool, nodes),) = sitting.seats.items()
         part = min(left, sum(nodes.values()))

@@ -92,7 +92,10 @@ class Shares:
 
     def member(self, tenant: str, resource: str) -> Member:
         """A tenant's standing in a resource."""
-        return self.members.setdefault((tenant, resource), Member(1.0, 0.0))
+        found = self.members.get((tenant, resource))
+        if found is None:
+            found = self.members[tenant, resource] = Member(1.0, 0.0)
+        return found
 
     def own_available(self, tenant: str, pool: str) -> int:
         """Devices a tenant may take in a pool because it brought them."""

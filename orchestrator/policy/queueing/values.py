@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TypeVar
 
 from orchestrator.policy.queueing.parties import NOTHING, Purse, Queue, Rules, Tenant
 from orchestrator.policy.queueing.places import Level, OpenHours, Pool
@@ -29,7 +31,7 @@ class LeaseState(enum.StrEnum):
 class Lease:
     """Devices of one pool in somebody's hands, node by node; `queue` and `tenant` are charged, None = nobody's quota.
 
-    `until_s`: when a draining lease must be over; None for held ones that have no end.
+    `until_s`: when a draining lease must be over; None for held ones that have no end. `devices`: on all its nodes.
     """
 
     holder: str
@@ -40,11 +42,10 @@ class Lease:
     until_s: float | None = None
     queue: str | None = None
     tenant: str | None = None
+    devices: int = field(init=False, repr=False, compare=False)
 
-    @property
-    def devices(self) -> int:
-        """Devices on all its nodes."""
-        return sum(devices for _, devices in self.nodes)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "devices", sum(devices for _, devices in self.nodes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +59,16 @@ class Spending:
 UNLIMITED = Spending()
 """A job without a budget of its own."""
 
+Shape = tuple[int, int, int, Coupling, str | None, str]
+"""Least and most workers, devices of each, coupling, window, resource."""
+T = TypeVar("T")
+
+
+@lru_cache(maxsize=65_536)
+def _one(value: T) -> T:
+    """The same object for equal values: what thousands of jobs share is looked up faster."""
+    return value
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
@@ -69,6 +80,9 @@ class Job:
     in whole devices (a part of a device is charged as one: truncating lost jobs elsewhere). `active` is False while
     its owner has paused it. `serves`: an endpoint, whose workers are replicas; it gives way to nobody who trains, and
     stays with what is left of it.
+    Derived, once, because every decision asks it of everybody who waits: `min_devices`, below which it cannot run;
+    `shape`, which jobs share that ask for the same; `line`: queue, class, tenant and resource; `since`: its place
+    where first come is first served; `plain`: it has no window, no deadline and no budget and waits for nobody.
     """
 
     id: str
@@ -90,22 +104,36 @@ class Job:
     data_staged: bool = True
     active: bool = True
     serves: bool = False
+    min_devices: int = field(init=False, repr=False, compare=False)
+    shape: Shape = field(init=False, repr=False, compare=False)
+    line: tuple[str, int, str, str] = field(init=False, repr=False, compare=False)
+    since: tuple[float, str] = field(init=False, repr=False, compare=False)
+    plain: bool = field(init=False, repr=False, compare=False)
 
-    @property
-    def min_devices(self) -> int:
-        """Devices below which it cannot run."""
-        return self.sizes[0] * self.devices_per_worker
+    def __post_init__(self) -> None:
+        sizes, window, put = self.sizes, self.window, object.__setattr__
+        shape = (sizes[0], sizes[-1], self.devices_per_worker, self.coupling, window, self.resource)
+        put(self, "min_devices", sizes[0] * self.devices_per_worker)
+        put(self, "shape", _one(shape))
+        put(self, "line", _one((self.queue, self.priority, self.tenant, self.resource)))
+        put(self, "since", (self.submitted_s, self.id))
+        free = window is None and self.deadline_s is None and self.spending == UNLIMITED
+        put(self, "plain", free and self.active and self.data_staged and not self.unmet)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tempo:
-    """What a running job knows of its resizes: whether growing pays is answered by `policy.resize` with it."""
+    """What a running job knows of its resizes: whether growing pays is answered by `policy.resize` with it.
+
+    `finish_s`: what the end of its night takes after the last step, up to having let go.
+    """
 
     plan: RunPlan
     state: ResizeState
     outlook: tuple[Outlook, ...]
     stall_s: float
     stop_s: float
+    finish_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

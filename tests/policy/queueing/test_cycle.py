@@ -32,6 +32,9 @@ class World:
     def headroom(self):
         return self.headroom_
 
+    def urgent(self):
+        return {}
+
     def owed(self):
         return {}
 

@@ -140,3 +140,26 @@ def test_an_offer_that_must_settle_is_remembered_from_one_decision_to_the_next()
     assert changes(decide_queues(second)) == {}
     third = replace(apply(second, decide_queues(second)), now_s=snap.now_s + 2.0)
     assert changes(decide_queues(third)) == {"j": ("grows", 8)}
+
+
+def night_of(finish_s, min_slice_s=1800.0):
+    rules = ResizeRules(dwell_s=0.0, settle_s=0.0, collect_s=0.0, margin=0.0)
+    plan = RunPlan(batch=BatchPlan(4, 1), min_workers=4, max_workers=4, rules=rules)
+    tempo = Tempo(plan=plan, state=ResizeState(), outlook=(), stall_s=5.0, stop_s=2.0, finish_s=finish_s)
+    one = replace(job("j", 4, window="night"), min_slice_s=min_slice_s)
+    return lambda at_s: decide_queues(hold(snapshot(now_s=at_s, windows=(NIGHT,)), one, 4, tempo=tempo))
+
+
+def test_a_night_ends_early_enough_for_what_must_follow_and_by_the_close():
+    ends = night_of(finish_s=300.0)
+    assert changes(ends(SIX - 301.0)) == {}
+    decisions = ends(SIX - 300.0)
+    assert changes(decisions) == {"j": ("window_closed", 0)}
+    assert decisions.changes[0].drain_until_s == SIX
+
+
+@pytest.mark.parametrize("min_slice_s", [0.0, 300.0])
+def test_a_night_is_not_ended_early_where_the_job_would_start_again_in_what_is_left(min_slice_s):
+    ends = night_of(finish_s=300.0, min_slice_s=min_slice_s)
+    assert changes(ends(SIX - 10.0)) == {}
+    assert changes(ends(SIX)) == {"j": ("window_closed", 0)}

@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.cycle import decide
+from orchestrator.policy.batch_plan import BatchPlan
 from orchestrator.policy.queueing.conservation import breaches
-from orchestrator.policy.queueing.decisions import ChangeCause, Resize
+from orchestrator.policy.queueing.decisions import ChangeCause, Evict, Resize
 from orchestrator.policy.queueing.places import NodeState
-from orchestrator.policy.queueing.values import LeaseState
+from orchestrator.policy.queueing.values import LeaseState, Tempo
+from orchestrator.policy.resize import ResizeRules, ResizeState, RunPlan
 from tests.policy.queueing.build import apply, changes, gpu_pool, hold, job, nodes, snapshot
 from tests.policy.queueing.worlds import clusters
 
@@ -99,3 +101,37 @@ def test_after_one_recall_the_headroom_is_there_or_nobody_is_left_to_give(snap, 
     assert held == 0 or sum(usable.values()) - held >= headroom
     recalled = [one for one in decide(after).changes if one.cause is ChangeCause.RECALL]
     assert not recalled or any(one.for_job for one in recalled)
+
+
+def with_emergency(snap, devices):
+    first, *rest = snap.pools
+    return replace(snap, pools=(replace(first, headroom=devices, urgent=devices), *rest))
+
+
+def tempo(stop_s):
+    rules = ResizeRules(dwell_s=0.0, settle_s=0.0, collect_s=10.0, margin=0.1)
+    plan = RunPlan(batch=BatchPlan(8, 1), min_workers=2, max_workers=8, rules=rules)
+    return Tempo(plan=plan, state=ResizeState(), outlook=(), stall_s=5.0, stop_s=stop_s)
+
+
+@pytest.mark.parametrize(
+    ("known", "within_s"),
+    [(None, 30.0), (tempo(0.5), 5.0), (tempo(8.0), 16.0), (tempo(500.0), 60.0)],
+    ids=["no stop was seen", "never quicker than five seconds", "twice its stop", "never longer than the grace"],
+)
+def test_an_emergency_has_the_shortest_safe_deadline_and_says_so(known, within_s):
+    one = replace(job("j"), sizes=(2, 4, 6, 8))
+    snap = hold(snapshot(8), one, 8, tempo=known)
+    (shrunk,) = decide(with_emergency(snap, 2)).changes
+    assert (shrunk.cause, shrunk.drain_until_s) == (ChangeCause.EMERGENCY, snap.now_s + within_s)
+    (stopped,) = decide(with_emergency(snap, 7)).changes
+    assert isinstance(stopped, Evict)
+    assert stopped.requeue
+    assert (stopped.cause, stopped.drain_until_s) == (ChangeCause.EMERGENCY, snap.now_s + within_s)
+
+
+def test_a_recall_in_good_order_has_the_whole_grace():
+    one = replace(job("j"), sizes=(2, 4, 6, 8))
+    snap = with_headroom(hold(snapshot(8), one, 8, tempo=tempo(0.5)), 2)
+    (shrunk,) = decide(snap).changes
+    assert (shrunk.cause, shrunk.drain_until_s) == (ChangeCause.RECALL, snap.now_s + 60.0)
