@@ -44,7 +44,7 @@ class ReplicaSpec:
     """What a replica needs to start, in plain values that survive pickling.
 
     `base` is the folder that paths in the endpoint's file are relative to; `state` the folder for batches when the
-    file names no store (None = no batches are kept).
+    file names no store (None = no batches are kept). `built` names everything else, for whoever compares replicas.
     """
 
     endpoint: Endpoint
@@ -52,6 +52,7 @@ class ReplicaSpec:
     folder: Path
     base: Path = Path()
     state: Path | None = None
+    built: str = ""
 
 
 class ServingProcess:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,20 +31,26 @@ class WantedVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What a replica shall serve: the stable version, and perhaps one on trial."""
+    """What a replica shall serve: the stable version, and perhaps one on trial by these rules (None: those of the
+    file that the replica was built from)."""
 
     stable: WantedVersion
     canary: WantedVersion | None = None
+    rules: CanaryRules | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as Ray Serve's `user_config` takes them."""
-        return {"stable": _as_json(self.stable), "canary": _as_json(self.canary) if self.canary else None}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Wanted:
         """The inverse of `to_json`."""
-        canary = document["canary"]
-        return cls(stable=WantedVersion(**document["stable"]), canary=WantedVersion(**canary) if canary else None)
+        canary, rules = document["canary"], document["rules"]
+        return cls(
+            stable=WantedVersion(**document["stable"]),
+            canary=WantedVersion(**canary) if canary else None,
+            rules=CanaryRules(**rules) if rules else None,
+        )
 
 
 class Versions:
@@ -64,6 +70,7 @@ class Versions:
         self._current = current
         self._on_change = on_change
         self._on_trial: str | None = None
+        self._rules: CanaryRules | None = None
 
     @property
     def rolled_back(self) -> RollBack | None:
@@ -81,7 +88,8 @@ class Versions:
             self._current = ServedModel(id=self._current.id, ref=wanted.stable.ref, created_s=wanted.stable.created_s)
             self._on_change(self._current)
             _log.info("weights swapped", version=wanted.stable.ref)
-        if (wanted.canary.ref if wanted.canary else None) != self._on_trial:
+        if (wanted.canary.ref if wanted.canary else None) != self._on_trial or wanted.rules != self._rules:
+            self._rules = wanted.rules
             self._put_on_trial(wanted.canary)
 
     def _put_on_trial(self, canary: WantedVersion | None) -> None:
@@ -91,7 +99,7 @@ class Versions:
         except UserError as error:
             _log.warning("canary not started", version=self._on_trial, error=str(error))
             failed = RollBack(reason=RollbackReason.DID_NOT_START, detail=str(error))
-            self._replica.between_steps(lambda: self._begin(before, None, None, failed))
+            self._replica.between_steps(lambda: self._begin(before, canary, None, failed))
             return
         self._replica.between_steps(lambda: self._begin(before, canary, model, None))
 
@@ -103,9 +111,11 @@ class Versions:
         trial = None
         if canary and model:
             self._engine.offer(canary.ref, model)
-            trial = Trial(version=canary.ref, rules=canary_rules(self._endpoint), since_s=self._replica.clock())
+            rules = self._rules or canary_rules(self._endpoint)
+            trial = Trial(version=canary.ref, rules=rules, since_s=self._replica.clock())
         self._replica.rollout.begin(trial)
-        self._replica.rollout.rolled_back = failed
+        if canary and failed:
+            self._replica.rollout.take_back(canary.ref, failed)
 
     def _load(self, version: WantedVersion) -> CachedModel:
         placed, _ = load_placed(Path(version.folder), self._endpoint.spec.engine.precision)
@@ -133,7 +143,3 @@ def canary_rules(endpoint: Endpoint) -> CanaryRules:
         after_s=rollback.after,
         slo_budget=budget,
     )
-
-
-def _as_json(version: WantedVersion) -> dict[str, Any]:
-    return {"ref": version.ref, "folder": version.folder, "created_s": version.created_s}

@@ -87,11 +87,15 @@ def _page(service: Service, which: JobFilter) -> tuple[list[JobRow], dict[str, i
     "",
     status_code=201,
     response_model=models.Submitted,
-    responses={200: {"model": models.Submitted, "description": "Replayed."}, **responses(404, 409, 413, 415)},
+    responses={
+        200: {"model": models.Submitted, "description": "Replayed, or an endpoint that was there."},
+        **responses(404, 409, 413, 415),
+    },
     openapi_extra=document_body("TrainJob", "Endpoint", "Study"),
 )
 async def submit(request: Request, service: TheService, caller: TheCaller, key: IdempotencyKey = None) -> JSONResponse:
-    """Accept a job, an endpoint or a study; when this is answered, it is on the disk."""
+    """Accept a job, an endpoint or a study; when this is answered, it is on the disk. An endpoint that is there gets
+    this file and follows it without an interruption; 409 names what cannot change."""
     return await accept_job(request, service, caller, key)
 
 
@@ -109,9 +113,10 @@ async def accept_job(request: Request, service: Service, caller: Caller, key: st
     else:
         one = Submission(jobs=(new,), actor=caller.actor, scope=caller.scope, key=key)
         accepted = await service.writer.submit(one)
-    answer = {"id": accepted.ids[0], "replayed": accepted.replayed}
+    answer = {"id": accepted.ids[0], "replayed": accepted.replayed, "revised": bool(accepted.revised)}
     headers = {"location": f"/api/v1/jobs/{accepted.ids[0]}"}
-    return JSONResponse(answer, status_code=200 if accepted.replayed else 201, headers=headers)
+    there_before = accepted.replayed or accepted.revised
+    return JSONResponse(answer, status_code=200 if there_before else 201, headers=headers)
 
 
 async def _unchecked(request: Request, caller: Caller, applied: Applied) -> tuple[NewJob, ...]:

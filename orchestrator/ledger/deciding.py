@@ -23,7 +23,7 @@ from orchestrator.policy.queueing.record import to_text
 from orchestrator.policy.queueing.values import LeaseState, Snapshot
 
 # A full queue may find thousands of reasons changed by one start. Rewriting them all would take longer than deciding.
-_MOST_REASONS = 500
+_MOST_REASONS = 250
 R = TypeVar("R")
 _STARTABLE = frozenset({JobState.SUBMITTED, JobState.QUEUED})
 

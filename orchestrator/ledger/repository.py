@@ -82,10 +82,11 @@ class Ledger(Leading):
             with self.database.reading() as connection:
                 known = submission.answers(connection, submissions)
                 runs = submission.latest_runs(connection, submissions)
+                documents = submission.running_documents(connection, submissions, runs)
             for one in submissions:
                 try:
                     found = submission.replayed(one, known)
-                    accepted = found or submission.enter(change, one, runs)
+                    accepted = found or submission.enter(change, one, runs, documents)
                 except LedgerError as error:
                     answers.append(error)
                     continue

@@ -14,7 +14,7 @@ from orchestrator.policy.queueing.values import Coupling, LeaseState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobShape:
-    """What a job asks for and never changes: what the queues need of its file.
+    """What a job asks for: what the queues need of its file. It never changes but for an endpoint's other file.
 
     `kind`: of its document. `work_s`, `deadline_s`, budgets: None = not known, none. `after`: names of jobs that must
     have succeeded. `max_preemptions` None = any number.

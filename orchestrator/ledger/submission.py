@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
 from sqlalchemy import Connection, bindparam, func, insert, select
 
-from orchestrator.ledger import fast, schedules, tables
+from orchestrator.ledger import fast, revising, schedules, tables
 from orchestrator.ledger.change import SYSTEM, Change
 from orchestrator.ledger.errors import ConflictError
 from orchestrator.ledger.experience import Experience
@@ -64,10 +64,12 @@ class Submission:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """The ids of accepted jobs, in order; `replayed` if the key was answered before."""
+    """The ids of accepted jobs, in order; `replayed` if the key was answered before; `revised`: endpoints that were
+    there and have another file from now on."""
 
     ids: tuple[str, ...]
     replayed: bool = False
+    revised: tuple[str, ...] = ()
 
 
 def new_job(job: TrainJob, cluster: Cluster, *, now_s: float, paused: bool = False) -> NewJob:
@@ -198,11 +200,34 @@ def replayed(submission: Submission, known: dict[tuple[str, str], tuple[str, str
     return Accepted(ids=tuple(json.loads(before[1])), replayed=True)
 
 
-def enter(change: Change, submission: Submission, runs: dict[str, int]) -> Accepted:
-    """Add the jobs; `runs` is kept up to date. Raises: ConflictError, with nothing added."""
-    _check(change, submission.jobs, runs)
+def running_documents(
+    connection: Connection, submissions: Iterable[Submission], runs: Mapping[str, int]
+) -> dict[str, str]:
+    """What owners wrote of the endpoints that are submitted again, by id."""
+    names = {job.name for one in submissions for job in one.jobs if job.shape.kind == "Endpoint"}
+    ids = sorted(job_id(name, runs[name]) for name in names & runs.keys())
+    if not ids:
+        return {}
+    table = tables.documents.c
+    query = select(table.job, table.document).where(table.job.in_(ids))
+    return {row.job: row.document for row in connection.execute(query)}
+
+
+def enter(
+    change: Change, submission: Submission, runs: dict[str, int], documents: dict[str, str] | None = None
+) -> Accepted:
+    """Add the jobs; `runs` is kept up to date. An endpoint that is there, and of which `documents` has what holds, gets
+    another file; that is kept up to date, too. Raises: ConflictError, with nothing added."""
+    known = {} if documents is None else documents
+    revised = _check(change, submission.jobs, runs, known)
     change.actor = submission.actor
-    accepted = Accepted(ids=tuple(_accept(change, submission, job, runs) for job in submission.jobs))
+    ids = tuple(
+        revising.revise(change, revised[job.name], job, known)
+        if job.name in revised
+        else _accept(change, submission, job, runs)
+        for job in submission.jobs
+    )
+    accepted = Accepted(ids=ids, revised=tuple(row.id for row in revised.values()))
     if submission.key is not None:
         answer = {
             "scope": submission.scope,
@@ -226,19 +251,27 @@ def _accept(change: Change, submission: Submission, job: NewJob, runs: dict[str,
     return row.id
 
 
-def _check(change: Change, jobs: Sequence[NewJob], runs: dict[str, int]) -> None:
+def _check(
+    change: Change, jobs: Sequence[NewJob], runs: dict[str, int], documents: Mapping[str, str]
+) -> dict[str, JobRow]:
+    """The endpoints that are there, by name. Raises: ConflictError."""
     names: set[str] = set()
+    revised: dict[str, JobRow] = {}
     for job in jobs:
         alive = change.jobs.get(job_id(job.name, runs.get(job.name, 0)))
         live = alive is not None and alive.state not in ENDED
         if change.schedules.get(job.name) is not None:
             problem = f"job {job.name!r} starts by a schedule; a name belongs to one job at a time"
             raise ConflictError(problem, next_step=f"Choose another name, or run 'tide cancel {job.name}' first")
-        if live or job.name in names:
+        if live and alive is not None and alive.id in documents and job.name not in names:
+            revising.check(alive, job, documents[alive.id])
+            revised[job.name] = alive
+        elif live or job.name in names:
             what = f"is {alive.state}" if alive is not None and live else "stands in the request twice"
             problem = f"job {job.name!r} {what}; a name belongs to one job at a time"
             raise ConflictError(problem, next_step=f"Choose another name, or run 'tide cancel {job.name}' first")
         names.add(job.name)
+    return revised
 
 
 def _row(change: Change, submission: Submission, job: NewJob, runs: dict[str, int]) -> JobRow:

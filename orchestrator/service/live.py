@@ -21,13 +21,15 @@ from orchestrator.adapters.endpoints.holders import EndpointHolders, Holding, li
 from orchestrator.adapters.jobs.archive import FileLogArchive
 from orchestrator.adapters.jobs.runner import JobRunner
 from orchestrator.adapters.ray_cluster.host import RayAddress, find_host, start_host
+from orchestrator.ledger.errors import UnknownJobError
 from orchestrator.ledger.repository import Ledger
+from orchestrator.ledger.states import ENDED
 from orchestrator.policy.lending.values import RecallTimes, Terms
 from orchestrator.policy.queueing.places import Pool
 from orchestrator.ports import Order, Report, UnreachableError
 from orchestrator.service.folders import JOBS_FOLDER, RAY_FOLDER
 from orchestrator.service.footprint import Footprints
-from orchestrator.service.holdings import Holdings
+from orchestrator.service.holdings import Holdings, Revisions
 from orchestrator.service.local_nodes import default_cluster, nodes_for
 from orchestrator.service.loop import LivePorts
 from orchestrator.service.metrics import PlaneMetrics
@@ -215,6 +217,7 @@ def live_ports(
         environment=lambda: around.ray().environment(),
         is_reachable=lambda: _answers(around.ray),
         now_s=clock,
+        is_over=lambda job: _is_over(ledger, job),
     )
     metrics = PlaneMetrics(ledger.read)
     capacity = HeldCapacity(around, lambda: ledger.node_holds)
@@ -238,12 +241,20 @@ def live_ports(
             Staging(ledger, state),
             NodeHealth(ledger, capacity.nodes, Probes(around.addresses, answers)),
             Scaling(around.sizable, capacity, endpoints, ledger),
+            Revisions(ledger, jobs.revise),
         ),
         observe=metrics.observe,
         metrics=metrics,
         describe=endpoints.describe,
         footprint=Footprints(ledger, base, clock),
     )
+
+
+def _is_over(ledger: Ledger, job: str) -> bool:
+    try:
+        return ledger.read.job(job).state in ENDED
+    except UnknownJobError:
+        return True
 
 
 def _is_recorded(cluster: Cluster) -> bool:

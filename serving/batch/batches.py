@@ -83,7 +83,7 @@ class BatchBook:
         with self._database.read() as connection:
             query = select(batches).where(batches.c.tenant == tenant)
             if after is not None:
-                query = query.where(page_behind(batches, find_batch(connection, tenant, after), True))
+                query = query.where(page_behind(batches, find_batch(connection, tenant, after, param="after"), True))
             found = connection.execute(query.order_by(*page_order(batches, True)).limit(limit + 1)).all()
         return [_record(row) for row in found[:limit]], len(found) > limit
 
@@ -117,14 +117,19 @@ class BatchBook:
             return self._database.now_s(connection)
 
 
-def find_batch(connection: Connection, tenant: str, batch_id: str, *, lock: bool = False) -> BatchRecord:
-    """The tenant's batch; with `lock` nobody else changes it before the transaction ends. Raises: UnknownError."""
+def find_batch(
+    connection: Connection, tenant: str, batch_id: str, *, lock: bool = False, param: str = "batch_id"
+) -> BatchRecord:
+    """The tenant's batch; with `lock` nobody else changes it before the transaction ends.
+
+    Raises: UnknownError, about the field `param`.
+    """
     query = select(batches).where(batches.c.id == batch_id, batches.c.tenant == tenant)
     row = None
     if is_storable(batch_id):
         row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
-        raise UnknownError("batch_not_found", f"there is no batch {batch_id!r}")
+        raise UnknownError("batch_not_found", f"there is no batch {batch_id!r}", param=param)
     return _record(row)
 
 

@@ -64,7 +64,9 @@ class FileStore:
         with self._database.read() as connection:
             query = select(files).where(files.c.tenant == tenant, files.c.kind.in_(kinds))
             if after is not None:
-                query = query.where(page_behind(files, find_file(connection, tenant, after), newest_first))
+                query = query.where(
+                    page_behind(files, find_file(connection, tenant, after, param="after"), newest_first)
+                )
             found = connection.execute(query.order_by(*page_order(files, newest_first)).limit(limit + 1)).all()
         return [_record(row) for row in found[:limit]], len(found) > limit
 
@@ -108,7 +110,7 @@ class FileStore:
             ]
 
 
-def find_file(connection: Connection, tenant: str, file_id: str, *, param: str | None = None) -> FileRecord:
+def find_file(connection: Connection, tenant: str, file_id: str, *, param: str = "file_id") -> FileRecord:
     """The tenant's file. Raises: UnknownError, about the field `param`."""
     unknown = UnknownError("file_not_found", f"there is no file {file_id!r}", param=param)
     if not is_storable(file_id):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
 
-from serving.policy.canary import CanaryRules, RollBack, VersionCounts, judge, takes_canary
+from serving.policy.canary import CanaryRules, RollBack, RollbackReason, VersionCounts, judge, takes_canary
 
 _log = structlog.get_logger(__name__)
 _JUDGE_EVERY = 10
@@ -32,6 +32,8 @@ class Rollout:
         self.rolled_back: RollBack | None = None
         self._on_rollback = on_rollback
         self._counts: defaultdict[str, VersionCounts] = defaultdict(VersionCounts)
+        self._totals: dict[str, VersionCounts] = {}
+        self._rollbacks: Counter[tuple[str, RollbackReason]] = Counter()
 
     def begin(self, trial: Trial | None) -> None:
         """Put a version on trial in the place of any other; None ends the trial."""
@@ -46,6 +48,8 @@ class Rollout:
 
     def ended(self, version: str, *, failed: bool, missed_slo: bool, now_s: float) -> None:
         """Count a request; a version on trial that does worse than the stable one is taken back here."""
+        total = self._totals.get(version, VersionCounts())
+        self._totals[version] = total.plus(failed=failed, missed_slo=missed_slo)
         if self.trial is None:
             return
         self._counts[version] = self._counts[version].plus(failed=failed, missed_slo=missed_slo)
@@ -56,10 +60,25 @@ class Rollout:
         """Requests of a version since the trial began."""
         return self._counts[version]
 
+    def take_back(self, version: str, verdict: RollBack) -> None:
+        """A version on trial gets no requests any more."""
+        self.trial, self.rolled_back = None, verdict
+        self._rollbacks[version, verdict.reason] += 1
+
+    @property
+    def totals(self) -> Mapping[str, VersionCounts]:
+        """Requests by version since the start; "" before one was named. For any thread."""
+        return dict(self._totals)
+
+    @property
+    def rollbacks(self) -> Mapping[tuple[str, RollbackReason], int]:
+        """How often which version was taken back, and why. For any thread."""
+        return dict(self._rollbacks)
+
     def _judge(self, trial: Trial, now_s: float) -> None:
         counts = self._counts[self.stable], self._counts[trial.version]
         verdict = judge(*counts, trial.rules, watched_s=now_s - trial.since_s)
         if isinstance(verdict, RollBack):
             _log.warning("canary rolled back", version=trial.version, reason=verdict.reason, detail=verdict.detail)
-            self.trial, self.rolled_back = None, verdict
+            self.take_back(trial.version, verdict)
             self._on_rollback(trial, verdict)

@@ -2,7 +2,8 @@
 
 vLLM schedules its own steps, so tiers reach it as request priorities, earliest deadline first, and admission goes by
 the token rate that it shows. Supersede, cancellation, drain and the answers' events are those of `Replica`.
-Not run against a real vLLM here, which needs a GPU: the tests use a stub of the few calls made below.
+Written against the `LLMEngine` of vLLM's V1 engine as documented from 0.11 to 0.32. Not run against a real vLLM here,
+which needs a GPU: the tests use a stub of the few calls made below.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ from serving.engine.delivery import Mailbox
 from serving.engine.generation import Answer, Delta, EngineFailedError, Finished, FinishReason, Generation
 from serving.engine.load_meter import LoadMeter
 from serving.engine.replica import ReplicaStats
+from serving.engine.rollout import Rollout
 from serving.policy import PolicyConfig, RefusalReason, Refused, Tier
 from serving.policy.scaling import ReplicaLoad
 
 _log = structlog.get_logger(__name__)
 _BATCH_BEHIND = 2**40  # milliseconds: behind every online deadline
 _RATE_GAIN = 0.1
+# Others ("abort", "error", whatever comes to be) are no answer.
+_REASONS = {"stop": FinishReason.STOP, "repetition": FinishReason.STOP, "length": FinishReason.LENGTH}
 _DRAINING = EngineFailedError("this replica is about to leave; another one takes the row")
 
 
@@ -64,6 +68,7 @@ class VllmReplica:
         self.embeds = False  # a text engine of vLLM makes none
         self.clock = clock
         self.failure: str | None = None
+        self.rollout = Rollout()  # one version: another one means another engine
         self._vllm = vllm
         self._engine = engine
         self._config = config
@@ -164,11 +169,15 @@ class VllmReplica:
         for old in replaced:
             self._mail.add(old.answer, Finished(reason=FinishReason.SUPERSEDED, num_tokens=old.num_tokens))
             self._forget(old)
+        try:
+            self._engine.add_request(
+                generation.id, {"prompt_token_ids": list(generation.prompt)}, self._sampling(generation),
+                priority=_priority(generation),
+            )  # fmt: skip
+        except (ValueError, TypeError) as error:  # vLLM checks more than we do; the others go on
+            self._mail.add(answer, EngineFailedError(f"vLLM does not take this request: {error}"))
+            return
         self._live[generation.id] = _Live(answer)
-        self._engine.add_request(
-            generation.id, {"prompt_token_ids": list(generation.prompt)}, self._sampling(generation),
-            priority=_priority(generation),
-        )  # fmt: skip
 
     def _refusal(self, generation: Generation, replaced: set[str], now_s: float) -> Refused | None:
         """Whoever has an earlier deadline goes first; vLLM's own rate says when this one's last token would come."""
@@ -208,13 +217,20 @@ class VllmReplica:
             self._mail.add(live.answer, Delta(text=completion.text, num_tokens=made))
         if output.finished:
             del self._live[live.generation.id]
-            reason = FinishReason.STOP if completion.finish_reason == "stop" else FinishReason.LENGTH
-            self._mail.add(live.answer, Finished(reason=reason, num_tokens=live.num_tokens))
-            if live.generation.tier.is_online:
-                allowed_s = live.generation.deadline_s - live.generation.arrival_s
-                now_s = self.clock()
-                self._meter.finished((live.generation.deadline_s - now_s) / allowed_s, now_s=now_s)
+            self._finish(live, completion.finish_reason)
         return made
+
+    def _finish(self, live: _Live, said: str | None) -> None:
+        generation, now_s, reason = live.generation, self.clock(), _REASONS.get(said or "")
+        late = now_s > generation.deadline_s
+        self.rollout.ended("", failed=reason is None, missed_slo=late or reason is None, now_s=now_s)
+        if reason is None:
+            self._mail.add(live.answer, EngineFailedError(f"vLLM ended this request: {said}"))
+            return
+        self._mail.add(live.answer, Finished(reason=reason, num_tokens=live.num_tokens))
+        if generation.tier.is_online:
+            allowed_s = generation.deadline_s - generation.arrival_s
+            self._meter.finished((generation.deadline_s - now_s) / allowed_s, now_s=now_s)
 
     def _forget(self, live: _Live) -> None:
         del self._live[live.generation.id]

@@ -159,6 +159,10 @@ async def _http_error(request: Request, error: Any) -> JSONResponse:
             refused = ApiError(405, message, code="method_not_allowed", headers=headers)
         case _, UnicodeDecodeError() as cause:
             refused = ApiError(400, f"the body is not UTF-8: byte {cause.start} is wrong", code="invalid_json")
+        case 400, RecursionError():
+            refused = ApiError(400, "the body is nested too deeply", code="invalid_json")
+        case 400, ValueError():
+            refused = ApiError(400, "the body holds a number with too many digits", code="invalid_json")
         case status, _:
             refused = ApiError(status, str(error.detail), headers=headers)
     return refused.response()

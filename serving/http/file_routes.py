@@ -11,6 +11,7 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
 from serving.batch.records import CheckedInput, FileKind, FileRecord, Purpose
@@ -103,8 +104,9 @@ async def _form_of(request: Request) -> AsyncIterator[FormData]:
         raise ApiError(400, "the body must be multipart/form-data with 'file' and 'purpose'", code="invalid_form")
     try:
         form = await request.form(max_files=1, max_fields=4, max_part_size=_MAX_FIELD_BYTES)
-    except (MultiPartException, ValueError, LookupError) as error:
-        raise ApiError(400, f"the form cannot be read: {error}", code="invalid_form") from None
+    except (MultiPartException, ValueError, LookupError, HTTPException) as error:
+        why = error.detail if isinstance(error, HTTPException) else error
+        raise ApiError(400, f"the form cannot be read: {why}", code="invalid_form") from None
     try:
         yield form
     finally:

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from serving.engine.generation import Finished, FinishReason, Generation
 from serving.engine.replica import Replica
 from serving.policy import Tier
+from serving.policy.canary import VersionCounts
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -135,3 +136,25 @@ class _EngineCollector(Collector):
             rows.add_metric([tier, "in_slot"], computing)
             rows.add_metric([tier, "waiting"], waiting)
         yield rows
+        yield from self._versions()
+
+    def _versions(self) -> Iterator[Metric]:
+        """What canaries are judged by; the stable version is one label, whichever it is."""
+        rollout = self._replica.rollout
+        asked = _by_version("requests", "Requests that ended, by the version that answered.")
+        failed = _by_version("failed", "Those of them whose model failed.")
+        missed = _by_version("slo_missed", "Those of them that were not answered in time.")
+        for version, counts in {"": VersionCounts(), **rollout.totals}.items():
+            for family, count in ((asked, counts.requests), (failed, counts.failed), (missed, counts.missed_slo)):
+                family.add_metric([version or "stable"], count)
+        yield from (asked, failed, missed)
+        taken_back = CounterMetricFamily(
+            "tide_serving_canary_rollbacks", "Versions on trial that were taken back.", labels=["version", "reason"]
+        )
+        for (version, reason), times in rollout.rollbacks.items():
+            taken_back.add_metric([version, reason], times)
+        yield taken_back
+
+
+def _by_version(name: str, text: str) -> CounterMetricFamily:
+    return CounterMetricFamily(f"tide_serving_version_{name}", text, labels=["version"])

@@ -33,8 +33,8 @@ def place(path: Path) -> Place:
 def test_a_job_goes_its_way_through_the_client(world: ApiWorld, tmp_path: Path) -> None:
     with served(world.door, tmp_path / "s") as path, Client(place(path)) as client:
         assert client.answers()
-        assert client.submit(job("a"), key="k") == {"id": "a", "replayed": False}
-        assert client.submit(job("a"), key="k") == {"id": "a", "replayed": True}
+        assert client.submit(job("a"), key="k") == {"id": "a", "replayed": False, "revised": False}
+        assert client.submit(job("a"), key="k") == {"id": "a", "replayed": True, "revised": False}
         assert client.submit_batch([job("b"), job("c")])["ids"] == ["b", "c"]
         assert [one["id"] for one in client.jobs(limit=1)] == ["a", "b", "c"]
         world.run(2)

@@ -56,7 +56,14 @@ def test_an_endpoint_holds_devices_and_says_where_it_answers(
         answer = client.post("/api/v1/jobs", json=endpoint("talk"))
     assert (answer.status_code, answer.json()["id"]) == (201, "talk")
     assert client.get("/api/v1/jobs/talk").json()["serving"] is None
-    said = {"urls": {"interactive": "http://127.0.0.1:8000/talk"}, "model": "m@1", "answering": 3, "lending": None}
+    said = {
+        "urls": {"interactive": "http://127.0.0.1:8000/talk"},
+        "model": "m@1",
+        "answering": 3,
+        "rollout": {"state": "done", "detail": "every replica is what the file says"},
+        "canary": {"model": "m@2", "weight": 0.1, "taken_back": None},
+        "lending": None,
+    }
     world.service.describe = lambda name: said
     world.service.footprint = lambda name: Footprint(kwh=1.5, g_co2=None, usd=0.25)
     world.cycle()
@@ -90,6 +97,69 @@ def test_an_endpoint_that_no_pool_could_ever_hold_is_refused(client: TestClient)
     assert answer.status_code == 422
     assert answer.json()["code"] == "never"
     assert "replicas.min" in answer.text
+
+
+def test_an_endpoint_that_is_there_follows_another_file(world: ApiWorld, client: TestClient) -> None:
+    assert client.post("/api/v1/jobs", json=endpoint("talk")).json()["revised"] is False
+    world.cycle()
+    other = endpoint("talk", max=2)
+    other["spec"]["model"] = "m@2"
+    answer = client.post("/api/v1/jobs", json=other, headers={"idempotency-key": "k"})
+    assert (answer.status_code, answer.json()) == (200, {"id": "talk", "replayed": False, "revised": True})
+    again = client.post("/api/v1/jobs", json=other, headers={"idempotency-key": "k"})
+    assert again.json() == {"id": "talk", "replayed": True, "revised": False}
+    world.cycle()
+    found = client.get("/api/v1/jobs/talk").json()
+    assert found["document"] == other
+    assert (found["workers"]["max"], found["workers"]["now"]) == (2, 2)
+    assert found["state"] in ("running", "starting", "resizing", "admitted")
+    kinds = [one["kind"] for one in client.get("/api/v1/events", params={"job": "talk"}).json()["items"]]
+    assert kinds.count("submitted") == 1
+    assert kinds.count("revised") == 1
+    client.post("/api/v1/jobs", json=other)
+    assert [one["id"] for one in client.get("/api/v1/jobs").json()["items"]] == ["talk"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"listen": {"port": 9999}}, "spec.listen"),
+        ({"placement": "dedicated", "tiers": {"interactive": {"slo": {"latency": "2s"}}, "batch": {}}}, "spec.placem"),
+        ({"replicas": {"min": 1, "max": 3, "resources": {"GPU": 2}}}, "spec.replicas.resources"),
+    ],
+)
+def test_what_cannot_change_while_an_endpoint_runs_is_a_conflict_that_names_it(
+    world: ApiWorld, client: TestClient, change: dict[str, Any], named: str
+) -> None:
+    client.post("/api/v1/jobs", json=endpoint("talk"))
+    world.cycle()
+    other = endpoint("talk")
+    other["spec"] |= change
+    answer = client.post("/api/v1/jobs", json=other)
+    assert (answer.status_code, answer.json()["exit_code"]) == (409, 7)
+    assert f"{named}" in answer.json()["detail"]
+    assert client.get("/api/v1/jobs/talk").json()["document"] == endpoint("talk")
+
+
+def test_a_file_whose_replicas_leave_out_the_pinned_number_is_refused(world: ApiWorld, client: TestClient) -> None:
+    client.post("/api/v1/jobs", json=endpoint("talk"))
+    world.cycle()
+    assert client.post("/api/v1/jobs/talk/resize", json={"workers": 3}).status_code == 200
+    answer = client.post("/api/v1/jobs", json=endpoint("talk", max=2))
+    assert answer.status_code == 409
+    assert "tide resize talk auto" in answer.text
+
+
+def test_an_endpoint_that_is_being_cancelled_takes_no_file_and_no_job_takes_its_name(
+    world: ApiWorld, client: TestClient
+) -> None:
+    client.post("/api/v1/jobs", json=endpoint("talk"))
+    world.cycle()
+    assert client.post("/api/v1/jobs", json=job("talk")).status_code == 409
+    client.post("/api/v1/jobs/talk/cancel")
+    answer = client.post("/api/v1/jobs", json=endpoint("talk"))
+    assert answer.status_code == 409
+    assert "being cancelled" in answer.text
 
 
 @pytest.mark.parametrize("make", [endpoint, study])

@@ -16,7 +16,7 @@ from tests.api.world import ApiWorld, bearer, job
 
 def test_a_submitted_job_is_in_the_books_and_is_described(world: ApiWorld, client: TestClient) -> None:
     answer = client.post("/api/v1/jobs", json=job("a"))
-    assert (answer.status_code, answer.json()) == (201, {"id": "a", "replayed": False})
+    assert (answer.status_code, answer.json()) == (201, {"id": "a", "replayed": False, "revised": False})
     assert answer.headers["location"] == "/api/v1/jobs/a"
     assert world.loop.woken == 1
     found = client.get("/api/v1/jobs/a").json()
@@ -44,7 +44,7 @@ def test_a_key_with_the_same_body_is_answered_as_before_and_with_another_is_a_co
     first = client.post("/api/v1/jobs", json=job("a"), headers=headers)
     again = client.post("/api/v1/jobs", json=job("a"), headers=headers)
     assert (first.status_code, again.status_code) == (201, 200)
-    assert again.json() == {"id": "a", "replayed": True}
+    assert again.json() == {"id": "a", "replayed": True, "revised": False}
     other = client.post("/api/v1/jobs", json=job("b"), headers=headers)
     assert (other.status_code, other.json()["code"], other.json()["exit_code"]) == (409, "conflict", 7)
     assert [one["id"] for one in client.get("/api/v1/jobs").json()["items"]] == ["a"]

@@ -128,7 +128,7 @@ def test_a_key_that_comes_again_is_answered_as_before_when_its_deadline_has_pass
             client.post("/api/v1/jobs", json=document | {"metadata": {"name": "c", "tenant": "red"}}).status_code == 422
         )
         again = client.post("/api/v1/jobs", json=document, headers=key)
-        assert (again.status_code, again.json()) == (200, {"id": "a", "replayed": True})
+        assert (again.status_code, again.json()) == (200, {"id": "a", "replayed": True, "revised": False})
         again = client.post("/api/v1/jobs/batch", json=batch, headers=both)
         assert (again.status_code, again.json()) == (200, {"ids": ["b"], "replayed": True})
     other = client.post("/api/v1/jobs", json=document | {"metadata": {"name": "c", "tenant": "red"}}, headers=key)
@@ -147,4 +147,4 @@ def test_a_key_that_comes_again_is_answered_as_before_when_its_budget_pays_for_n
     run_once(world, client, 200.0, run="a.2")
     never(world, client, document)
     again = client.post("/api/v1/jobs", json=document, headers=key)
-    assert (again.status_code, again.json()) == (200, {"id": "a", "replayed": True})
+    assert (again.status_code, again.json()) == (200, {"id": "a", "replayed": True, "revised": False})

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from orchestrator.adapters.endpoints.life import Document, Life
 from orchestrator.adapters.endpoints.process import Keeper
+from orchestrator.adapters.endpoints.rollout import Progress
 from orchestrator.adapters.endpoints.roster import COLD_START, Roster
 from orchestrator.adapters.endpoints.sight import read_sight
 from orchestrator.adapters.jobs.archive import FileLogArchive
@@ -17,6 +22,7 @@ from orchestrator.adapters.ray_serve.held import Count
 from orchestrator.adapters.ray_serve.seating import free_seat, unseated
 from orchestrator.policy.lending.rates import Counter
 from orchestrator.policy.queueing.orders import Phase, Report
+from orchestrator.spec.errors import UserError
 
 T0 = 1000.0
 
@@ -57,23 +63,63 @@ def test_the_attempt_before_is_over_when_the_replicas_that_it_had_too_many_are_g
     assert by_attempt(roster.finish(Phase.STOPPED, "")) == {2: Phase.STOPPED}
 
 
+def document(**spec: Any) -> dict[str, Any]:
+    return {"metadata": {"name": "e"}, "spec": {"model": "m@1", **spec}}
+
+
 @dataclass
 class Fake:
-    """An endpoint whose replicas come and go when the test says so."""
+    """An endpoint whose replicas come and go, and become others, when the test says so."""
 
     urls: dict[str, str] = field(default_factory=lambda: {"interactive": "http://127.0.0.1:1/e"})
-    ref: str = "m@1"
     leased: list[int] = field(default_factory=list)
-    begun: list[str | None] = field(default_factory=list)
+    begun: list[Life] = field(default_factory=list)
+    dies: bool = False
+    rolled: list[Life] = field(default_factory=list)
     now: Count = field(default_factory=lambda: Count(answering=0, present=0))
+    going: Progress = field(default_factory=lambda: Progress(fresh=0, wanted=2))
+    room: bool = True
+    unknown: set[str] = field(default_factory=set)
+    said: tuple[str, ...] = ()
+    newer: Life | None = None
+    made: Life | None = None
 
-    def start(self, seats: Mapping[str, int], begun_with: str | None = None) -> str:
+    @property
+    def life(self) -> Life:
+        assert self.made is not None
+        return self.made
+
+    def first(self, document: Document) -> Life:
+        return self.plan(document)
+
+    def start(self, life: Life, seats: Mapping[str, int]) -> None:
+        if self.dies:
+            raise SystemExit
         self.leased.append(sum(seats.values()))
-        self.begun.append(begun_with)
-        return "m@1"
+        self.begun.append(life)
+        self.made = life
+
+    def plan(self, document: Document) -> Life:
+        model = document["spec"]["model"]
+        if model in self.unknown:
+            raise UserError(f"there is no {model}")
+        return Life(document=document, built=model, ref=model)
+
+    def has_room(self, life: Life) -> bool:
+        return self.room
+
+    def roll(self, life: Life) -> None:
+        self.made = life
+        self.rolled.append(life)
+
+    def progress(self) -> Progress:
+        return self.going
 
     def lease(self, seats: Mapping[str, int]) -> None:
         self.leased.append(sum(seats.values()))
+
+    def settle(self) -> bool:
+        return False
 
     def nodes(self) -> dict[str, int]:
         return {}
@@ -84,8 +130,14 @@ class Fake:
     def arrivals(self) -> tuple[Counter, ...]:
         return ()
 
-    def refresh(self, replicas: int) -> bool:
-        return False
+    def refresh(self) -> tuple[str, ...]:
+        return self.said
+
+    def overtaken(self) -> Life | None:
+        return self.newer
+
+    def canary(self) -> dict[str, Any] | None:
+        return None
 
     def close(self) -> None:
         """Nothing is there."""
@@ -98,6 +150,14 @@ class World:
     root: Path
     at_s: float = T0
 
+    def __post_init__(self) -> None:
+        self.wants()
+
+    def wants(self, **spec: Any) -> dict[str, Any]:
+        """The file is this from now on."""
+        self.folder.write_job(document(**spec), {})
+        return document(**spec)
+
     @property
     def folder(self) -> JobFolder:
         return JobFolder(self.root / "jobs" / "e")
@@ -105,6 +165,15 @@ class World:
     def keeper(self, fake: Fake) -> Keeper:
         log = LogWriter(self.root / "logs", "e", self.root / "none", lambda: "12:00")
         return Keeper(self.folder, fake, log, lambda: self.at_s)
+
+    def tick(self, keeper: Keeper) -> None:
+        self.at_s += 1.0
+        assert keeper.tick(())
+
+    def change(self) -> tuple[str, str]:
+        found = read_sight(self.folder.path).rollout
+        assert found is not None
+        return found["state"], found["detail"]
 
 
 def test_replicas_follow_the_orders_and_their_end_is_said_to_the_end(tmp_path: Path) -> None:
@@ -139,8 +208,20 @@ def test_a_second_process_goes_on_with_the_replicas_of_the_first(tmp_path: Path)
     world.keeper(first).begin()
     world.folder.write_order(letter(2, 2))
     world.keeper(second).begin()
-    assert (first.begun, second.begun) == ([None], ["m@1"])
+    assert first.begun == second.begun == [first.made]
     assert second.leased == [2]
+
+
+def test_what_may_be_there_is_known_before_it_is_and_until_it_was_taken_down(tmp_path: Path) -> None:
+    world, fake = World(tmp_path), Fake(dies=True)
+    world.folder.write_order(letter(1, 2))
+    with pytest.raises(SystemExit):
+        world.keeper(fake).begin()
+    assert world.folder.leaves_something
+    keeper = world.keeper(Fake())
+    keeper.begin()
+    keeper.gone()
+    assert not world.folder.leaves_something
 
 
 def test_a_process_that_begins_with_a_stop_starts_nothing_and_says_the_end_of_the_one_that_died(tmp_path: Path) -> None:
@@ -170,3 +251,155 @@ def test_replicas_beyond_the_seats_of_their_node_go_first_the_newest_of_them_fir
 def test_a_replica_starts_where_most_seats_are_free() -> None:
     assert free_seat({"a": 2, "b": 3}, {"b": 2}) == "a"
     assert free_seat({"a": 1, "b": 1}, {"a": 1, "b": 1}) is None
+
+
+# --- Another file while it runs ---------------------------------------------------------------------------------------
+
+
+def begun(world: World, fake: Fake) -> Keeper:
+    """An endpoint of two replicas that answer."""
+    world.folder.write_order(letter(1, 2))
+    keeper = world.keeper(fake)
+    keeper.begin()
+    fake.now = Count(answering=2, present=2)
+    return keeper
+
+
+def test_a_file_that_has_changed_is_rolled_out_where_it_stands(tmp_path: Path) -> None:
+    world, fake = World(tmp_path), Fake()
+    keeper = begun(world, fake)
+    world.tick(keeper)
+    assert read_sight(world.folder.path).rollout is None
+    wanted = world.wants(model="m@2")
+    world.tick(keeper)
+    assert [one.document for one in fake.rolled] == [wanted]
+    fake.going = Progress(fresh=1, wanted=2)
+    world.tick(keeper)
+    assert world.change() == ("rolling", "1 of 2 replicas are what the file says")
+    fake.going = Progress(fresh=2, wanted=2, settled=True)
+    world.tick(keeper)
+    assert world.change()[0] == "done"
+    world.folder.write_job(wanted, {"ray": "elsewhere"})  # written again, and the same
+    world.tick(keeper)
+    assert len(fake.rolled) == 1
+
+
+@pytest.mark.parametrize("dies_before_it_is_carried_out", [False, True])
+def test_whoever_comes_after_a_kill_in_a_roll_out_finishes_it(
+    tmp_path: Path, dies_before_it_is_carried_out: bool
+) -> None:
+    world, first, second = World(tmp_path), Fake(), Fake()
+    keeper = begun(world, first)
+    if dies_before_it_is_carried_out:
+        first.roll = _die  # type: ignore[method-assign]
+    wanted = world.wants(model="m@2")
+    if dies_before_it_is_carried_out:
+        with pytest.raises(SystemExit):
+            keeper.tick(())
+    else:
+        world.tick(keeper)
+    world.folder.write_order(letter(2, 2))
+    heir = world.keeper(second)
+    heir.begin()
+    assert [one.document for one in second.begun] == [wanted]
+    second.now, second.going = first.now, Progress(fresh=1, wanted=2)
+    world.tick(heir)
+    assert world.change()[0] == "rolling"
+    second.going = Progress(fresh=0, wanted=2, failed="it does not start")
+    world.tick(heir)  # and it still knows what to go back to
+    assert [one.document for one in second.rolled] == [document()]
+
+
+def _die(life: Life) -> None:
+    raise SystemExit
+
+
+def test_a_file_that_changed_while_nobody_was_there_is_rolled_out(tmp_path: Path) -> None:
+    world, first, second = World(tmp_path), Fake(), Fake()
+    begun(world, first)
+    wanted = world.wants(model="m@2")
+    world.folder.write_order(letter(2, 2))
+    world.keeper(second).begin()
+    assert second.begun == [first.made]
+    assert [one.document for one in second.rolled] == [wanted]
+
+
+def test_replicas_that_do_not_start_leave_what_was_before_and_are_not_tried_again(tmp_path: Path) -> None:
+    world, fake = World(tmp_path), Fake()
+    keeper = begun(world, fake)
+    world.wants(model="m@2")
+    world.tick(keeper)
+    fake.going = Progress(fresh=0, wanted=2, failed="no such device")
+    fake.now = Count(answering=2, present=3, failed="no such device")
+    world.tick(keeper)
+    assert world.change() == ("refused", "no such device")
+    assert [one.ref for one in fake.rolled] == ["m@2", "m@1"]
+    fake.now, fake.going = Count(answering=2, present=2), Progress(fresh=2, wanted=2, settled=True)
+    for _ in range(3):
+        world.tick(keeper)
+    keeper.look_around()
+    assert world.change() == ("refused", "no such device")
+    fake.going = Progress(fresh=0, wanted=2)
+    world.wants(model="m@3")
+    world.tick(keeper)
+    assert [one.ref for one in fake.rolled] == ["m@2", "m@1", "m@3"]
+    assert world.change()[0] == "rolling"
+
+
+def test_a_version_that_nobody_has_registered_is_waited_for_beside_what_answers(tmp_path: Path) -> None:
+    world, fake = World(tmp_path), Fake(unknown={"m@2"})
+    keeper = begun(world, fake)
+    world.wants(model="m@2")
+    world.tick(keeper)
+    assert world.change() == ("refused", "there is no m@2")
+    fake.unknown.clear()
+    keeper.look_around()
+    assert [one.ref for one in fake.rolled] == ["m@2"]
+
+
+def test_one_replica_waits_for_a_device_on_which_the_next_can_start(tmp_path: Path) -> None:
+    world, fake = World(tmp_path), Fake(room=False)
+    keeper = begun(world, fake)
+    world.wants(model="m@2")
+    world.tick(keeper)
+    assert world.change()[0] == "waiting"
+    assert fake.rolled == []
+    fake.room = True
+    keeper.look_around()
+    assert [one.ref for one in fake.rolled] == ["m@2"]
+
+
+def test_a_file_that_is_taken_back_while_it_is_rolled_out_is_what_replicas_become(tmp_path: Path) -> None:
+    world, fake = World(tmp_path), Fake()
+    keeper = begun(world, fake)
+    world.wants(model="m@2")
+    world.tick(keeper)
+    world.wants()
+    world.tick(keeper)
+    assert [one.ref for one in fake.rolled] == ["m@2", "m@1"]
+    fake.going = Progress(fresh=2, wanted=2, settled=True)
+    world.tick(keeper)
+    assert world.change()[0] == "done"
+
+
+def test_another_version_that_running_replicas_cannot_load_is_rolled_out_once(tmp_path: Path) -> None:
+    world, fake = World(tmp_path), Fake()
+    keeper = begun(world, fake)
+    fake.newer = Life(document=document(), built="m@9", ref="m@9")
+    keeper.look_around()
+    fake.going = Progress(fresh=0, wanted=2, failed="it does not start")
+    world.tick(keeper)
+    fake.going = Progress(fresh=2, wanted=2, settled=True)
+    world.tick(keeper)
+    keeper.look_around()
+    assert [one.ref for one in fake.rolled] == ["m@9", "m@1"]
+
+
+def test_what_answers_and_why_a_canary_went_are_kept_for_whoever_comes_next(tmp_path: Path) -> None:
+    world, first, second = World(tmp_path), Fake(), Fake()
+    keeper = begun(world, first)
+    first.made = replace(first.life, ref="m@5", taken_back="errors")
+    keeper.look_around()
+    world.folder.write_order(letter(2, 2))
+    world.keeper(second).begin()
+    assert second.begun == [first.made]

@@ -13,7 +13,14 @@ import psutil
 import pytest
 
 from orchestrator.adapters.jobs.folder import JobFolder
-from orchestrator.adapters.jobs.runner import MAX_TRIES, STOP_PATIENCE_S, UNHEARD, JobRunner
+from orchestrator.adapters.jobs.runner import (
+    BETWEEN_SWEEPS_S,
+    MAX_TRIES,
+    STOP_PATIENCE_S,
+    UNHEARD,
+    UNORDERED_S,
+    JobRunner,
+)
 from orchestrator.policy.queueing.decisions import Admit, ChangeCause, Evict, Resize, Seats, StartReason
 from orchestrator.policy.queueing.orders import Order, Phase, Report
 from orchestrator.ports import UnreachableError
@@ -24,7 +31,7 @@ PATIENCE_S = 60.0
 PROCESS = """
 import contextlib, sys, time
 from pathlib import Path
-from orchestrator.adapters.jobs.folder import JobFolder
+from orchestrator.adapters.jobs.folder import BEGUN, JobFolder
 from orchestrator.policy.queueing.orders import Phase, Report
 
 folder = JobFolder(Path(sys.argv[1]))
@@ -38,12 +45,15 @@ with contextlib.ExitStack() as stack:
     while True:
         order = folder.read_order()
         if order.stop and how != "deaf":
+            folder.leave_nothing()
             folder.write_report(Report(job=folder.job, attempt=order.attempt, phase=Phase.STOPPED))
             sys.exit(0)
         if order.attempt != taken and not order.stop:
             if taken:
                 folder.write_report(Report(job=folder.job, attempt=taken, phase=Phase.STOPPED))
             taken = order.attempt
+            if how == "leaves":
+                (folder.path / BEGUN).write_text("{}")
             folder.write_report(Report(job=folder.job, attempt=taken, phase=Phase.RUNNING, unsaved_work_s=2.0))
         if how == "short":
             folder.write_report(Report(job=folder.job, attempt=taken, phase=Phase.SUCCEEDED, steps_done=7))
@@ -62,6 +72,7 @@ class Bench:
         self.how = "long"
         self.kind = "TrainJob"
         self.reachable = True
+        self.over = False
         self.late_s = 0.0
         self.asked = 0
         (root / "process.py").write_text(PROCESS)
@@ -76,6 +87,7 @@ class Bench:
             environment=lambda: {"PYTHONPATH": os.pathsep.join(sys.path)},
             is_reachable=lambda: self.reachable,
             now_s=lambda: time.time() + self.late_s,
+            is_over=lambda job: self.over,
         )
 
     def _document(self, job: str) -> dict[str, str]:
@@ -120,10 +132,10 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
             psutil.wait_procs([one for one in psutil.Process().children() if one.pid == birth.pid], timeout=5.0)
 
 
-def start(attempt: int = 1, workers: int = 2) -> Order:
+def start(attempt: int = 1, workers: int = 2, job: str = "a") -> Order:
     seats = (Seats("p", "n1", workers),)
-    what = Admit(job="a", placement=seats, reason=StartReason.IN_ORDER, detail="")
-    return Order(id=f"a-a{attempt}", what=what, attempt=attempt)
+    what = Admit(job=job, placement=seats, reason=StartReason.IN_ORDER, detail="")
+    return Order(id=f"{job}-a{attempt}", what=what, attempt=attempt)
 
 
 def resize(attempt: int, workers: int) -> Order:
@@ -266,6 +278,61 @@ def test_what_outlives_its_process_is_taken_down_though_that_is_killed_while_it_
     os.kill(pid, signal.SIGKILL)
     bench.until_phase(Phase.STOPPED)
     assert (bench.pid() != pid) is again
+
+
+def killed_between_attempts(bench: Bench) -> None:
+    """An endpoint whose process is dead, and that end is in the books: nobody has ordered it again yet."""
+    bench.how, bench.kind = "leaves", "Endpoint"
+    bench.runner.ask(start())
+    bench.until_phase(Phase.RUNNING)
+    os.kill(bench.pid(), signal.SIGKILL)
+    bench.runner.acknowledge([bench.until_phase(Phase.FAILED)])
+    assert bench.runner.reports() == ()
+    assert bench.folder().leaves_something
+
+
+@pytest.mark.parametrize("why", ["cancelled", "not ordered again", "cancelled, and a new orchestrator"])
+def test_what_a_process_leaves_that_dies_between_attempts_is_taken_down(bench: Bench, why: str) -> None:
+    killed_between_attempts(bench)
+    dead = bench.pid()
+    bench.over = why != "not ordered again"
+    bench.late_s = 0.0 if bench.over else UNORDERED_S + 1.0
+    if "new" in why:
+        bench.runner = bench.new()
+    bench.reachable = False
+    assert bench.runner.reports() == ()
+    assert bench.folder().leaves_something  # nobody could take it down; the next look tries again
+    bench.reachable, bench.late_s = True, bench.late_s + BETWEEN_SWEEPS_S
+    bench.runner.reports()
+    assert bench.pid() != dead
+    swept = bench.until_phase(Phase.STOPPED)
+    bench.runner.acknowledge([swept])
+    bench.until(lambda found: not bench.folder().path.exists())
+
+
+def test_a_next_attempt_that_is_stopped_before_it_began_takes_down_what_the_one_before_left(bench: Bench) -> None:
+    killed_between_attempts(bench)
+    dead = bench.pid()
+    bench.runner.ask(stop(attempt=2))
+    bench.until_phase(Phase.STOPPED, attempt=2)
+    assert bench.pid() != dead
+    assert not bench.folder().leaves_something
+
+
+def test_what_goes_on_between_two_attempts_is_there_for_the_next(bench: Bench) -> None:
+    killed_between_attempts(bench)
+    bench.runner.ask(start(attempt=2))
+    bench.until_phase(Phase.RUNNING, attempt=2)
+    assert bench.folder().leaves_something
+
+
+def test_a_later_run_of_the_same_name_has_what_an_earlier_one_left(bench: Bench) -> None:
+    killed_between_attempts(bench)
+    dead, bench.over = bench.pid(), True
+    bench.runner.ask(start(job="a.2"))
+    bench.until(lambda found: any(one.job == "a.2" and one.phase is Phase.RUNNING for one in found))
+    assert not bench.folder().path.exists()
+    assert not psutil.pid_exists(dead) or psutil.Process(dead).status() == "zombie"
 
 
 def test_a_process_number_that_was_given_away_is_not_killed(bench: Bench) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -27,7 +28,8 @@ from orchestrator.policy.lending.values import Keep, Lend, Loan, Recall, RecallT
 from orchestrator.policy.queueing.decisions import Admit, ChangeCause, Evict, Resize, workers_in
 from orchestrator.policy.queueing.orders import Order, Phase, Report
 from orchestrator.policy.queueing.places import Pool, flat_pool
-from orchestrator.service.holdings import Holdings
+from orchestrator.ports import UnreachableError
+from orchestrator.service.holdings import Holdings, Revisions
 from orchestrator.spec import Cluster, load_text
 from tests.policy.lending.worlds import MONDAY_S, terms
 
@@ -353,6 +355,46 @@ def test_a_pinned_endpoint_lends_nothing_and_a_cancelled_one_leaves(plane: Plane
     plane.cycle(4)
     assert plane.devices() == {"talk": 0, "train": 7}
     assert plane.ledger.read.job("talk").state is JobState.CANCELLED
+
+
+def test_another_file_changes_what_an_endpoint_is_owed_and_reaches_its_process_whoever_leads(plane: Plane) -> None:
+    plane.cycle(3)
+    assert plane.devices() == {"talk": 6, "train": 1}
+    told: list[dict[str, Any]] = []
+    chore = Revisions(plane.ledger, lambda job, document: told.append({"job": job, **document["spec"]["replicas"]}))
+    chore(plane.world.now)
+    chore(plane.world.now)
+    assert [one["max"] for one in told] == [6]
+    (spec,) = load_text(ENDPOINT.replace("max: 6, rps: 10", "max: 4"))
+    new = new_holder(spec, plane.cluster, now_s=plane.world.now)  # type: ignore[arg-type]
+    assert plane.ledger.submit(new).revised == ("talk",)
+    chore(plane.world.now)
+    assert [one["max"] for one in told] == [6, 4]
+    plane.ledger.resign()  # whoever leads next has it from the disk, and says it again
+    assert plane.ledger.lead()
+    Revisions(plane.ledger, lambda job, document: told.append(document["spec"]["replicas"]))(plane.world.now)
+    assert [one["max"] for one in told] == [6, 4, 4]
+    plane.cycle(3)
+    assert plane.devices() == {"talk": 4, "train": 3}
+    assert plane.ledger.read.job("talk").shape.sizes[-1] == 4
+    with plane.ledger.database.reading() as connection:
+        assert check(connection) == []
+
+
+def test_an_endpoint_is_told_again_of_its_file_when_its_folder_could_not_be_written(plane: Plane) -> None:
+    plane.cycle(1)
+    told, full = [], [True]
+
+    def revise(job: str, document: object) -> None:
+        if full.pop():
+            raise UnreachableError("no space left on device")
+        told.append(job)
+
+    chore = Revisions(plane.ledger, revise)
+    chore(plane.world.now)
+    full.append(False)
+    chore(plane.world.now)
+    assert told == ["talk"]
 
 
 def test_without_a_figure_of_what_a_replica_serves_nothing_is_lent(plane: Plane) -> None:

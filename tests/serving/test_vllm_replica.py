@@ -112,6 +112,37 @@ def test_a_crash_of_vllm_ends_every_answer_with_an_error(replica: VllmReplica) -
     asyncio.run(work())
 
 
+def test_what_vllm_does_not_take_ends_alone(replica: VllmReplica) -> None:
+    async def work() -> None:
+        async with started(replica):
+            with pytest.raises(EngineFailedError, match="longer than the maximum"):
+                await read_all(replica.submit(generation("long", "a" * 128)))
+            assert (await read_all(replica.submit(generation("b", "ab", max_tokens=2))))[0] == "ab"
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(("said", "reason"), [("stop", FinishReason.STOP), ("length", FinishReason.LENGTH)])
+def test_an_answer_ends_as_vllm_says(replica: VllmReplica, said: str, reason: FinishReason) -> None:
+    async def work() -> None:
+        async with started(replica) as engine:
+            engine.finish_reason = said
+            assert (await read_all(replica.submit(generation("a", max_tokens=2))))[1].reason is reason
+
+    asyncio.run(work())
+
+
+def test_a_request_that_vllm_gives_up_is_no_answer(replica: VllmReplica) -> None:
+    async def work() -> None:
+        async with started(replica) as engine:
+            engine.finish_reason = "error"
+            with pytest.raises(EngineFailedError, match="ended this request: error"):
+                await read_all(replica.submit(generation("a", max_tokens=2)))
+            assert replica.rollout.totals[""].failed == 1
+
+    asyncio.run(work())
+
+
 def test_without_the_package_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(UserError, match="not installed") as missing:

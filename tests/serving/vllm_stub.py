@@ -45,6 +45,7 @@ class LLMEngine:
     requests: dict[str, Any] = field(default_factory=dict)
     model_config: Any = field(default_factory=lambda: SimpleNamespace(max_model_len=128))
     before_step: Any = None
+    finish_reason: str = "length"
 
     @classmethod
     def from_engine_args(cls, args: EngineArgs) -> LLMEngine:
@@ -55,10 +56,14 @@ class LLMEngine:
 
     def add_request(
         self, request_id: str, prompt: dict[str, list[int]], params: SamplingParams, *, priority: int
-    ) -> None:
+    ) -> str:
+        if len(prompt["prompt_token_ids"]) >= self.model_config.max_model_len:
+            raise ValueError("The decoder prompt is longer than the maximum model length")
         self.requests[request_id] = (priority, prompt["prompt_token_ids"], params, [])
+        return f"{request_id}-internal"
 
-    def abort_request(self, ids: list[str]) -> None:
+    def abort_request(self, ids: list[str], internal: bool = False) -> None:
+        assert not internal, "ids are ours"
         self.aborted += ids
         for request_id in ids:
             del self.requests[request_id]
@@ -77,5 +82,7 @@ class LLMEngine:
         finished = len(made) >= params.max_tokens
         if finished:
             del self.requests[request_id]
-        completion = SimpleNamespace(token_ids=[token], text=chr(token), finish_reason="length" if finished else None)
+        completion = SimpleNamespace(
+            token_ids=[token], text=chr(token), finish_reason=self.finish_reason if finished else None
+        )
         return SimpleNamespace(request_id=request_id, outputs=[completion], finished=finished)

@@ -114,7 +114,13 @@ class EndpointHolders:
         sight, lender = self._sight(job), self.lenders.get(job)
         if not sight.urls:
             return None
-        shown: dict[str, Any] = {"urls": dict(sight.urls), "model": sight.ref, "answering": sight.answering}
+        shown: dict[str, Any] = {
+            "urls": dict(sight.urls),
+            "model": sight.ref,
+            "answering": sight.answering,
+            "rollout": sight.rollout,
+            "canary": sight.canary,
+        }
         if lender is None or lender.decision is None:
             return {**shown, "lending": None}
         standing, demand = lender.standing, lender.demand

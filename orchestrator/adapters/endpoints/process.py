@@ -6,7 +6,6 @@ killed is started again on the same lease and finds them answering. A stop lets 
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 import traceback
@@ -15,36 +14,42 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from orchestrator.adapters.endpoints.life import Life
+from orchestrator.adapters.endpoints.rollout import Rollable, Rollouts, change_as_json
 from orchestrator.adapters.endpoints.roster import Roster
 from orchestrator.adapters.endpoints.sight import Sight, write_sight
-from orchestrator.adapters.files import read_json, write_json
 from orchestrator.adapters.jobs.folder import JobFolder
 from orchestrator.adapters.jobs.letters import Letter
 from orchestrator.adapters.jobs.log_writer import LogWriter
 from orchestrator.policy.lending.rates import Counter
 from orchestrator.policy.queueing.orders import Phase, Report
 from orchestrator.registry import Registry
-from orchestrator.spec import Endpoint, load_text
 from orchestrator.spec.errors import UserError
 
 TICK_S = 0.2
 COUNT_S = 1.0
 LOOK_S = 5.0
-_BEGUN = "begun.json"
 
 
-class Replicas(Protocol):
+class Replicas(Rollable, Protocol):
     """An endpoint as `ray_serve.held.HeldEndpoint` is one."""
 
-    urls: dict[str, str]
-    ref: str
+    @property
+    def urls(self) -> dict[str, str]:
+        """Its addresses, by tier."""
+        ...
 
-    def start(self, seats: Mapping[str, int], begun_with: str | None = None) -> str:
-        """Begin, or go on."""
+    @property
+    def life(self) -> Life:
+        """What its replicas are made of."""
         ...
 
     def lease(self, seats: Mapping[str, int]) -> None:
         """Hold so many on these nodes."""
+        ...
+
+    def settle(self) -> bool:
+        """Bring those back that sit elsewhere; whether that is under way."""
         ...
 
     def nodes(self) -> dict[str, int]:
@@ -59,8 +64,16 @@ class Replicas(Protocol):
         """Requests by replica."""
         ...
 
-    def refresh(self, replicas: int) -> bool:
-        """Follow the registry."""
+    def refresh(self) -> tuple[str, ...]:
+        """Follow the registry; what there is to say of it."""
+        ...
+
+    def overtaken(self) -> Life | None:
+        """What replicas must become to follow it, where they cannot as they are."""
+        ...
+
+    def canary(self) -> dict[str, Any] | None:
+        """The version on trial."""
         ...
 
     def close(self) -> None:
@@ -69,7 +82,7 @@ class Replicas(Protocol):
 
 
 class Keeper:
-    """Holds one endpoint to the newest order in its folder, tick by tick. Used from one thread."""
+    """Holds one endpoint to the newest order and the newest file in its folder, tick by tick. Used from one thread."""
 
     def __init__(self, folder: JobFolder, held: Replicas, log: LogWriter, now_s: Callable[[], float]) -> None:
         self._folder = folder
@@ -77,10 +90,11 @@ class Keeper:
         self._log = log
         self._now_s = now_s
         self._roster = Roster(folder.job)
+        self._rollouts = Rollouts(folder, held, log.say)
         self._stamp: object = None
         self._order: Letter | None = None
         self._said: tuple[Report, ...] = ()
-        self._reported_s = float("-inf")
+        self._reported_s = self._followed_s = float("-inf")
         self._answered = False
         self._leased: dict[str, int] = {}
         self._nodes: dict[str, int] = {}
@@ -92,11 +106,9 @@ class Keeper:
         self._look()
         if self._order is not None and self._order.stop:
             return False
-        begun = read_json(self._folder.path / _BEGUN)
         self._leased = self._roster.seats
-        ref = self._held.start(self._leased, None if begun is None else begun["ref"])
-        write_json(self._folder.path / _BEGUN, {"ref": ref})
-        self._log.say(f"{ref} at {', '.join(sorted(set(self._held.urls.values())))}")
+        self._rollouts.begin(self._leased)
+        self._log.say(f"{self._held.life.ref} at {', '.join(sorted(set(self._held.urls.values())))}")
         return True
 
     def tick(self, counters: tuple[Counter, ...]) -> bool:
@@ -107,11 +119,23 @@ class Keeper:
         if self._roster.seats != self._leased:
             self._leased = self._roster.seats
             self._held.lease(self._leased)
+        self._rollouts.look()
+        if self._now_s() - self._followed_s >= COUNT_S:
+            self._followed_s = self._now_s()
+            self._rollouts.follow()
+        if self._rollouts.is_moving:
+            self._nodes = {}  # where they were says nothing of where they are
         count = self._held.count()
+        if count.failed is not None and not self._rollouts.is_moving:
+            raise RuntimeError(count.failed)
         self._answered = self._answered or count.answering > 0
         self._roster.see(answering=count.answering, present=count.present, now_s=self._now_s())
         self._report(counters, count.answering)
         return True
+
+    def gone(self) -> None:
+        """Nothing of it is left."""
+        self._folder.leave_nothing()
 
     def finish(self, phase: Phase, detail: str, *, final: bool = False) -> None:
         """It has ended: say how."""
@@ -141,10 +165,19 @@ class Keeper:
         """
         try:
             self._nodes = self._held.nodes()
-            if self._held.refresh(sum(self._leased.values())):
-                self._log.say(f"{self._held.ref} answers now")
+            self._rollouts.try_again()
+            if not self._rollouts.is_moving and not self._held.settle():
+                self._follow_registry()
         except Exception as error:
             self._log.say(f"could not look around: {type(error).__name__}: {error}")
+
+    def _follow_registry(self) -> None:
+        for line in self._held.refresh():
+            self._log.say(line)
+        if self._held.life != self._rollouts.begun.now:
+            self._rollouts.served(self._held.life)
+        if (life := self._held.overtaken()) is not None:
+            self._rollouts.become(life)
 
     def _look(self) -> None:
         stamp = self._folder.order_stamp()
@@ -175,8 +208,10 @@ class Keeper:
             counters=counters,
             cold_starts_s=tuple(self._roster.cold_starts_s),
             urls=dict(self._held.urls),
-            ref=self._held.ref,
+            ref=self._held.life.ref,
             nodes=self._nodes,
+            rollout=change_as_json(self._rollouts.change),
+            canary=self._held.canary(),
         )
         write_sight(self._folder.path, sight)
 
@@ -187,10 +222,8 @@ def serve_endpoint(folder: JobFolder, document: Mapping[str, Any], around: Mappi
     from orchestrator.adapters.ray_cluster.loopback import for_ray_init
     from orchestrator.adapters.ray_serve.held import HeldEndpoint
 
-    (endpoint,) = load_text(json.dumps(document), where=folder.job)
-    assert isinstance(endpoint, Endpoint), "an endpoint's process has an Endpoint"
-    home = Path(around["home"])
-    held = HeldEndpoint(endpoint=endpoint, registry=Registry(home / "models"), base=home)
+    home, name = Path(around["home"]), str(document["metadata"]["name"])
+    held = HeldEndpoint(registry=Registry(home / "models"), base=home, name=name)
     keeper = Keeper(folder, held, log, time.time)
     try:
         with connected(for_ray_init(around["ray"])):
@@ -203,7 +236,7 @@ def serve_endpoint(folder: JobFolder, document: Mapping[str, Any], around: Mappi
 
 def _keep(keeper: Keeper, held: Replicas) -> tuple[Phase, str, bool]:
     """Serve to an end of any kind; what is wrong with the endpoint itself would be wrong again, and takes it down."""
-    from orchestrator.adapters.ray_serve.held import is_lost
+    from orchestrator.adapters.ray_serve.shared import is_lost
 
     counting = _Counting(held.arrivals)
     try:
@@ -221,14 +254,24 @@ def _keep(keeper: Keeper, held: Replicas) -> tuple[Phase, str, bool]:
     finally:
         counting.ended.set()
     held.close()
+    keeper.gone()
     return phase, detail, final
 
 
 def _hold(keeper: Keeper, counting: _Counting) -> None:
     """Serve until it is asked to stop."""
     counting.start()
-    refreshed_s = time.monotonic()
-    while keeper.tick(counting.last):
+    refreshed_s, trouble = time.monotonic(), ""
+    while True:
+        try:
+            if not keeper.tick(counting.last):
+                return
+        except OSError as error:  # a disk that is full for a moment takes no endpoint down: the next tick says it all
+            if isinstance(error, ConnectionError | TimeoutError):
+                raise
+            if str(error) != trouble:
+                trouble = str(error)
+                traceback.print_exc()
         if time.monotonic() - refreshed_s > LOOK_S:
             refreshed_s = time.monotonic()
             keeper.look_around()

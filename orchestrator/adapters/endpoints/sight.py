@@ -17,7 +17,8 @@ _FILE = "serving.json"
 class Sight:
     """One look. `counters`: requests that came, by replica; `answering`: replicas that take requests; `cold_starts_s`:
     how long the last of them took, from an order to the answer. `urls` by tier; `ref`: the version that answers;
-    `nodes`: where replicas were a few seconds ago."""
+    `nodes`: where replicas were a few seconds ago; `rollout`: how far the last change of the file has come (state and
+    detail); `canary`: the version on trial, its share, and why it was taken back."""
 
     answering: int = 0
     counters: tuple[Counter, ...] = ()
@@ -25,6 +26,8 @@ class Sight:
     urls: Mapping[str, str] = field(default_factory=dict)
     ref: str = ""
     nodes: Mapping[str, int] = field(default_factory=dict)
+    rollout: Mapping[str, str] | None = None
+    canary: Mapping[str, Any] | None = None
 
 
 def write_sight(folder: Path, sight: Sight) -> None:

@@ -14,6 +14,9 @@ from orchestrator.adapters.files import hold_lock, is_held, read_json, write_jso
 from orchestrator.adapters.jobs.letters import Letter, report_from_json, report_to_json
 from orchestrator.policy.queueing.orders import Report
 
+BEGUN = "begun.json"
+"""There as long as a process has begun something that outlives it, and nobody has taken it down."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Birth:
@@ -87,11 +90,11 @@ class JobFolder:
 
     def order_stamp(self) -> tuple[int, int] | None:
         """Changes when the order does."""
-        try:
-            status = (self.path / "order.json").stat()
-        except FileNotFoundError:
-            return None
-        return status.st_mtime_ns, status.st_ino
+        return _stamp(self.path / "order.json")
+
+    def job_stamp(self) -> tuple[int, int] | None:
+        """Changes when what the process runs, or where, is written again."""
+        return _stamp(self.path / "job.json")
 
     def write_birth(self, birth: Birth) -> None:
         """Who was started."""
@@ -128,6 +131,15 @@ class JobFolder:
         birth = self.read_birth()
         return birth is not None and birth.is_alive
 
+    @property
+    def leaves_something(self) -> bool:
+        """Whether something goes on, or may, though the process has ended."""
+        return (self.path / BEGUN).exists()
+
+    def leave_nothing(self) -> None:
+        """It was taken down."""
+        (self.path / BEGUN).unlink(missing_ok=True)
+
     def write_report(self, report: Report) -> None:
         """Say how an attempt is; an end is said once and stays."""
         write_json(self._report(report.attempt), report_to_json(report))
@@ -148,3 +160,11 @@ class JobFolder:
 
     def _report(self, attempt: int) -> Path:
         return self.path / "reports" / f"{attempt:06d}.json"
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_mtime_ns, status.st_ino

@@ -32,6 +32,9 @@ STOP_PATIENCE_S = 30.0
 """Beyond the deadline of a stop; then the process is killed, and Ray ends its workers."""
 OUTLIVED = frozenset({"Endpoint"})
 """Kinds whose process leaves something that goes on without it: a stop is over once that was taken down, too."""
+UNORDERED_S = 60.0
+"""How long what is left goes on between two attempts; after that somebody else may have been given its devices."""
+BETWEEN_SWEEPS_S = 30.0
 UNHEARD = "unheard"
 """The part of a stall between an attempt's end and the moment when the control plane heard of it."""
 _SAID_BYTES = 600
@@ -39,7 +42,8 @@ _SAID_BYTES = 600
 
 class JobRunner:
     """Job processes under `root`. `document` tells what a job is; `surroundings` (address of Ray, folders) and
-    `environment` are given to each process as it starts; `is_reachable` asks whether Ray answers.
+    `environment` are given to each process as it starts; `is_reachable` asks whether Ray answers; `is_over` whether a
+    job has ended for good.
 
     Used from one thread.
     """
@@ -54,6 +58,7 @@ class JobRunner:
         environment: Callable[[], Mapping[str, str]],
         is_reachable: Callable[[], bool],
         now_s: Callable[[], float],
+        is_over: Callable[[str], bool] = lambda job: False,
     ) -> None:
         self._root = root
         self._command = tuple(command)
@@ -62,7 +67,9 @@ class JobRunner:
         self._environment = environment
         self._is_reachable = is_reachable
         self._now_s = now_s
+        self._is_over = is_over
         self._children: set[int] = set()
+        self._swept_s: dict[str, float] = {}
 
     # --- ports.Runner ------------------------------------------------------------------------------------------------
 
@@ -97,6 +104,15 @@ class JobRunner:
                     write_json(self._past(folder.job), {"attempt": report.attempt})
                 folder.drop_report(report.attempt)
                 self._tidy(folder)
+
+    # --- For the control plane alone ---------------------------------------------------------------------------------
+
+    def revise(self, job: str, document: Mapping[str, Any]) -> None:
+        """What a job is has changed: its process, if it has one, reads it. Raises: UnreachableError."""
+        folder = self._folder(job)
+        with _disk(folder):
+            if folder.kind and folder.read_job()[0] != document:
+                folder.write_job(document, folder.read_job()[1])
 
     # --- Inside ------------------------------------------------------------------------------------------------------
 
@@ -163,6 +179,8 @@ class JobRunner:
         return folder.kind in OUTLIVED and self._is_reachable() and self._try(folder, letter.attempt)
 
     def _try(self, folder: JobFolder, attempt: int) -> bool:
+        if folder.kind in OUTLIVED and any(one.is_alive for one in self._kin(folder)):
+            return True  # an earlier run of it is being taken down: the next look tries again
         birth = folder.read_birth()
         tries = 1 + (birth.tries if birth is not None and birth.attempt == attempt else 0)
         if tries > MAX_TRIES:
@@ -189,14 +207,40 @@ class JobRunner:
             folder.kill()
 
     def _tidy(self, folder: JobFolder) -> bool:
-        """Forget a job whose last end is in the books and whose process has gone."""
+        """Forget a job whose last end is in the books, and whose process has gone and has left nothing."""
         letter = folder.read_order()
         if letter is None or letter.attempt > self._acknowledged(folder.job) or folder.read_reports():
             return False
         if folder.is_alive:
             return False
+        if folder.leaves_something and not self._has_heir(folder):
+            self._sweep(folder, letter)
+            return True
         shutil.rmtree(folder.path, ignore_errors=True)
         return True
+
+    def _sweep(self, folder: JobFolder, letter: Letter) -> None:
+        """Have taken down what a dead process has left, once its job is over or was not ordered again."""
+        now_s, job = self._now_s(), folder.job
+        if now_s - self._past(job).stat().st_mtime < UNORDERED_S and not self._is_over(job):
+            return
+        if now_s - self._swept_s.get(job, float("-inf")) < BETWEEN_SWEEPS_S:
+            return
+        self._swept_s[job] = now_s
+        if self._is_reachable():
+            log.warning("what a dead process has left is taken down", job=job)
+            folder.write_order(replace(letter, seats={}, stop=True))
+            self._spawn(folder, letter.attempt, tries=1)
+
+    def _has_heir(self, folder: JobFolder) -> bool:
+        """Whether a later run of the same name was ordered: it has what an earlier one left."""
+        orders = (one.read_order() for one in self._kin(folder))
+        return any(order is not None and not order.stop for order in orders)
+
+    def _kin(self, folder: JobFolder) -> list[JobFolder]:
+        """Folders of other runs of the same name, which share what outlives them."""
+        name = folder.job.partition(".")[0]
+        return [one for one in self._folders() if one.job.partition(".")[0] == name and one.job != folder.job]
 
     def _acknowledged(self, job: str) -> int:
         """The latest attempt whose end was acknowledged: orders for it or an earlier one are stale."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,13 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouter
 from orchestrator.adapters.ray_serve.replica import EndpointReplica
 from orchestrator.registry import Registry, Version
 from orchestrator.spec import Endpoint
-from orchestrator.spec.errors import UserError
+from orchestrator.spec.endpoint_changes import built_from, fixed_while_served
+from orchestrator.spec.errors import ExitCode, UserError
 from orchestrator.spec.names import split_reference
 from serving.app import ReplicaSpec
 from serving.config import tier_limits
 from serving.http.service import ServedModel
-from serving.versions import Wanted, WantedVersion
+from serving.versions import Wanted, WantedVersion, canary_rules
 
 # Serve's own queues know no tiers: let everything through to the replica, whose scheduler refuses what is too much.
 _UNBOUNDED = 100_000
@@ -65,18 +67,29 @@ def wanted_versions(
     return Wanted(
         stable=_wanted(registry, registry.get(stable or endpoint.spec.model)),
         canary=_wanted(registry, registry.get(canary.model)) if canary else None,
+        rules=canary_rules(endpoint) if canary else None,
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What a lease says of replicas. `initial`: how many at first; `surge`: whether new ones start before old ones go,
+    which takes room for one more; else one after the other goes first."""
+
+    initial: int
+    surge: bool = True
+
+
 def application(
-    part: Part, registry: Registry, start: Version, wanted: Wanted, *, base: Path, initial: int | None = None
+    part: Part, registry: Registry, start: Version, wanted: Wanted, *, base: Path, held: Held | None = None
 ) -> serve.Application:
     """The Serve application. Its replicas start with the version `start` and then serve what is `wanted`.
 
-    `base`: the folder that paths in the endpoint's file are relative to. `initial`: replicas at first; None = the
-    file's minimum.
+    `base`: the folder that paths in the endpoint's file are relative to. `held`: None = as many replicas as the file
+    and their load say.
 
-    Only what is in `start` or the endpoint makes Serve restart replicas; `wanted` changes them while they run.
+    Only what is in `start` or `built_from` the endpoint makes Serve replace replicas; `wanted` changes them while they
+    run.
     """
     replicas, spec = part.endpoint.spec.replicas, part.endpoint.spec
     resources = replicas.resources.as_ray()
@@ -87,7 +100,7 @@ def application(
         max_ongoing_requests=_UNBOUNDED,
         graceful_shutdown_timeout_s=leave_timeout_s(part.endpoint),
         graceful_shutdown_wait_loop_s=_LEAVE_POLL_S,
-        max_surge_percent=_SURGE_ALONE if replicas.min == 1 else _SURGE_PERCENT,
+        max_surge_percent=_surge_percent(part.endpoint, held),
         user_config=wanted.to_json(),
         ray_actor_options={
             "num_cpus": resources.pop("CPU", 0),
@@ -95,14 +108,15 @@ def application(
             "memory": resources.pop("memory", None),
             "resources": resources,
         },
-        **_count(part.endpoint, initial),
+        **_count(part.endpoint, held),
         **_routing(part.endpoint),
     )
     # Serve draws a new code version for each run, and with it restarts replicas; ours says what they were built from,
     # so other weights reach them through `reconfigure` alone (tests/cluster/test_serve_scaling.py).
-    deployment = deployment.options(version=_code_version(part.endpoint, start), _internal=True)
-    state = registry.root.resolve().parent
-    replica = ReplicaSpec(endpoint=part.endpoint, model=model, folder=registry.folder(start), base=base, state=state)
+    built = code_version(part.endpoint, start)
+    deployment = deployment.options(version=built, _internal=True)
+    state, folder = registry.root.resolve().parent, registry.folder(start)
+    replica = ReplicaSpec(endpoint=part.endpoint, model=model, folder=folder, base=base, state=state, built=built)
     return deployment.bind(replica)
 
 
@@ -113,26 +127,35 @@ def leave_timeout_s(endpoint: Endpoint) -> float:
     return max(endpoint.spec.replicas.drain, *online, 0.0) + _LEAVE_MARGIN_S
 
 
-def _code_version(endpoint: Endpoint, start: Version) -> str:
-    text = f"{start.ref} {endpoint.model_dump_json()}"
+def code_version(endpoint: Endpoint, start: Version) -> str:
+    """Names what replicas are built from: another one means that they are replaced."""
+    text = f"{start.ref} {json.dumps(built_from(endpoint), sort_keys=True)}"
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _count(endpoint: Endpoint, initial: int | None) -> Mapping[str, Any]:
+def _surge_percent(endpoint: Endpoint, held: Held | None) -> int:
+    if held is not None and not held.surge:
+        return 0
+    return _SURGE_ALONE if endpoint.spec.replicas.min == 1 else _SURGE_PERCENT
+
+
+def _count(endpoint: Endpoint, held: Held | None) -> Mapping[str, Any]:
     replicas = endpoint.spec.replicas
-    if replicas.max == 1 and initial is None:
+    if replicas.max == 1 and held is None:
         return {"num_replicas": 1}
-    # Also where the file names one number: a lease may leave fewer.
+    # Also where the file names one number: a lease may leave fewer. One more while a replica moves to its lease's node;
+    # a lease, which is always there, says exactly how many.
+    least, most = (replicas.min, replicas.max) if held is None else (replicas.max + 1, replicas.max + 1)
     scaling = AutoscalingConfig(
         min_replicas=0,
-        max_replicas=replicas.max,
-        initial_replicas=replicas.min if initial is None else initial,
+        max_replicas=most,
+        initial_replicas=replicas.min if held is None else held.initial,
         # The policy has its own patience, and it reads averages over seconds.
         upscale_delay_s=0.0,
         downscale_delay_s=0.0,
         metrics_interval_s=2.0,
         look_back_period_s=4.0,
-        policy=AutoscalingPolicy(policy_function=_POLICY, policy_kwargs={"min_replicas": replicas.min}),
+        policy=AutoscalingPolicy(policy_function=_POLICY, policy_kwargs={"min_replicas": least}),
     )
     return {"autoscaling_config": scaling}
 
@@ -160,16 +183,12 @@ def _only(endpoint: Endpoint, tier: str) -> Endpoint:
     return endpoint.model_copy(update={"spec": spec})
 
 
-def check_same_model(endpoint: Endpoint, running: Endpoint) -> None:
+def check_same_place(endpoint: Endpoint, running: Endpoint) -> None:
     """Raises: UserError for a change that needs another address or another set of applications."""
-    for what, now, then in (
-        ("metadata.name", running.metadata.name, endpoint.metadata.name),
-        ("spec.listen", running.spec.listen, endpoint.spec.listen),
-        ("spec.placement", running.spec.placement, endpoint.spec.placement),
-    ):
-        if now != then:
-            raise UserError(
-                f"{what} cannot change while the endpoint runs",
-                where=f"Endpoint {running.metadata.name}",
-                next_step="Take it down and serve it anew.",
-            )
+    if fixed := fixed_while_served(running, endpoint):
+        raise UserError(
+            f"{', '.join(fixed)} cannot change while the endpoint runs",
+            where=f"Endpoint {running.metadata.name}",
+            code=ExitCode.CONFLICT,
+            next_step="Take it down and serve it anew.",
+        )

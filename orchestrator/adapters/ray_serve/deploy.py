@@ -16,7 +16,7 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig, ReplicaState
 
-from orchestrator.adapters.ray_serve.application import Part, application, check_same_model, parts, wanted_versions
+from orchestrator.adapters.ray_serve.application import Part, application, check_same_place, parts, wanted_versions
 from orchestrator.adapters.ray_serve.ports import free_port
 from orchestrator.adapters.ray_serve.support import check_supported
 from orchestrator.registry import Registry, Version
@@ -63,8 +63,11 @@ class Deployed:
         ended = self.canary_taken_back is not None and not self._trial_ended
         if ref == self.ref and not ended:
             return False
+        before = self.start
+        if self.endpoint.spec.engine.name != "torch":  # its replicas load no other weights: new ones take their place
+            self.start = self.registry.get(ref)
         if error := self._followed(self._run(ref)):
-            self._refused = ref
+            self._refused, self.start = ref, before
             self._followed(self._run(self.ref))  # or a replica that starts later would be told to serve it
             raise UserError(f"{ref} cannot be served: {error}", where=f"Endpoint {self.name}",
                             next_step=f"{self.ref} goes on; register a version that fits.")  # fmt: skip
@@ -77,7 +80,7 @@ class Deployed:
         Raises: UserError for what cannot change while it runs; replicas that do not start leave the old ones.
         """
         check_supported(endpoint)
-        check_same_model(endpoint, self.endpoint)
+        check_same_place(endpoint, self.endpoint)
         self.start, self.endpoint = self.registry.get(endpoint.spec.model), endpoint
         self.canary_taken_back, self._trial_ended, self._refused = None, False, None
         self._run(self.start.ref)

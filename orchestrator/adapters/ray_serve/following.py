@@ -24,6 +24,16 @@ class Followed:
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stand:
+    """How one replica stands: what it was `built` from, the last wish that it `followed`, and why its canary was
+    `rolled_back`."""
+
+    built: str
+    followed: Followed
+    rolled_back: str | None = None
+
+
 class Follower:
     """Carries out wishes one at a time; of several that come meanwhile only the last counts."""
 

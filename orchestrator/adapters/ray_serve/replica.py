@@ -16,7 +16,7 @@ from ray import serve
 from ray._private import worker as ray_worker
 from ray._private.state import state as ray_state
 
-from orchestrator.adapters.ray_serve.following import Followed, Follower
+from orchestrator.adapters.ray_serve.following import Followed, Follower, Stand
 from orchestrator.adapters.ray_serve.leaving import Departure, Leave, Signs
 from orchestrator.adapters.ray_serve.scrape import AllReplicas
 from serving.app import ReplicaSpec, build_replica
@@ -35,6 +35,7 @@ class EndpointReplica:
     """Serve constructs it in the replica's process and restarts it when `check_health` raises."""
 
     def __init__(self, spec: ReplicaSpec) -> None:
+        self._built = spec.built
         self._started = build_replica(spec)
         self._follower = Follower(self._serve_versions)
         self._closed = threading.Event()
@@ -60,6 +61,10 @@ class EndpointReplica:
     def followed(self) -> Followed:
         """Which wish of `reconfigure` this replica has carried out."""
         return self._follower.followed
+
+    def stand(self) -> Stand:
+        """What this replica was built from, serves, and thinks of its canary."""
+        return Stand(built=self._built, followed=self._follower.followed, rolled_back=self.rolled_back())
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """For `slo_policy`."""

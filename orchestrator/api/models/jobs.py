@@ -119,13 +119,30 @@ class LendingNow(Model):
     detail: str
 
 
+class RolloutNow(Model):
+    """How far the last change of an endpoint has come, for people in `detail`."""
+
+    state: Literal["rolling", "waiting", "done", "refused"]
+    detail: str
+
+
+class CanaryNow(Model):
+    """A version on trial, with its share of requests; `taken_back`: why it gets none any more."""
+
+    model: str
+    weight: float
+    taken_back: str | None
+
+
 class ServingNow(Model):
-    """How an endpoint stands: its address by tier, the version and the replicas that answer. `lending`: None = none of
-    its devices may be lent."""
+    """How an endpoint stands: its address by tier, the version and the replicas that answer. `rollout`: None = its file
+    has not changed since it was started. `lending`: None = none of its devices may be lent."""
 
     urls: dict[str, str]
     model: str
     answering: int
+    rollout: RolloutNow | None
+    canary: CanaryNow | None
     lending: LendingNow | None
 
 
@@ -161,10 +178,12 @@ class JobDetail(Job):
 
 
 class Submitted(Model):
-    """An accepted job. `replayed`: its Idempotency-Key was answered before, and nothing was done now."""
+    """An accepted job. `replayed`: its Idempotency-Key was answered before, and nothing was done now. `revised`: an
+    endpoint that was there; this file holds from now on, and its replicas follow without an interruption."""
 
     id: str
     replayed: bool
+    revised: bool
 
 
 class SubmittedBatch(Model):

@@ -10,7 +10,8 @@ import typer
 
 from orchestrator.cli.control.connect import connected
 from orchestrator.cli.output import Format, Output, emit, make_table
-from orchestrator.spec import Cluster, load_one
+from orchestrator.cli.submit import submit
+from orchestrator.spec import Cluster, Endpoint, load_one_of
 
 apply_app, usage_app = typer.Typer(), typer.Typer()
 queue_app = typer.Typer(no_args_is_help=True, help="Queues, pools and leases; hold a queue, or let it go.")
@@ -20,12 +21,19 @@ Name = Annotated[str, typer.Argument(help="A queue.", show_default=False)]
 
 @apply_app.command()
 def apply(
-    file: Annotated[Path, typer.Argument(help="A YAML file with one Cluster.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="A YAML file with one Cluster or Endpoint.", show_default=False)],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change or drain.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Make a Cluster the one that holds. What it takes away must not be in use: exit 7, with the jobs in question."""
-    cluster = load_one(file, Cluster, now=dt.datetime.now(dt.UTC))
+    """Make a Cluster the one that holds. What it takes away must not be in use: exit 7, with the jobs in question.
+
+    An Endpoint is submitted; one that is there follows its file without an interruption.
+    """
+    cluster = load_one_of(file, (Cluster, Endpoint), now=dt.datetime.now(dt.UTC))
+    if isinstance(cluster, Endpoint):
+        submit(file, dry_run=dry_run, output=output)
+        return
+    assert isinstance(cluster, Cluster), "only these are asked for"
     with connected(start=not dry_run) as client:
         found = client.apply(cluster.to_document(), dry_run=dry_run)
     emit("ClusterDifference", found, output, table=_difference(found))

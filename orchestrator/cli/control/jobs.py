@@ -140,6 +140,7 @@ def _serving(now: Json | None) -> list[tuple[str, Any]]:
     places = sorted(set(now["urls"].values()))
     facts = [("answers at", ", ".join(f"{url}/v1" for url in places)), ("model", now["model"])]
     facts += [("answering", f"{now['answering']} replicas")]
+    facts += _changing(now)
     lending = now["lending"]
     if lending is None:
         return [*facts, ("lending", "nothing: see replicas.rps and the Cluster's lending")]
@@ -147,6 +148,17 @@ def _serving(now: Json | None) -> list[tuple[str, Any]]:
     coming = f", {lending['returning']} on their way back" if lending["returning"] else ""
     said = f"{demand}{lending['lent']} lent{coming} ({lending['reason']}): {lending['detail']}"
     return [*facts, ("lending", said)]
+
+
+def _changing(now: Json) -> list[tuple[str, Any]]:
+    """How far its last change has come, and its version on trial; a server of before says neither."""
+    rollout, canary = now.get("rollout"), now.get("canary")
+    facts = [] if rollout is None else [("last change", f"{rollout['state']}: {rollout['detail']}")]
+    if canary is not None:
+        gets = f"gets {canary['weight']:g} of the requests"
+        back = canary["taken_back"]
+        facts += [("canary", f"{canary['model']} " + (gets if back is None else f"was taken back: {back}"))]
+    return facts
 
 
 def _attempt(one: Json) -> str:

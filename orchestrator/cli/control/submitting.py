@@ -31,6 +31,8 @@ def submit_to_server(job: TrainJob | Endpoint | Study, output: Format, *, wait: 
             line = f"{name} is submitted{again}; 'tide why {name}' and 'tide logs -f {name}' follow it"
             if isinstance(job, Endpoint):
                 line = f"{name} is submitted{again}; 'tide describe {name}' says where it answers, once it does"
+            if answer.get("revised"):  # a server of before does not say
+                line = f"{name} follows this file from now on; 'tide describe {name}' says how far it has come"
             if scheduled:
                 line = f"{name} starts by its schedule{again}; 'tide ps' says when, 'tide cancel {name}' ends it"
             emit("SubmittedJob", answer, output, table=line)

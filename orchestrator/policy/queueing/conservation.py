@@ -17,18 +17,24 @@ def breaches(snapshot: Snapshot, decisions: Decisions) -> list[str]:
     nothing was added; new seats only on nodes that take new work; every waiting job has one verdict; nobody is
     started below its minimum.
     """
-    observed = {(pool.name, node.name): node for pool in snapshot.pools for node in pool.nodes}
-    charged: dict[Spot, int] = {}
-    for lease in snapshot.leases:
-        for node, devices in lease.nodes:
-            charged[lease.pool, node] = charged.get((lease.pool, node), 0) + devices
     placements, waiting = _placements(decisions), {job.id: job for job in snapshot.waiting}
     placed = _placed(snapshot, placements, waiting)
     added = _added(snapshot, placements, placed)
+    observed = {
+        (pool.name, node.name): node
+        for pool in snapshot.pools
+        for node in pool.nodes
+        if (pool.name, node.name) in added
+    }
+    charged = dict.fromkeys(added, 0)
+    for lease in snapshot.leases:
+        for name, devices in lease.nodes:
+            if (lease.pool, name) in added:
+                charged[lease.pool, name] += devices
     found = [
-        f"{spot}: {charged.get(spot, 0)} + {devices} devices leased of {observed[spot].devices}"
+        f"{spot}: {charged[spot]} + {devices} devices leased of {observed[spot].devices}"
         for spot, devices in sorted(added.items())
-        if charged.get(spot, 0) + devices > observed[spot].devices or observed[spot].state is not NodeState.OK
+        if charged[spot] + devices > observed[spot].devices or observed[spot].state is not NodeState.OK
     ]
     found += [
         f"{job}: {workers} workers are no useful size of {placed[job].sizes}"

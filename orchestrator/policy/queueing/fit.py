@@ -13,7 +13,7 @@ import numpy as np
 
 from orchestrator.policy.queueing.board import Board
 from orchestrator.policy.queueing.decisions import Explanation, WaitReason
-from orchestrator.policy.queueing.ground import Ground, Taken
+from orchestrator.policy.queueing.ground import Devices, Ground, Taken
 from orchestrator.policy.queueing.money import expected_bill, less, reserve_from
 from orchestrator.policy.queueing.parties import Purse
 from orchestrator.policy.queueing.promises import Allowance, Promise, allowance, expected_end_s
@@ -276,15 +276,12 @@ class Fitter:
         board, missing = self.board, job.sizes[0]
         end_s = expected_end_s(job, missing, self._now_s, board.snapshot.rules.unknown_run_s)
         seats: list[tuple[str, Taken]] = []
-        for pool in group:
-            ground = board.grounds[pool]
-            allowed = allowance(self.promises.get(pool, []), board, job, pool, end_s)
-            room = min(ground.total_free, allowed.devices, allowed.quota, self._quota(job, pool))
-            free_N = ground.free if allowed.limit is None else np.minimum(ground.free, allowed.limit)
-            slots = int((free_N // job.devices_per_worker).sum())
-            most = min(room // job.devices_per_worker, missing, slots)
-            for workers in range(most, self._least(job, missing) - 1, -1):
-                taken = seat(board, job, ground, free_N, workers)
+        rooms = [self._room(job, pool, end_s) for pool in group]
+        if sum(most for most, _ in rooms) < missing:
+            return (), missing, end_s
+        for pool, (most, free_N) in zip(group, rooms, strict=True):
+            for workers in range(min(most, missing), self._least(job, missing) - 1, -1):
+                taken = seat(board, job, board.grounds[pool], free_N, workers)
                 if taken is not None:
                     seats.append((pool, taken))
                     missing -= workers
@@ -292,6 +289,15 @@ class Fitter:
             if not missing:
                 break
         return tuple(seats), missing, end_s
+
+    def _room(self, job: Job, pool: str, end_s: float) -> tuple[int, Devices]:
+        """Workers for which a pool has devices and quota under the promises made, and what is free for them."""
+        ground = self.board.grounds[pool]
+        allowed = allowance(self.promises.get(pool, []), self.board, job, pool, end_s)
+        room = min(ground.total_free, allowed.devices, allowed.quota, self._quota(job, pool))
+        free_N = ground.free if allowed.limit is None else np.minimum(ground.free, allowed.limit)
+        slots = int((free_N // job.devices_per_worker).sum())
+        return max(0, min(room // job.devices_per_worker, slots)), free_N
 
 
 def _short(reason: WaitReason, detail: str, pool: str, missing: int, *, of_quota: bool = False) -> Explanation:

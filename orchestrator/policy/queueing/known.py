@@ -68,7 +68,7 @@ class KnownAnswers:
         if line.at < len(jobs) and jobs[line.at].id in seated:
             return
         now, never = self._now.get(queue, {}), self._never.get(queue, {})
-        delays = [found for users in (self.pools[queue], queue) if (found := self._delays.get(users))]
+        delays = [known for users in (self.pools[queue], queue) if (known := self._delays.get(users))]
         brought, left = self._own(line.tenant)
         # This loop looks at everybody who waits. Who was given devices since the lines were made is first in its own.
         for at in range(line.at, len(jobs)):
@@ -79,7 +79,12 @@ class KnownAnswers:
             if why is None and never and need > brought:
                 why = never.get(shape)
             if why is None and delays:
-                why = _delayed(job, delays)
+                # Who runs as long as one that would delay a head would delay it, too.
+                for known in delays:
+                    found = known.get(shape)
+                    if found is not None and (job.work_s is None or job.work_s >= found[0]):
+                        why = found[1]
+                        break
             if why is None or place == SEATED:
                 line.at = at
                 return
@@ -92,15 +97,6 @@ class KnownAnswers:
         if not pools:
             return 0, 0
         return max(pools.values()), max(self.shares.own_available(tenant, pool) for pool in pools)
-
-
-def _delayed(job: Job, delays: Iterable[dict[Shape, tuple[float, Explanation]]]) -> Explanation | None:
-    """A job that runs as long as one that would delay a head would delay it, too."""
-    for known in delays:
-        found = known.get(job.shape)
-        if found is not None and _length(job) >= found[0]:
-            return found[1]
-    return None
 
 
 def _length(job: Job) -> float:

@@ -31,7 +31,7 @@ class LeaseState(enum.StrEnum):
 class Lease:
     """Devices of one pool in somebody's hands, node by node; `queue` and `tenant` are charged, None = nobody's quota.
 
-    `until_s`: when a draining lease must be over; None for held ones that have no end.
+    `until_s`: when a draining lease must be over; None for held ones that have no end. `devices`: on all its nodes.
     """
 
     holder: str
@@ -42,11 +42,10 @@ class Lease:
     until_s: float | None = None
     queue: str | None = None
     tenant: str | None = None
+    devices: int = field(init=False, repr=False, compare=False)
 
-    @property
-    def devices(self) -> int:
-        """Devices on all its nodes."""
-        return sum(devices for _, devices in self.nodes)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "devices", sum(devices for _, devices in self.nodes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -235,3 +235,26 @@ def test_rows_are_counted_by_tenant_and_outcome(tmp_path: Path) -> None:
 def test_an_endpoint_without_a_store_has_no_files() -> None:
     with served() as (url, _):
         assert httpx.get(f"{url}/v1/files").json()["error"]["code"] == "unknown_url"
+
+
+@pytest.mark.parametrize("content_type", ["multipart/form-data", "multipart/form-data; boundary=x"])
+def test_a_form_that_cannot_be_read_says_so(url: str, content_type: str) -> None:
+    answer = httpx.post(f"{url}/v1/files", content=b"nonsense", headers={"content-type": content_type})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "invalid_form")
+    assert error["message"].startswith("the form cannot be read: ")
+
+
+@pytest.mark.parametrize(
+    ("path", "param"),
+    [
+        ("files/file-nope", "file_id"),
+        ("files/file-nope/content", "file_id"),
+        ("files?after=file-nope", "after"),
+        ("batches/batch_nope", "batch_id"),
+        ("batches?after=batch_nope", "after"),
+    ],
+)
+def test_an_id_that_is_not_there_is_named(url: str, path: str, param: str) -> None:
+    answer = httpx.get(f"{url}/v1/{path}")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (404, param)

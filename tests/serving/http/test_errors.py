@@ -83,6 +83,8 @@ NO_OBJECT = "the body must be a JSON object, sent with 'content-type: applicatio
                                     "character 1"),
         (b'{"model": "gpt-demo"', "application/json", "the body is not JSON: Expecting ',' delimiter at character 20"),
         (b'{"prompt": "\xff"}', "application/json", "the body is not UTF-8: byte 12 is wrong"),
+        (b"[" * 20_000, "application/json", "the body is nested too deeply"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "application/json", "the body holds a number with too many digits"),
         (b"", "application/json", NO_OBJECT),
         (b"[]", "application/json", NO_OBJECT),
         (b"null", "application/json", NO_OBJECT),
