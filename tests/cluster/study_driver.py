@@ -1,6 +1,8 @@
 """A study's driver as a process of its own, which kills a node and then itself when it is told to.
 
 `python -m tests.cluster.study_driver HOME KILL_NODE_AFTER DIE_AFTER`: both count reports of this process, 0 is never.
+
+It dies only when the node's death has been noticed.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from pathlib import Path
 from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
 from orchestrator.adapters.ray_tune.run import StudyOptions, run_study
 from orchestrator.spec import Study, load_text
-from orchestrator.study.events import Began, Event, Reported
+from orchestrator.study.events import AttemptOver, Began, Ending, Event, Reported
 from orchestrator.study.record import StudyRecord
 
 STUDY = """
@@ -50,13 +52,15 @@ def main() -> None:
     sizes = (NodeSize(num_cpus=0), *[NodeSize(num_cpus=1)] * (2 if kill_node_after else 1))
     with LocalCluster(sizes) as cluster:
         (home / "root").write_text(str(cluster.nodes[0].folder.parent))
-        reports = begun = 0
+        reports = begun = lost = 0
 
         def watch(event: Event, record: StudyRecord) -> None:
-            nonlocal reports, begun
+            nonlocal reports, begun, lost
             reports += isinstance(event, Reported)
             begun += isinstance(event, Began)
-            if isinstance(event, Reported) and reports == die_after:
+            lost += isinstance(event, AttemptOver) and event.why is Ending.LOST
+            # Ray takes a second or two to notice a dead node, in which the other one's trials report.
+            if isinstance(event, Reported) and 0 < die_after <= reports and lost >= min(1, kill_node_after):
                 os.kill(os.getpid(), signal.SIGKILL)
             # In the middle of a trial's way: both nodes have one, and the first that reports always goes on.
             if 0 < kill_node_after <= reports and begun >= len(sizes) - 1 == len(cluster.nodes) - 1:

@@ -40,7 +40,7 @@ def test_a_search_survives_a_killed_node_and_a_killed_driver(tmp_path: Path) -> 
     assert _drive(tmp_path, kill_node_after=1, die_after=6) == -signal.SIGKILL, (tmp_path / "driver.log").read_text()
     before = read_journal(folder)
     assert not is_driven(folder)
-    assert len(_reports(before)) == 6
+    assert len(_reports(before)) >= 6
     over = {name for name, trial in StudyRecord(before).trials.items() if trial.state.is_over}
 
     assert _drive(tmp_path, kill_node_after=0, die_after=0) == 0, (tmp_path / "driver.log").read_text()

@@ -38,7 +38,7 @@ def _study_page(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("width", [400, 1200])
-@pytest.mark.parametrize(("make", "figures"), [(_job_page, 3), (_study_page, 4)])
+@pytest.mark.parametrize(("make", "figures"), [(_job_page, 4), (_study_page, 4)])
 def test_page_renders_without_overflow(tmp_path: Path, make: Callable[[Path], Path], figures: int, width: int) -> None:
     browser = shutil.which("chromium")
     assert browser, "chromium is needed: apt install chromium"
