@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from serving.policy.fill import Rules, alone_s
 from serving.policy.rows import Request, Row
+from serving.policy.tiers import Tier
 
 # A retry is on time from its moment until so much later: clients round, wait in their own loops and cross a network.
 GRACE_S = 1.0
@@ -53,6 +54,15 @@ class Reservations:
         del self._open[reservation.request.retry_key or ""]
         self._learn(came=True)
         return True
+
+    def supersede(self, request: Request) -> None:
+        """A keystroke takes the places that older ones of its session were promised: those never come again."""
+        if request.session is None or request.tier is not Tier.KEYSTROKE:
+            return
+        whose = (request.tenant, request.session)
+        for key, held in list(self._open.items()):
+            if (held.request.tenant, held.request.session) == whose and key != request.retry_key:
+                del self._open[key]
 
     @property
     def line_end_s(self) -> float:

@@ -118,6 +118,8 @@ class TierScheduler:
         return tuple(finished)
 
     def _decide(self, request: Request, others: Sequence[Row], now_s: float) -> Admitted | Refused:
+        if self._config.supersede:
+            self._reserved.supersede(request)
         promised = self._reserved.claim(request, now_s=now_s)
         until_s = max(now_s, self._busy_until_s) + (request.deadline_s - request.arrival_s)
         coming = () if request.tier is Tier.BATCH else self._reserved.expected(now_s=now_s, until_s=until_s)

@@ -89,6 +89,28 @@ def test_a_promise_is_kept_once_not_before_its_time_and_not_for_ever() -> None:
     assert len(line) == 0
 
 
+def test_a_newer_keystroke_takes_the_place_of_its_sessions_older_ones() -> None:
+    line = Reservations()
+    for name, session in (("a", "one"), ("b", "two"), ("c", None)):
+        asked = request(name, Tier.KEYSTROKE, session=session, retry_key=name)
+        line.promise_s(asked, earliest_s=1.0, rules=RULES)
+    line.supersede(request("d", Tier.KEYSTROKE, session="one", retry_key="d"))
+    line.supersede(request("b", Tier.KEYSTROKE, session="two", retry_key="b"))
+    assert [held.request.id for held in line.expected(now_s=0.0, until_s=9.0)] == ["b", "c"]
+    assert line.show_rate == 1.0  # nobody failed to come
+
+
+def test_typists_who_never_come_again_hold_no_places() -> None:
+    """Each key asks anew and none returns to an old hint, so beyond one place each there is nothing to keep free."""
+    replica = scheduler()
+    for key in range(40):
+        for typist in range(6):
+            name = f"k{key}-{typist}"
+            asked = request(name, Tier.KEYSTROKE, key / 100, session=f"typist {typist}", retry_key=name)
+            replica.submit(asked, now_s=key / 100)
+    assert len(replica._reserved) <= 6
+
+
 def test_without_a_retry_key_there_is_a_hint_and_no_promise() -> None:
     replica = scheduler()
     verdicts = [replica.submit(request(f"k{i}", Tier.KEYSTROKE), now_s=0.0) for i in range(20)]
