@@ -15,7 +15,7 @@ from pathlib import Path
 from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
 from orchestrator.adapters.ray_tune.run import StudyOptions, run_study
 from orchestrator.spec import Study, load_text
-from orchestrator.study.events import AttemptOver, Began, Ending, Event, Reported
+from orchestrator.study.events import AttemptOver, Ending, Event, Reported, Stepped
 from orchestrator.study.record import StudyRecord
 
 STUDY = """
@@ -28,7 +28,7 @@ spec:
     task: jobs.models.gpt:task
     args: {layers: 1, d_model: 32, heads: 1, seq_len: 32}
     data: {dataset: corpus@latest}
-    batch: {global_batch_size: 8, micro_batch_size: 4}
+    batch: {global_batch_size: 96, micro_batch_size: 4}  # steps that last, so that the node dies in the middle of some
     steps: 45
   space:
     optimizer.lr: {type: loguniform, min: 1e-4, max: 1e-1}
@@ -49,22 +49,22 @@ def study() -> Study:
 
 def main() -> None:
     home, kill_node_after, die_after = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    sizes = (NodeSize(num_cpus=0), *[NodeSize(num_cpus=1)] * (2 if kill_node_after else 1))
-    with LocalCluster(sizes) as cluster:
+    with LocalCluster((NodeSize(num_cpus=0), NodeSize(num_cpus=1))) as cluster:
         (home / "root").write_text(str(cluster.nodes[0].folder.parent))
-        reports = begun = lost = 0
+        reports = killed = lost = 0
 
         def watch(event: Event, record: StudyRecord) -> None:
-            nonlocal reports, begun, lost
+            nonlocal reports, killed, lost
             reports += isinstance(event, Reported)
-            begun += isinstance(event, Began)
             lost += isinstance(event, AttemptOver) and event.why is Ending.LOST
-            # Ray takes a second or two to notice a dead node, in which the other one's trials report.
-            if isinstance(event, Reported) and 0 < die_after <= reports and lost >= min(1, kill_node_after):
+            if isinstance(event, Reported) and 0 < die_after <= reports and lost == killed:
                 os.kill(os.getpid(), signal.SIGKILL)
-            # In the middle of a trial's way: both nodes have one, and the first that reports always goes on.
-            if 0 < kill_node_after <= reports and begun >= len(sizes) - 1 == len(cluster.nodes) - 1:
+            # In the middle of a trial's longest way, which the first that reports always goes; then another node comes.
+            is_on_its_way = isinstance(event, Stepped) and event.points[-1][0] > 15
+            if is_on_its_way and 0 < kill_node_after <= reports and not killed:
+                killed = 1
                 cluster.kill_node(cluster.nodes[-1].node_id)
+                cluster.add_node(NodeSize(num_cpus=1))
 
         run_study(study(), home, StudyOptions(on_event=watch, evaluation_samples=32))
 
