@@ -18,6 +18,8 @@ from serving.policy.tiers import Tier
 _MAX_TRIALS = 4
 # Forecasts differ by less for reasons of rounding.
 _NO_DELAY_S = 1e-3
+# Who must end later than so many allowances after the deadline is protected no more. With room for rounding.
+_MAX_ALLOWANCES_LATE = 1.001
 # Rows looked at for one decision, over all steps that it plays forward: some ten milliseconds. Whoever needs more to
 # be sure of comes into a queue that no more should join.
 _MAX_EFFORT = 5000
@@ -123,11 +125,18 @@ def _late(last_s: Mapping[str, float], finish_s: Mapping[str, float]) -> set[str
 
 def _last_moments_s(rows: Sequence[Row], rules: Rules, start_s: float) -> dict[str, float]:
     """When each row must be finished by prediction, so that it keeps the deadline it works towards; the new one's is
-    the one it was promised."""
+    the one it was promised.
+
+    Without those that end more than a whole allowance late, however few come after them: one answer that is far too
+    long for its tier must not close the replica to all others.
+    """
     margin_s = rules.model.tail_s
-    return {
-        row.request.id: max(row.request.deadline_s, _working_towards_s(row, rules, start_s)) - margin_s for row in rows
-    }
+    last_s = {}
+    for row in rows:
+        request, towards_s = row.request, _working_towards_s(row, rules, start_s)
+        if towards_s - request.deadline_s <= (request.deadline_s - request.arrival_s) * _MAX_ALLOWANCES_LATE:
+            last_s[request.id] = towards_s - margin_s
+    return last_s
 
 
 def _working_towards_s(row: Row, rules: Rules, start_s: float) -> float:

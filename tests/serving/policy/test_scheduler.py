@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from serving.policy import Idle, RefusalReason, Refused, StepPlan, Tier, TierTarget
+from serving.policy import Admitted, Idle, RefusalReason, Refused, StepPlan, Tier, TierScheduler, TierTarget
 from serving.policy.admission import decide
 from serving.policy.fill import Rules
 from serving.policy.rows import Row
@@ -143,6 +143,21 @@ def test_a_late_request_is_served_within_another_allowance_under_steady_overload
     out = simulate(scheduler(), [request("late", Tier.KEYSTROKE, 0.0, tokens=16), *flood], num_slots=SLOTS,
                    step_s=lambda shape: 1.5 * MODEL.predict_s(shape))  # fmt: skip
     assert max(out.finish_s[row.id] - row.arrival_s for row in flood if row.id in out.finish_s) < 3.0
+
+
+def test_an_answer_that_is_hopelessly_late_closes_the_replica_to_nobody() -> None:
+    endless = TierScheduler(
+        CONFIG, num_slots=SLOTS, model=dataclasses.replace(MODEL, weights=(*MODEL.weights[:-1], 0.0))
+    )
+    endless.submit(request("endless", Tier.KEYSTROKE, tokens=1_000_000), now_s=0.0)
+    now_s = 0.0
+    for _ in range(3):
+        plan = endless.plan(now_s=now_s)
+        assert isinstance(plan, StepPlan)
+        now_s += plan.predicted_s
+        endless.complete(plan, elapsed_s=plan.predicted_s)
+    for tier in (Tier.KEYSTROKE, Tier.INTERACTIVE):
+        assert isinstance(endless.submit(request(tier.name, tier, now_s, tokens=2), now_s=now_s), Admitted)
 
 
 def test_keystrokes_that_arrive_together_share_steps_instead_of_queueing() -> None:
