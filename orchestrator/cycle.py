@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from orchestrator.policy.queueing.conservation import breaches
 from orchestrator.policy.queueing.decide import decide_queues
 from orchestrator.policy.queueing.decisions import Decisions
+from orchestrator.policy.queueing.roll import Roll
 from orchestrator.policy.queueing.values import Snapshot
 from orchestrator.ports import Capacity, Clock, Endpoints, Ledger, Order, Runner, UnreachableError
 
@@ -39,13 +40,13 @@ class CycleReport:
     waiting_orders: tuple[Order, ...]
 
 
-def decide(snapshot: Snapshot) -> Decisions:
+def decide(snapshot: Snapshot, roll: Roll | None = None) -> Decisions:
     """What is to be done now: pure, and the one function that allocates.
 
-    The conservation laws are asserted on every decision: a broken one must never reach the ledger.
+    Whoever decides again and again keeps a `roll` for it: the decision is the same, and sooner made. The conservation laws are asserted on every decision: a broken one must never reach the ledger.
     """
     with _uncollected():
-        decisions = decide_queues(snapshot)
+        decisions = decide_queues(snapshot, roll)
         broken = breaches(snapshot, decisions)
     assert not broken, f"decisions break the books: {broken}"
     return decisions
@@ -64,8 +65,8 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def run_cycle(ports: Ports) -> CycleReport:
-    """Observe, decide, apply, record. Every step may be cut off by a crash: the next cycle observes again.
+def run_cycle(ports: Ports, roll: Roll | None = None) -> CycleReport:
+    """Observe, decide (with what is kept from cycle to cycle, `roll`), apply, record. Every step may be cut off by a crash: the next cycle observes again.
 
     Raises: FencedError when somebody else leads; UnreachableError when capacity or ledger do not answer.
     """
@@ -85,7 +86,7 @@ def run_cycle(ports: Ports) -> CycleReport:
     )
     snapshot = ports.ledger.snapshot(pools, now_s=now_s)
     # 2. Decide.
-    decisions = decide(snapshot)
+    decisions = decide(snapshot, roll)
     # 3. Apply: leases and orders are committed before anybody outside hears of them. After a crash in between, the
     #    books say more than what runs, never less, and the orders are sent again.
     ports.ledger.commit(snapshot, decisions)

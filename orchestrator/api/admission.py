@@ -22,7 +22,6 @@ from orchestrator.policy.queueing.from_spec import tenant_of
 from orchestrator.policy.queueing.parties import Purse
 from orchestrator.policy.queueing.places import Pool, flat_pool
 from orchestrator.policy.queueing.values import Job, Snapshot
-from orchestrator.policy.queueing.why import verdict_of
 from orchestrator.policy.windows import Window
 from orchestrator.spec import Cluster
 from orchestrator.spec.errors import ExitCode
@@ -115,7 +114,7 @@ class Admission:
             tenants=tuple(tenant_of(one, spent=Purse(), recent=()) for one in self.facts.tenants),
             waiting=(job,),
         )
-        verdict = verdict_of(decide(snapshot), job.id)
+        verdict = decide(snapshot).verdict(job.id)
         return None if isinstance(verdict, Admit) else verdict.why
 
     def _grown(self) -> Iterable[Pool]:

@@ -23,7 +23,7 @@ from orchestrator.policy.queueing.decisions import Admit, Decisions
 from orchestrator.policy.queueing.edits import Edit, MoveToQueue, SetCoupling, SetMinWorkers, SetPriority, SetWindow
 from orchestrator.policy.queueing.from_spec import Progress, job_of, replicas_of, search_of
 from orchestrator.policy.queueing.values import Coupling, Job, Snapshot
-from orchestrator.policy.queueing.why import edited, verdict_of
+from orchestrator.policy.queueing.why import edited
 from orchestrator.policy.queueing.why import why as explain
 from orchestrator.spec import Cluster, Endpoint, Study, TrainJob
 from orchestrator.spec.errors import ExitCode
@@ -89,13 +89,12 @@ def _plan(snapshot: Snapshot, job: str | None, tenant: str | None) -> models.Pla
     decisions = decide(snapshot)
     mine = {one.id for one in snapshot.waiting if tenant in (None, one.tenant)}
     mine |= {one.job.id for one in snapshot.running if tenant in (None, one.job.tenant)}
-    verdicts = [one for one in decisions.verdicts if one.job in mine]
     return models.Plan(
         at=render.instant(snapshot.now_s),
-        job=None if job is None else render.verdict(verdict_of(decisions, job)),
-        starts=[render.verdict(one) for one in verdicts if isinstance(one, Admit)],
+        job=None if job is None else render.verdict(decisions.verdict(job)),
+        starts=[render.verdict(one) for one in decisions.starts if one.job in mine],
         changes=[render.effect(one) for one in decisions.changes if one.job in mine],
-        waiting=render.reasons(Decisions(verdicts=tuple(verdicts))),
+        waiting=render.reasons(decisions, mine),
     )
 
 
@@ -128,7 +127,7 @@ def _why(service: Service, row: JobRow, edits: list[Edit]) -> models.Why:
         return models.Why(job=row.id, state=row.state, detail=row.detail, effect=next(iter(effects), None))
     answer = explain(snapshot, row.id, decisions)
     found = render.verdict(answer.verdict)
-    other = render.verdict(verdict_of(decide(edited(snapshot, edits)), row.id)) if edits else None
+    other = render.verdict(decide(edited(snapshot, edits)).verdict(row.id)) if edits else None
     return models.Why(
         job=row.id,
         state=row.state,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
@@ -247,13 +247,13 @@ def effect(change: Change) -> models.Effect:
     )
 
 
-def reasons(decisions: Decisions) -> dict[str, int]:
-    """How many jobs wait, by reason."""
+def reasons(decisions: Decisions, jobs: Collection[str]) -> dict[str, int]:
+    """How many of these jobs wait, by reason."""
     found: dict[str, int] = {}
-    for one in decisions.verdicts:
-        if not isinstance(one, Admit):
-            reason: WaitReason = one.why.reason
-            found[reason.value] = found.get(reason.value, 0) + 1
+    for group in decisions.waits:
+        reason: WaitReason = group.why.reason
+        if count := sum(job in jobs for job in group.jobs):
+            found[reason.value] = found.get(reason.value, 0) + count
     return dict(sorted(found.items()))
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar, assert_never
 
 from sqlalchemy import insert
@@ -13,31 +12,27 @@ from orchestrator.ledger import tables
 from orchestrator.ledger.books import close_lease, observe, open_lease
 from orchestrator.ledger.change import Change
 from orchestrator.ledger.digest import Digest
-from orchestrator.ledger.life import Missing, admit, evict, move, resize
-from orchestrator.ledger.rows import ClaimRow, JobRow, LeaseRow, PromiseRow, TempoRow
+from orchestrator.ledger.life import Missing, admit, evict, resize
+from orchestrator.ledger.rows import ClaimRow, LeaseRow, PromiseRow, TempoRow
 from orchestrator.ledger.shelf import Draft
 from orchestrator.ledger.states import HOLDING, WAITING, JobState, Then
-from orchestrator.policy.queueing.decisions import Admit, Decisions, Evict, Explanation, Resize
+from orchestrator.ledger.telling import Teller
+from orchestrator.policy.queueing.decisions import Admit, Decisions, Evict, Resize
 from orchestrator.policy.queueing.places import Pool
 from orchestrator.policy.queueing.record import to_text
 from orchestrator.policy.queueing.values import LeaseState, Snapshot
 
-# A full queue may find thousands of reasons changed by one start. Rewriting them all would take longer than deciding.
-_MOST_REASONS = 250
 R = TypeVar("R")
 _STARTABLE = frozenset({JobState.SUBMITTED, JobState.QUEUED})
 
 
 @dataclass(slots=True)
 class Scribe:
-    """Enters decisions. `seen`: the pools that were entered last; the same objects are not looked at again.
-
-    `told`: the last job whose reason to wait was written anew where there were more than one commit takes.
-    """
+    """Enters decisions. `seen`: the pools that were entered last; the same objects are not looked at again."""
 
     digest: Digest
     seen: tuple[Pool, ...] | None = None
-    told: str = ""
+    _teller: Teller = field(default_factory=Teller)
 
     def enter(self, change: Change, snapshot: Snapshot, decisions: Decisions) -> bool:
         """Enter what was decided on a snapshot; whether anybody starts, changes or stops by it.
@@ -48,32 +43,15 @@ class Scribe:
         did: list[Admit | Resize | Evict] = []
         for what in decisions.changes:
             did += _changed(change, what, missing)
-        rows, others = change.mirror.jobs.rows, []
-        for verdict in decisions.verdicts:
-            if isinstance(verdict, Admit):
-                did += _admitted(change, verdict)
-            elif (job := rows.get(verdict.job)) is not None and job.reason != verdict.why.reason:
-                others.append((job, verdict.why))
-        self._explain(change, others)
+        for start in decisions.starts:
+            did += _admitted(change, start)
+        self._teller.tell(change, decisions.waits)
         if any(missing.values()):
             _cut(change, missing)
         _remember(change, decisions)
         if did:
             self._write_down(change, snapshot, did)
         return bool(did)
-
-    def _explain(self, change: Change, others: list[tuple[JobRow, Explanation]]) -> None:
-        """Keep why jobs wait. Who has no reason yet is told at once; a bounded number is told another one, in turn."""
-        for job, why in others:
-            if job.reason is None:
-                _waits(change, job, why)
-        again = [one for one in others if one[0].reason is not None]
-        if len(again) > _MOST_REASONS:
-            first = bisect_right(again, self.told, key=lambda one: one[0].id)
-            again = [*again[first:], *again[:first]][:_MOST_REASONS]
-            self.told = again[-1][0].id
-        for job, why in again:
-            _waits(change, job, why)
 
     def _capacity(self, change: Change, pools: tuple[Pool, ...]) -> Missing:
         if self.seen is not None and _same(self.seen, pools):
@@ -167,17 +145,6 @@ def _changed(change: Change, what: Resize | Evict, missing: Missing) -> list[Adm
         case _:
             assert_never(what)
     return [what]
-
-
-def _waits(change: Change, job: JobRow, why: Explanation) -> None:
-    """Keep why a job waits. Estimates move with every cycle; they are written when the reason changes."""
-    if job.id in change.jobs.changes:
-        return
-    reason, eta_ms = why.reason.value, None if why.eta_s is None else round(why.eta_s * 1000)
-    if job.state is JobState.SUBMITTED:
-        move(change, job, JobState.QUEUED, reason=reason, detail=why.detail, eta_ms=eta_ms)
-    elif job.state in WAITING:
-        change.waits(job, reason, why.detail, eta_ms)
 
 
 def _remember(change: Change, decisions: Decisions) -> None:

@@ -39,7 +39,8 @@ def _jobs() -> Shelf[JobRow]:
 
 @dataclass(slots=True)
 class Mirror:
-    """Shelves, and what follows from them: `waiting` jobs as the queues see them, `holding` jobs.
+    """Shelves, and what follows from them: `waiting` jobs as the queues see them (`untold`: those that have no reason
+    to wait yet), `holding` jobs.
 
     `reports`: the last that was said of each running attempt, and `heard_ms` when; only in memory, for it is said again
     and again.
@@ -59,6 +60,7 @@ class Mirror:
     tempos: Shelf[TempoRow] = field(default_factory=lambda: Shelf(forms.TEMPOS))
     schedules: Shelf[ScheduleRow] = field(default_factory=lambda: Shelf(forms.SCHEDULES))
     waiting: dict[str, Job] = field(default_factory=dict)
+    untold: set[str] = field(default_factory=set)
     holding: set[str] = field(default_factory=set)
     reports: dict[str, Report] = field(default_factory=dict)
     heard_ms: dict[str, int] = field(default_factory=dict)
@@ -80,7 +82,7 @@ class Mirror:
         self._index(connection)
 
     def _index(self, connection: Connection) -> None:
-        self.waiting, self.holding, self.finished = {}, set(), {}
+        self.waiting, self.untold, self.holding, self.finished = {}, set(), set(), {}
         self.reports, self.heard_ms = {}, {}
         rows = list(self.jobs.rows.values())
         self.await_names(connection, rows)
@@ -109,6 +111,10 @@ class Mirror:
                 self.waiting[row.id] = fresh
         else:
             self.waiting.pop(row.id, None)
+        if row.state in WAITING and row.reason is None:
+            self.untold.add(row.id)
+        else:
+            self.untold.discard(row.id)
         if row.state in HOLDING:
             self.holding.add(row.id)
         else:
@@ -120,7 +126,9 @@ class Mirror:
 
     def note_reasons(self, rows: Iterable[JobRow]) -> None:
         """Keep why jobs wait; to the queues they are what they were."""
-        self.jobs.rows.update((row.id, row) for row in rows)
+        for row in rows:
+            self.jobs.rows[row.id] = row
+            self.untold.discard(row.id)
 
     def note_report(self, report: Report, now_ms: int) -> None:
         """Keep the last that was said of a running attempt; the same again is the same object as before."""

@@ -18,6 +18,7 @@ import structlog
 from orchestrator.adapters.jobs.archive import FileLogArchive
 from orchestrator.cycle import CycleReport, Ports, run_cycle
 from orchestrator.ledger.errors import NotLeadingError
+from orchestrator.policy.queueing.roll import Roll
 from orchestrator.ports import FencedError, UnreachableError
 from orchestrator.service.footprint import Footprint
 from orchestrator.service.metrics import PlaneMetrics
@@ -95,6 +96,7 @@ class ControlLoop:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._failed_rounds = 0
+        self._roll = Roll()
         self._health = LoopHealth(leading=False, cycles=0, last_cycle_at_s=None, last_error=None)
 
     def start(self) -> None:
@@ -158,7 +160,7 @@ class ControlLoop:
             again_s = chore(now_s)
             due_s += [] if again_s is None else [max(0.0, again_s - now_s)]
         began_s = time.perf_counter()
-        report = run_cycle(self._ports)
+        report = run_cycle(self._ports, self._roll)
         self._observe(report, time.perf_counter() - began_s)
         self._failed_rounds = 0
         self._health = LoopHealth(

@@ -19,6 +19,7 @@ from orchestrator.ledger.schema import upgrade
 from orchestrator.ledger.submission import NewJob
 from orchestrator.policy.queueing.orders import Phase, Report
 from orchestrator.policy.queueing.places import Node, Pool
+from orchestrator.policy.queueing.roll import Roll
 from orchestrator.policy.queueing.values import Coupling
 from orchestrator.spec import Cluster, load_text
 
@@ -33,7 +34,7 @@ def cycles(folder: Path, *, queued: int, nodes: int, rounds: int = 200) -> dict[
     ledger = Ledger(url, holder="bench", clock=lambda: clock[0], rules=replace(DEFAULT_RULES, max_starts=200))
     upgrade(ledger.database)
     ledger.lead()
-    pools = _pools(nodes)
+    pools, roll = _pools(nodes), Roll()
     ledger.apply(_cluster(nodes))
     number = 0
     for start in range(0, queued + nodes, 1000):
@@ -41,7 +42,7 @@ def cycles(folder: Path, *, queued: int, nodes: int, rounds: int = 200) -> dict[
         number += len(jobs)
         ledger.submit(*jobs)
     for _ in range(15):
-        _cycle(ledger, pools, clock)
+        _cycle(ledger, pools, roll, clock)
     # What lives long is not looked at by the collector again and again.
     gc.collect()
     gc.freeze()
@@ -51,7 +52,7 @@ def cycles(folder: Path, *, queued: int, nodes: int, rounds: int = 200) -> dict[
         ledger.submit(*(_job(draw, number + at) for at in range(5)))
         number += 5
         cpu_s = time.process_time()
-        whole, deciding = _cycle(ledger, pools, clock)
+        whole, deciding = _cycle(ledger, pools, roll, clock)
         worked.append((time.process_time() - cpu_s) * 1000)
         took.append(whole)
         decided.append(deciding)
@@ -74,12 +75,12 @@ def cycles(folder: Path, *, queued: int, nodes: int, rounds: int = 200) -> dict[
     }
 
 
-def _cycle(ledger: Ledger, pools: tuple[Pool, ...], clock: list[float]) -> tuple[float, float]:
+def _cycle(ledger: Ledger, pools: tuple[Pool, ...], roll: Roll, clock: list[float]) -> tuple[float, float]:
     clock[0] += 1.0
     began_s = time.perf_counter()
     snapshot = ledger.snapshot(pools, now_s=clock[0])
     seen_s = time.perf_counter()
-    decisions = decide(snapshot)
+    decisions = decide(snapshot, roll)
     decided_s = time.perf_counter()
     ledger.commit(snapshot, decisions)
     ledger.sent(ledger.unsent())

@@ -25,6 +25,7 @@ from orchestrator.policy.queueing.decisions import Admit, Evict
 from orchestrator.policy.queueing.orders import Order, Phase, Report
 from orchestrator.policy.queueing.parties import Reach
 from orchestrator.policy.queueing.places import Node, Pool, flat_pool
+from orchestrator.policy.queueing.roll import Roll
 from orchestrator.policy.queueing.values import Coupling
 from orchestrator.spec import Cluster, load_text
 from tests.benchmarks.harness import say
@@ -188,6 +189,7 @@ def _run(
     """Submit when it is due, cycle after cycle, until nobody is left; when each was submitted, and cycles."""
     ports = Ports(clock=timers, capacity=timers, endpoints=timers, ledger=ledger, runner=timers)
     submitted_s: dict[str, float] = {}
+    roll = Roll()
     began_s = told_s = time.time()
     number = num_cycles = 0
     while number < len(arrivals) or ledger._mirror.jobs.rows:
@@ -199,7 +201,7 @@ def _run(
             ledger.submit(*due)
             submitted_s |= dict.fromkeys((job.name for job in due), time.time())
         ledger.lead()
-        run_cycle(ports)
+        run_cycle(ports, roll)
         num_cycles += 1
         if time.time() - told_s > 10:
             told_s, waiting = time.time(), len(ledger._mirror.waiting)

@@ -26,8 +26,8 @@ from orchestrator.policy.queueing.decisions import (
     Resize,
     Seats,
     StartReason,
-    Wait,
     WaitReason,
+    Waits,
     workers_in,
 )
 from orchestrator.policy.queueing.parties import Queue, Quota, Reach, Rules, Tenant
@@ -117,9 +117,8 @@ class World:
 
     def _note(self, decisions: Decisions) -> None:
         now_s = self.snap.now_s
-        for one in decisions.verdicts:
-            if isinstance(one, Admit):
-                self.tasks[one.job].stalled_until_s = now_s + _STALL_S
+        for one in decisions.starts:
+            self.tasks[one.job].stalled_until_s = now_s + _STALL_S
         for change in decisions.changes:
             task = self.tasks[change.job]
             task.stalled_until_s = now_s + _STALL_S
@@ -174,11 +173,11 @@ def fifo_gang(snap: Snapshot) -> Decisions:
 def strict_priority(snap: Snapshot) -> Decisions:
     """Higher classes first, then arrival; the first that does not fit stops the newest of lower classes."""
     decisions = _in_order(snap, sorted(snap.waiting, key=lambda job: (-job.priority, job.submitted_s, job.id)))
-    blocked = [one.job for one in decisions.verdicts if isinstance(one, Wait)]
+    blocked = {job for group in decisions.waits for job in group.jobs}
     if not blocked or any(lease.state is LeaseState.DRAINING for lease in snap.leases):
         return decisions
     first = min((job for job in snap.waiting if job.id in blocked), key=lambda job: (-job.priority, job.submitted_s))
-    started = sum(workers_in(one.placement) for one in decisions.verdicts if isinstance(one, Admit))
+    started = sum(workers_in(one.placement) for one in decisions.starts)
     need = first.sizes[0] - sum(_free(snap).values()) + started
     victims = sorted((one for one in snap.running if one.job.priority < first.priority), key=lambda one: -one.started_s)
     stopped = []
@@ -197,7 +196,7 @@ def strict_priority(snap: Snapshot) -> Decisions:
 
 
 def _in_order(snap: Snapshot, order: list[Job]) -> Decisions:
-    free, verdicts, blocked = _free(snap), [], False
+    free, starts, waits, blocked = _free(snap), [], [], False
     for job in order:
         need, seats = job.sizes[0], []
         if not blocked and sum(free.values()) >= need:
@@ -207,11 +206,11 @@ def _in_order(snap: Snapshot, order: list[Job]) -> Decisions:
                     seats.append(Seats("pool", node, part))
                     free[node] -= part
                     need -= part
-            verdicts.append(Admit(job=job.id, placement=tuple(seats), reason=StartReason.IN_ORDER, detail=""))
+            starts.append(Admit(job=job.id, placement=tuple(seats), reason=StartReason.IN_ORDER, detail=""))
         else:
             blocked = True
-            verdicts.append(Wait(job.id, Explanation(WaitReason.GANG_INCOMPLETE, "")))
-    return Decisions(verdicts=tuple(verdicts))
+            waits.append(Waits((job.id,), Explanation(WaitReason.GANG_INCOMPLETE, "")))
+    return Decisions(starts=tuple(starts), waits=tuple(waits))
 
 
 def _free(snap: Snapshot) -> dict[str, int]:

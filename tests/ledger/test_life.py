@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from orchestrator.ledger import deciding
+from orchestrator.ledger import telling
 from orchestrator.ledger.errors import ConflictError, LedgerError, UnknownJobError
 from orchestrator.ledger.states import Outcome, Unit
 from orchestrator.policy.queueing.orders import Phase
@@ -246,7 +246,7 @@ def test_a_spent_budget_ends_the_job(world: World) -> None:
 def test_where_many_reasons_change_at_once_everybody_is_told_in_turn(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deciding, "_MOST_REASONS", 2)
+    monkeypatch.setattr(telling, "_MOST_REASONS", 2)
     names = [f"j{at}" for at in range(5)]
     world.ledger.submit(new("holder", 8, work_s=None), *(new(name, 8) for name in names))
     world.cycle()

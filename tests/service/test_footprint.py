@@ -60,7 +60,7 @@ def footprints(root: Path, keys: str = "", now_s: float = BEGIN_S) -> tuple[Foot
     ledger.submit(new_holder(job, cluster, now_s=BEGIN_S))  # type: ignore[arg-type]
     snapshot = ledger.snapshot((flat_pool("pool", 7, resource="CPU"),), now_s=BEGIN_S)
     admit = Admit(job="train", placement=(Seats("pool", "pool", 2),), reason=StartReason.IN_ORDER, detail="")
-    ledger.commit(snapshot, Decisions(verdicts=(admit,)))
+    ledger.commit(snapshot, Decisions(starts=(admit,)))
     return Footprints(ledger, root, lambda: clock[0]), clock
 
 

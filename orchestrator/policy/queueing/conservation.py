@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from orchestrator.policy.queueing.decisions import Admit, Decisions, Evict, Placement, Resize, workers_in
+from operator import attrgetter
+
+from orchestrator.policy.queueing.decisions import Decisions, Evict, Placement, Resize, workers_in
 from orchestrator.policy.queueing.places import NodeState
 from orchestrator.policy.queueing.values import Job, LeaseState, Snapshot
 
 Spot = tuple[str, str]
 Placements = list[tuple[str, Placement]]
+_ID = attrgetter("id")
 
 
 def breaches(snapshot: Snapshot, decisions: Decisions) -> list[str]:
@@ -17,7 +20,7 @@ def breaches(snapshot: Snapshot, decisions: Decisions) -> list[str]:
     nothing was added; new seats only on nodes that take new work; every waiting job has one verdict; nobody is
     started below its minimum.
     """
-    placements, waiting = _placements(decisions), {job.id: job for job in snapshot.waiting}
+    placements, waiting = _placements(decisions), dict(zip(map(_ID, snapshot.waiting), snapshot.waiting, strict=True))
     placed = _placed(snapshot, placements, waiting)
     added = _added(snapshot, placements, placed)
     observed = {
@@ -73,15 +76,17 @@ def _placed(snapshot: Snapshot, placements: Placements, waiting: dict[str, Job])
 
 
 def _placements(decisions: Decisions) -> Placements:
-    starts = [(one.job, one.placement) for one in decisions.verdicts if isinstance(one, Admit)]
+    starts = [(one.job, one.placement) for one in decisions.starts]
     return starts + [(one.job, one.placement) for one in decisions.changes if isinstance(one, Resize)]
 
 
 def _verdict_breaches(waiting: dict[str, Job], decisions: Decisions) -> list[str]:
     found = []
     # As many as there are jobs, none twice and each for one of them: one for every job.
-    answered = {one.job for one in decisions.verdicts}
-    if not len(answered) == len(decisions.verdicts) == len(waiting) or answered != waiting.keys():
+    answered = [one.job for one in decisions.starts]
+    for group in decisions.waits:
+        answered += group.jobs
+    if len(answered) != len(waiting) or set(answered) != waiting.keys():
         found.append("not every waiting job has exactly one verdict")
     changed = [one.job for one in decisions.changes]
     if len(set(changed)) != len(changed):

@@ -7,7 +7,6 @@ order its tuples come (tests/policy/queueing/test_decide.py).
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
@@ -21,22 +20,25 @@ from orchestrator.policy.queueing.decisions import (
     Decisions,
     Evict,
     Explanation,
-    Reject,
     Resize,
-    Verdict,
-    Wait,
+    Waits,
 )
 from orchestrator.policy.queueing.desk import Desk, Start
 from orchestrator.policy.queueing.fill import fill
 from orchestrator.policy.queueing.forced import Forced, force
-from orchestrator.policy.queueing.gates import NEVER, Gatekeeper, closes_at_s, next_opening_s
+from orchestrator.policy.queueing.gates import Gatekeeper, closes_at_s, next_opening_s
 from orchestrator.policy.queueing.growth import pays
 from orchestrator.policy.queueing.headroom import call_back
+from orchestrator.policy.queueing.roll import Roll
 from orchestrator.policy.queueing.serving import is_owed, settle_endpoints
 from orchestrator.policy.queueing.values import Job, Snapshot
 from orchestrator.policy.resize import ResizeState
 
 _JOB = attrgetter("job")
+
+
+def _first(group: Waits) -> str:
+    return group.jobs[0]
 
 
 @dataclass(slots=True)
@@ -46,18 +48,20 @@ class _Outcome:
     board: Board
     forced: Forced
     desk: Desk
-    gated: dict[str, Explanation]
+    gated: list[Waits]
 
 
-def decide_queues(snapshot: Snapshot) -> Decisions:
-    """Decide for every waiting and running job of a snapshot.
+def decide_queues(snapshot: Snapshot, roll: Roll | None = None) -> Decisions:
+    """Decide for every waiting and running job of a snapshot; with the roll of the decision before, the same sooner.
 
     Holds: one verdict per waiting job; devices given out never exceed those that are free; draining ones stay charged.
     """
+    roll = Roll() if roll is None else roll
+    roll.take(snapshot.waiting)
     refused: frozenset[str] = frozenset()
     kept: dict[str, ResizeState] = {}
     while True:
-        outcome = _attempt(snapshot, refused)
+        outcome = _attempt(snapshot, roll, refused)
         states, futile = _ask_resize(outcome, refused)
         if not futile:
             return _write_down(outcome, kept | states)
@@ -68,13 +72,13 @@ def decide_queues(snapshot: Snapshot) -> Decisions:
         refused |= futile
 
 
-def _attempt(snapshot: Snapshot, refused: frozenset[str]) -> _Outcome:
+def _attempt(snapshot: Snapshot, roll: Roll, refused: frozenset[str]) -> _Outcome:
     board = set_up(snapshot)
     forced = force(board)
     settle_endpoints(board, forced)
     call_back(board, forced)
-    passed, gated = Gatekeeper(board).part(snapshot.waiting)
-    desk = Desk(board)
+    passed, gated = Gatekeeper(board).part(roll)
+    desk = Desk(board, roll)
     fill(desk, passed, _growing(board, forced, refused))
     return _Outcome(board, forced, desk, gated)
 
@@ -113,15 +117,16 @@ def _ask_resize(outcome: _Outcome, refused: frozenset[str]) -> tuple[dict[str, R
 
 
 def _write_down(outcome: _Outcome, states: dict[str, ResizeState]) -> Decisions:
-    verdicts = [*_starts(outcome), *_waits(outcome)]
+    waits = _waits(outcome)
     changes = [*outcome.forced.evictions.values(), *_changes(outcome)]
     return Decisions(
-        verdicts=tuple(sorted(verdicts, key=_JOB)),
+        starts=tuple(sorted(_starts(outcome), key=_JOB)),
+        waits=tuple(sorted([*waits, *outcome.gated], key=_first)),
         changes=tuple(sorted(changes, key=_JOB)),
         claims=tuple(sorted(outcome.desk.claimed, key=_JOB)),
         promises=tuple(sorted(outcome.desk.promised.values(), key=_JOB)),
         resize_states=tuple(sorted(states.items())),
-        wake_at_s=_wake_at_s(outcome, changes),
+        wake_at_s=_wake_at_s(outcome, waits, changes),
     )
 
 
@@ -143,18 +148,14 @@ def _start_detail(start: Start) -> str:
     return f"{start.sitting.workers} workers of {job.sizes[0]}..{job.sizes[-1]} in {pools}"
 
 
-def _waits(outcome: _Outcome) -> list[Verdict]:
-    """In the order of the snapshot, which is nearly that of ids where jobs come one after the other."""
-    desk, found = outcome.desk, [_no(job, why) for job, why in outcome.gated.items()]
-    for job, answer in zip(desk.lined, desk.answers, strict=True):
-        why = desk.waits.get(job.id) if answer is None else answer
-        if why is not None:
-            found.append(_no(job.id, why))
-    return found
-
-
-def _no(job: str, why: Explanation) -> Verdict:
-    return Reject(job, why) if why.reason in NEVER else Wait(job, why)
+def _waits(outcome: _Outcome) -> list[Waits]:
+    """What those wait for who passed the gates: some have an answer of their own, all others share theirs."""
+    desk, apart = outcome.desk, dict[str, set[str]]()
+    for group in outcome.gated:
+        apart.setdefault(desk.roll.jobs[group.jobs[0]].queue, set()).update(group.jobs)
+    for name in (*desk.waits, *desk.starts):
+        apart.setdefault(desk.roll.jobs[name].queue, set()).add(name)
+    return [*(Waits((job,), why) for job, why in desk.waits.items()), *desk.known.shared(apart)]
 
 
 def _changes(outcome: _Outcome) -> Iterable[Change]:
@@ -193,13 +194,12 @@ def _asked_back(board: Board, claim: Claim, victim: Sitting) -> Change:
     )
 
 
-def _wake_at_s(outcome: _Outcome, changes: Iterable[Change]) -> float | None:
+def _wake_at_s(outcome: _Outcome, waits: Iterable[Waits], changes: Iterable[Change]) -> float | None:
     """When something changes by itself: a window, a drain, an end of a minimum run time, a promised start."""
     board, now_s = outcome.board, outcome.board.snapshot.now_s
     instants = [until_s for ground in board.grounds.values() for until_s, _, _ in ground.drains]
     instants += [one.drain_until_s for one in changes if isinstance(one, Evict) or one.cause is not ChangeCause.GROWS]
-    whys = itertools.chain(outcome.desk.waits.values(), outcome.desk.answers)
-    instants += [why.eta_s for why in whys if why is not None and why.eta_s is not None]
+    instants += [group.why.eta_s for group in waits if group.why.eta_s is not None]
     instants += [
         one.running.started_s + board.queues[one.job.queue].min_run_s
         for one in board.sittings.values()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from orchestrator.policy.queueing.parties import NOTHING, Purse
@@ -32,6 +33,12 @@ class WaitReason(enum.StrEnum):
     DEPENDENCY_PENDING = "DependencyPending"
     NODE_HEALTH_HOLD = "NodeHealthHold"
     PENDING_EVALUATION = "PendingEvaluation"
+
+
+NEVER: frozenset[WaitReason] = frozenset(
+    {WaitReason.MISCONFIGURED, WaitReason.NO_MATCHING_POOL, WaitReason.EXCEEDS_MAX_QUOTA}
+)
+"""Reasons that no passing of time takes away: the job is rejected, not queued."""
 
 
 class StartReason(enum.StrEnum):
@@ -117,6 +124,14 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Waits:
+    """Jobs that are told the same, in order of id."""
+
+    jobs: tuple[str, ...]
+    why: Explanation
+
+
+@dataclass(frozen=True, slots=True)
 class Reject:
     """Never, as job and cluster are written: a new job is refused, an accepted one stays until either changes."""
 
@@ -154,16 +169,40 @@ Change = Resize | Evict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decisions:
-    """One verdict for each waiting job, in order of id; changes of running jobs, in order of id.
+    """One verdict for each waiting job; changes of running jobs, in order of id.
 
-    `claims`: who waits for devices that were asked back; `promises`: who was promised a start. Both go into the next
-    snapshot as they are. `resize_states`: what `policy.resize` remembers of each running job that it was asked about.
-    `wake_at_s`: when to decide again even if nothing happens before.
+    `starts`: in order of id; `waits`: who does not start, told together where thousands are told the same, in order of
+    the first of each. `claims`: who waits for devices that were asked back; `promises`: who was promised a start. Both
+    go into the next snapshot as they are. `resize_states`: what `policy.resize` remembers of each running job that it
+    was asked about. `wake_at_s`: when to decide again even if nothing happens before.
     """
 
-    verdicts: tuple[Verdict, ...] = ()
+    starts: tuple[Admit, ...] = ()
+    waits: tuple[Waits, ...] = ()
     changes: tuple[Change, ...] = ()
     claims: tuple[Claimed, ...] = ()
     promises: tuple[Promised, ...] = ()
     resize_states: tuple[tuple[str, ResizeState], ...] = ()
     wake_at_s: float | None = None
+
+    def verdicts(self) -> Iterator[Verdict]:
+        """One for each waiting job; starts first."""
+        yield from self.starts
+        for group in self.waits:
+            for job in group.jobs:
+                yield refusal(job, group.why)
+
+    def verdict(self, job: str) -> Verdict:
+        """The verdict on one job. Raises: KeyError if there is none."""
+        for start in self.starts:
+            if start.job == job:
+                return start
+        for group in self.waits:
+            if job in group.jobs:
+                return refusal(job, group.why)
+        raise KeyError(job)
+
+
+def refusal(job: str, why: Explanation) -> Wait | Reject:
+    """What a job is told that does not start."""
+    return Reject(job, why) if why.reason in NEVER else Wait(job, why)

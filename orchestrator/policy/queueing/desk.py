@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator.policy.queueing.board import Board, Sitting
@@ -13,6 +12,7 @@ from orchestrator.policy.queueing.forced import take_seats
 from orchestrator.policy.queueing.known import SHARED, KnownAnswers
 from orchestrator.policy.queueing.parties import NOTHING, Purse
 from orchestrator.policy.queueing.promises import Returns, consume, promise
+from orchestrator.policy.queueing.roll import Roll
 from orchestrator.policy.queueing.values import Claimed, Job, Promised, Running
 
 CLAIMABLE = SHARED - {WaitReason.NO_MATCHING_POOL, WaitReason.PENDING_EVALUATION}
@@ -34,15 +34,14 @@ class Start:
 class Desk:
     """The board with everything that was answered so far: `starts` and `waits` by job, `claims` in order.
 
-    Jobs of `lined` that wait for what another one waits for are answered in `answers`, at their places.
+    Plain jobs that wait for what another one waits for are in none of them: they are answered by `known.shared`.
     `claimed` and `promised` are what the next decision must remember; `seated` are all jobs that have devices.
     """
 
     board: Board
+    roll: Roll
     starts: dict[str, Start] = field(default_factory=dict)
     waits: dict[str, Explanation] = field(default_factory=dict)
-    lined: Sequence[Job] = ()
-    answers: list[Explanation | None] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
     claimed: list[Claimed] = field(default_factory=list)
     promised: dict[str, Promised] = field(default_factory=dict)
@@ -57,7 +56,7 @@ class Desk:
 
     def __post_init__(self) -> None:
         self.seated = set(self.board.sittings)
-        self.known = KnownAnswers.of(self.board.now.shares, self.board.queues.values())
+        self.known = KnownAnswers.of(self.board.now.shares, self.roll, self.board.queues.values())
         self.fitter = Fitter(self.board)
         self.finder = Claims(self.board, self.fitter.promises)
 

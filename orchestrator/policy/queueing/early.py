@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from orchestrator.policy.queueing.decisions import StartReason
 from orchestrator.policy.queueing.desk import CLAIMABLE, Desk
 from orchestrator.policy.queueing.fit import Fit
+from orchestrator.policy.queueing.gates import Passed
 from orchestrator.policy.queueing.values import Claimed, Job, Promised
 
 
-def serve_owners(desk: Desk, waiting: Iterable[Job]) -> None:
+def serve_owners(desk: Desk, passed: Passed) -> None:
     """Tenants within what they brought start, or recall it."""
     brought = desk.known.brought
-    theirs = [job for job in waiting if job.tenant in brought] if brought else []
-    for job in sorted(theirs, key=lambda one: (-one.priority, one.submitted_s, one.id)):
+    for job in sorted(passed.of_tenants(brought) if brought else (), key=lambda one: (-one.priority, one.submitted_s, one.id)):
         for pool in desk.board.candidates(job):
             most = desk.board.now.shares.own_available(job.tenant, pool) // job.devices_per_worker
             if most >= job.sizes[0] and _serve_owner(desk, job, pool, most):
@@ -33,11 +33,11 @@ def _serve_owner(desk: Desk, job: Job, pool: str, most_workers: int) -> bool:
     return claim is not None
 
 
-def honour_claims(desk: Desk, waiting: Iterable[Job]) -> None:
+def honour_claims(desk: Desk, passed: Passed) -> None:
     """What was asked back for a job is its own once it is there, unless a higher class came to its queue since."""
     records = {one.job: one for one in desk.board.snapshot.claims}
-    mine = _left(desk, [job for job in waiting if job.id in records]) if records else []
-    newcomers = _newcomers(desk, waiting, records.values()) if mine else {}
+    mine = _left(desk, [job for name in records if (job := passed.get(name)) is not None])
+    newcomers = _newcomers(desk, passed, mine, records.values())
     for job in sorted(mine, key=lambda one: (records[one.id].since_s, one.submitted_s, one.id)):
         if not _overruled(job, records[job.id].since_s, newcomers.get(job.queue, ())):
             _redeem(desk, job, records[job.id])
@@ -53,11 +53,11 @@ def _redeem(desk: Desk, job: Job, record: Claimed) -> None:
         desk.enter_claim(claim, record.since_s)
 
 
-def keep_promises(desk: Desk, waiting: Iterable[Job]) -> None:
+def keep_promises(desk: Desk, passed: Passed) -> None:
     """Who was promised a start is before everybody who was not: it starts, or is promised again."""
     records = {one.job: one for one in desk.board.snapshot.promises}
-    mine = _left(desk, [job for job in waiting if job.id in records]) if records else []
-    newcomers = _newcomers(desk, waiting, records.values()) if mine else {}
+    mine = _left(desk, [job for name in records if (job := passed.get(name)) is not None])
+    newcomers = _newcomers(desk, passed, mine, records.values())
     for job in sorted(mine, key=lambda one: (records[one.id].at_s, one.id)):
         record = records[job.id]
         if _overruled(job, record.since_s, newcomers.get(job.queue, ())):
@@ -73,11 +73,14 @@ def _left(desk: Desk, waiting: Iterable[Job]) -> list[Job]:
     return [job for job in waiting if job.id not in desk.starts and job.id not in desk.waits]
 
 
-def _newcomers(desk: Desk, waiting: Iterable[Job], records: Iterable[Claimed | Promised]) -> dict[str, list[Job]]:
-    """Jobs that came after the first thing was said, by queue: the only ones that can overrule."""
-    first_s = min(one.since_s for one in records)
+def _newcomers(
+    desk: Desk, passed: Passed, mine: Iterable[Job], records: Iterable[Claimed | Promised]
+) -> dict[str, list[Job]]:
+    """Jobs that came to the queues of `mine` after the first thing was said, by queue: they alone can overrule."""
+    queues = {job.queue for job in mine}
+    first_s = min((one.since_s for one in records), default=0.0)
     found: dict[str, list[Job]] = {}
-    for job in _left(desk, [job for job in waiting if job.submitted_s > first_s]):
+    for job in _left(desk, passed.newer(queues, first_s)) if queues else ():
         found.setdefault(job.queue, []).append(job)
     return found
 

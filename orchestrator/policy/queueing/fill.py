@@ -11,17 +11,20 @@ import heapq
 from orchestrator.policy.queueing.board import Sitting
 from orchestrator.policy.queueing.desk import Desk
 from orchestrator.policy.queueing.early import honour_claims, keep_promises, serve_owners
+from orchestrator.policy.queueing.gates import Passed
 from orchestrator.policy.queueing.growth import grow
-from orchestrator.policy.queueing.order import SEATED, QueueKey, QueueLine, line_up
+from orchestrator.policy.queueing.order import Entries, QueueKey, QueueLine, line_up
 from orchestrator.policy.queueing.values import Job
 
 
-def fill(desk: Desk, waiting: list[Job], growing: list[Job]) -> None:
-    """Serve who goes first, then everybody in order. Every waiting job gets a start or a reason to wait."""
-    serve_owners(desk, waiting)
-    honour_claims(desk, waiting)
-    keep_promises(desk, waiting)
-    lines = {line.name: line for line in _lines(desk, waiting, growing)}
+def fill(desk: Desk, passed: Passed, growing: list[Job]) -> None:
+    """Serve who goes first, then everybody in order. Every waiting job gets a start or a reason to wait, and jobs that
+    run may be given more (`growing`)."""
+    serve_owners(desk, passed)
+    honour_claims(desk, passed)
+    keep_promises(desk, passed)
+    entries = Entries(seated=set(desk.starts), answered=set(desk.waits), growing=growing)
+    lines = {line.name: line for line in line_up(desk.board, passed, entries, desk.known.brought)}
     heap = [key for line in lines.values() if (key := _key(desk, line)) is not None]
     heapq.heapify(heap)
     while heap:
@@ -31,21 +34,10 @@ def fill(desk: Desk, waiting: list[Job], growing: list[Job]) -> None:
             heapq.heappush(heap, key)
 
 
-def _lines(desk: Desk, waiting: list[Job], growing: list[Job]) -> list[QueueLine]:
-    """Everybody who has no answer yet. Who has devices may be given more."""
-    desk.lined, desk.answers = waiting, [None] * len(waiting)
-    left, places = waiting, list(range(len(waiting)))
-    if desk.waits or desk.starts:
-        places = [at for at, job in enumerate(waiting) if job.id not in desk.waits]
-        left = [waiting[at] for at in places]
-        places = [SEATED if waiting[at].id in desk.starts else at for at in places]
-    return line_up(desk.board, [*left, *growing], [*places, *(SEATED for _ in growing)])
-
-
 def _key(desk: Desk, queue: QueueLine) -> QueueKey | None:
     """The queue's place by the next of its jobs that needs a turn; those that do not are answered on the way."""
     while (line := queue.next_line()) is not None:
-        desk.known.pass_over(line, desk.answers, desk.seated)
+        desk.known.pass_over(line, desk.seated, desk.waits)
         if (job := line.head) is not None:
             return queue.key(desk.board.candidates(job), job)
     return None

@@ -5,16 +5,45 @@ Every gate depends on the job and the cluster alone, never on who else waits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from orchestrator.policy.queueing.board import Board
-from orchestrator.policy.queueing.decisions import Explanation, WaitReason
+from orchestrator.policy.queueing.decisions import Explanation, WaitReason, Waits
 from orchestrator.policy.queueing.money import bill, spent_up, within
+from orchestrator.policy.queueing.roll import LineKey, Roll, Row
 from orchestrator.policy.queueing.values import UNLIMITED, Job
 from orchestrator.policy.windows import current, time_left_s, upcoming
 
-_UNKNOWN = object()
+
+@dataclass(slots=True)
+class Passed:
+    """Who passed the gates: whole rows of a roll, and special jobs by id."""
+
+    roll: Roll
+    rows: dict[LineKey, Row] = field(default_factory=dict)
+    special: dict[str, Job] = field(default_factory=dict)
+
+    def get(self, job_id: str) -> Job | None:
+        """A job that passed, by id."""
+        job = self.roll.jobs.get(job_id)
+        passed = job is not None and (job.line in self.rows if job.plain else job.id in self.special)
+        return job if passed else None
+
+    def of_tenants(self, names: Collection[str]) -> Iterator[Job]:
+        """Jobs of these tenants."""
+        for (_, _, tenant, _), row in self.rows.items():
+            if tenant in names:
+                yield from row.jobs
+        yield from (job for job in self.special.values() if job.tenant in names)
+
+    def newer(self, queues: Collection[str], since_s: float) -> Iterator[Job]:
+        """Jobs of these queues that came after an instant."""
+        for (queue, _, _, _), row in self.rows.items():
+            if queue in queues:
+                yield from itertools.takewhile(lambda job: job.submitted_s > since_s, reversed(row.jobs))
+        yield from (job for job in self.special.values() if job.queue in queues and job.submitted_s > since_s)
 
 
 @dataclass(slots=True)
@@ -29,21 +58,21 @@ class Gatekeeper:
     def __post_init__(self) -> None:
         self._tenants = frozenset(tenant.name for tenant in self.board.snapshot.tenants)
 
-    def part(self, jobs: Iterable[Job]) -> tuple[list[Job], dict[str, Explanation]]:
-        """Jobs that pass, and why the others do not. Most jobs ask for nothing special: they are told at a glance."""
-        passed: list[Job] = []
-        gated: dict[str, Explanation] = {}
-        opened: dict[tuple[str, int, str, str], bool] = {}
-        for job in jobs:
-            if job.plain and opened.get(job.line):
-                passed.append(job)
-                continue
+    def part(self, roll: Roll) -> tuple[Passed, list[Waits]]:
+        """Jobs that pass, and why the others do not. Plain ones of a line pass together, or not at all."""
+        passed, gated = Passed(roll), []
+        for key, row in roll.rows.items():
+            why = self.stops(row.jobs[0])
+            if why is None:
+                passed.rows[key] = row
+            else:
+                gated.append(Waits(tuple(sorted([job.id for job in row.jobs])), why))
+        for job in roll.special.values():
             why = self.stops(job)
             if why is None:
-                passed.append(job)
+                passed.special[job.id] = job
             else:
-                gated[job.id] = why
-            opened[job.line] = self._queues.get((job.queue, job.tenant), _UNKNOWN) is None
+                gated.append(Waits((job.id,), why))
         return passed, gated
 
     def stops(self, job: Job) -> Explanation | None:
@@ -128,8 +157,3 @@ def next_opening_s(board: Board) -> float | None:
         instants += [following.opens_at_s] if following else []
     return min(instants, default=None)
 
-
-NEVER: frozenset[WaitReason] = frozenset(
-    {WaitReason.MISCONFIGURED, WaitReason.NO_MATCHING_POOL, WaitReason.EXCEEDS_MAX_QUOTA}
-)
-"""Reasons that no passing of time takes away: the job is rejected, not queued."""

@@ -1,22 +1,22 @@
 """Whose turn it is: queues by what they borrow, then priority, then tenants by standing, then first come.
 
-Jobs are sorted once; after that a turn costs a heap operation. Jobs that are found to wait for the same thing as an
-earlier one are passed over without a turn: waiting changes nobody's standing.
+Jobs stand in their lines as the roll keeps them; a turn costs a heap operation. Jobs that are found to wait for the
+same thing as an earlier one are passed over without a turn: waiting changes nobody's standing.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from orchestrator.policy.queueing.board import Board
 from orchestrator.policy.queueing.deadlines import urgent
+from orchestrator.policy.queueing.gates import Passed
+from orchestrator.policy.queueing.roll import SEATED, LineKey, Row
 from orchestrator.policy.queueing.shares import Member
 from orchestrator.policy.queueing.values import Job
 
-SEATED = -1
-"""The place of a job that has devices."""
 QueueKey = tuple[bool, float, float, str]
 """Whether its next job would borrow, what it borrows for its weight, how full it is, its name."""
 
@@ -25,21 +25,22 @@ QueueKey = tuple[bool, float, float, str]
 class Line:
     """Jobs of one queue, class and tenant, in order; `at` is the next one.
 
-    `places`: where each of them stands among those who wait; `SEATED` for one that has devices, which is answered by
-    nobody: it gets its turn.
+    `row` is the roll's own wherever nobody was added: it is read only. `singly`: what others wait for does not say what
+    all jobs here wait for that ask for the same, so each is answered by itself.
     """
 
+    queue: str
     tenant: str
     resource: str
     member: Member
-    jobs: list[Job] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
+    row: Row
+    singly: bool = False
     at: int = 0
 
     @property
     def head(self) -> Job | None:
         """The next job."""
-        return self.jobs[self.at] if self.at < len(self.jobs) else None
+        return self.row.jobs[self.at] if self.at < len(self.row.jobs) else None
 
 
 @dataclass(slots=True)
@@ -94,34 +95,65 @@ class QueueLine:
         return standing, line.tenant, line.resource, line
 
 
-def line_up(board: Board, jobs: Sequence[Job], places: Sequence[int]) -> list[QueueLine]:
-    """Sort jobs into lines, by name of queue; `places` as in `Line`.
+@dataclass(slots=True)
+class Entries:
+    """Who stands in line beside or instead of those on the roll: `seated` jobs that were given devices before anybody's
+    turn, and others that have some and may be given more (`growing`); `answered` ones stand nowhere."""
+
+    seated: Collection[str]
+    answered: Collection[str]
+    growing: Iterable[Job]
+
+
+def line_up(board: Board, passed: Passed, entries: Entries, owners: Collection[str]) -> list[QueueLine]:
+    """Everybody who has no answer yet, by name of queue. `owners`: tenants that brought devices.
 
     Within a tenant and class, jobs whose latest start for their deadline is near go first, then first come, first
     served; equal times end on the id, which moves nothing between tenants.
     """
-    lines: dict[tuple[str, int, str, str], Line] = {}
+    rows, apart, dated = _rows(passed, entries)
     queues: dict[str, dict[int, list[Line]]] = {}
-    shares, dated = board.now.shares, set()
-    for at in sorted(range(len(jobs)), key=[job.since for job in jobs].__getitem__):
-        job = jobs[at]
-        line = lines.get(job.line)
-        if line is None:
-            line = lines[job.line] = Line(job.tenant, job.resource, shares.member(job.tenant, job.resource))
-            queues.setdefault(job.queue, {}).setdefault(job.priority, []).append(line)
-        line.jobs.append(job)
-        line.places.append(places[at])
-        if not job.plain and job.deadline_s is not None:
-            dated.add(job.line)
-    for key in dated:
-        _urgent_first(lines[key], board.snapshot.now_s, board.snapshot.rules.urgent_s)
+    shares, rules, now_s = board.now.shares, board.snapshot.rules, board.snapshot.now_s
+    for key, row in rows.items():
+        queue, priority, tenant, resource = key
+        if key in dated:
+            row = _urgent_first(row, now_s, rules.urgent_s)
+        line = Line(queue, tenant, resource, shares.member(tenant, resource), row, key in apart or tenant in owners)
+        queues.setdefault(queue, {}).setdefault(priority, []).append(line)
     return [
         QueueLine(name, [classes[priority] for priority in sorted(classes, reverse=True)], board)
         for name, classes in sorted(queues.items())
     ]
 
 
-def _urgent_first(line: Line, now_s: float, urgent_s: float) -> None:
-    late = [not urgent(job, now_s=now_s, urgent_s=urgent_s) for job in line.jobs]
+def _rows(passed: Passed, entries: Entries) -> tuple[dict[LineKey, Row], set[LineKey], set[LineKey]]:
+    """Rows of everybody who stands in line, with those that special jobs stand in and those that deadlines order."""
+    roll, rows = passed.roll, dict(passed.rows)
+    copied: dict[LineKey, Row] = {}
+    apart: set[LineKey] = set()
+    dated: set[LineKey] = set()
+
+    def own(key: LineKey) -> Row:
+        if key not in copied:
+            copied[key] = rows[key] = rows[key].copy() if key in rows else Row()
+        return copied[key]
+
+    for job_id in (*entries.answered, *entries.seated):
+        job = roll.jobs[job_id]
+        if job.plain:
+            (own(job.line).strike if job_id in entries.answered else own(job.line).seat)(job)
+    beside = [job for job in passed.special.values() if job.id not in entries.answered]
+    apart.update(job.line for job in beside)
+    for job in beside:
+        own(job.line).enter(job, SEATED if job.id in entries.seated else roll.bit(job))
+    for job in entries.growing:
+        own(job.line).enter(job, SEATED)
+        beside.append(job)
+    dated.update(job.line for job in beside if not job.plain and job.deadline_s is not None)
+    return rows, apart, dated
+
+
+def _urgent_first(row: Row, now_s: float, urgent_s: float) -> Row:
+    late = [not urgent(job, now_s=now_s, urgent_s=urgent_s) for job in row.jobs]
     order = sorted(range(len(late)), key=late.__getitem__)
-    line.jobs, line.places = [line.jobs[at] for at in order], [line.places[at] for at in order]
+    return Row([row.jobs[at] for at in order], [row.bits[at] for at in order], row.mask)

@@ -62,23 +62,23 @@ class Parts:
     known, their numbers by identity, and the sum of those."""
 
     parts: tuple[Any, ...] = ()
+    known: set[int] = dataclasses.field(default_factory=set)
     numbers: dict[int, int] = dataclasses.field(default_factory=dict)
     total: int = 0
 
     def take(self, parts: tuple[Any, ...]) -> int:
         """The sum of these parts' numbers; those that were there the last time are not read again."""
-        keys = list(map(id, parts))
-        fresh = set(keys)
-        for key in self.numbers.keys() - fresh:
+        fresh = set(map(id, parts))
+        gone, added = self.known - fresh, fresh - self.known
+        for key in gone:
             self.total -= self.numbers.pop(key)
-        added = fresh.difference(self.numbers)
-        for part in [part for key, part in zip(keys, parts, strict=True) if key in added] if added else ():
+        for part in [part for part in parts if id(part) in added] if added else ():
             if id(part) not in self.numbers:
                 number = self.numbers[id(part)] = _number(part)
                 self.total += number
-        self.parts = parts
+        self.parts, self.known = parts, fresh
         # The same object twice counts twice.
-        return self.total if len(fresh) == len(parts) else sum(self.numbers[key] for key in keys)
+        return self.total if len(fresh) == len(parts) else sum(self.numbers[id(part)] for part in parts)
 
 
 def fingerprint(snapshot: Snapshot, known: dict[str, Parts] | None = None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 from functools import lru_cache
+from operator import attrgetter
 from typing import TypeVar
 
 from orchestrator.policy.queueing.parties import NOTHING, Purse, Queue, Rules, Tenant
@@ -62,6 +63,7 @@ UNLIMITED = Spending()
 Shape = tuple[int, int, int, Coupling, str | None, str]
 """Least and most workers, devices of each, coupling, window, resource."""
 T = TypeVar("T")
+_ID = attrgetter("id")
 
 
 @lru_cache(maxsize=65_536)
@@ -193,7 +195,7 @@ class Snapshot:
     promises: tuple[Promised, ...] = ()
 
     def __post_init__(self) -> None:
-        ids = [job.id for job in self.waiting] + [one.job.id for one in self.running]
+        ids = [*map(_ID, self.waiting), *(one.job.id for one in self.running)]
         if len(set(ids)) != len(ids):
             twice = sorted({one for one in ids if ids.count(one) > 1})
             raise ValueError(f"jobs {', '.join(twice)} are there twice; an id names one job")

@@ -112,7 +112,7 @@ def _added(snapshot: Snapshot, decisions: Decisions) -> Added:
         if lease.state is LeaseState.HELD:
             for node, count in lease.nodes:
                 held.setdefault(lease.holder, Counter())[lease.pool, node] += count
-    placed = [(one.job, one.placement) for one in decisions.verdicts if isinstance(one, Admit)]
+    placed = [(one.job, one.placement) for one in decisions.starts]
     placed += [(one.job, one.placement) for one in decisions.changes if isinstance(one, Resize)]
     added: Added = {}
     for job, placement in placed:

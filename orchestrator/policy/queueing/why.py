@@ -48,7 +48,7 @@ def why(snapshot: Snapshot, job_id: str, decisions: Decisions | None = None) -> 
     """Explain one waiting job; `decisions` if they were made of this snapshot already. Raises: KeyError if no job of
     that id waits."""
     decisions = decide_queues(snapshot) if decisions is None else decisions
-    verdict = verdict_of(decisions, job_id)
+    verdict = decisions.verdict(job_id)
     if isinstance(verdict, Admit):
         return Answer(verdict=verdict)
     job = next(one for one in snapshot.waiting if one.id == job_id)
@@ -86,20 +86,12 @@ def edited(snapshot: Snapshot, edits: Iterable[Edit]) -> Snapshot:
     return snapshot
 
 
-def verdict_of(decisions: Decisions, job_id: str) -> Verdict:
-    """The verdict on one job. Raises: KeyError if there is none."""
-    for verdict in decisions.verdicts:
-        if verdict.job == job_id:
-            return verdict
-    raise KeyError(job_id)
-
-
 def _follow(snapshot: Snapshot, job_id: str, edits: list[Edit]) -> list[Edit] | None:
     """Go on from a first remedy, reason by reason, until the job starts; None if that leads nowhere."""
     for times in range(1, _MOST_STEPS):
         changed = edited(snapshot, edits)
         decisions = decide_queues(changed)
-        verdict = verdict_of(decisions, job_id)
+        verdict = decisions.verdict(job_id)
         if isinstance(verdict, Admit):
             return edits
         job = next(one for one in changed.waiting if one.id == job_id)
@@ -171,4 +163,4 @@ def _with_amount(edit: AddDevices | RaiseQuota, devices: int) -> AddDevices | Ra
 
 
 def _starts(snapshot: Snapshot, job_id: str, edits: list[Edit]) -> bool:
-    return isinstance(verdict_of(what_if(snapshot, edits), job_id), Admit)
+    return isinstance(what_if(snapshot, edits).verdict(job_id), Admit)

@@ -69,15 +69,15 @@ def lease_of(one: Job, pool: str, on: tuple[tuple[str, int], ...], since_s: floa
 
 
 def verdicts(decisions: Decisions) -> dict[str, Admit | Wait | Reject]:
-    return {one.job: one for one in decisions.verdicts}
+    return {one.job: one for one in decisions.verdicts()}
 
 
 def started(decisions: Decisions) -> dict[str, int]:
-    return {one.job: workers(one.placement) for one in decisions.verdicts if isinstance(one, Admit)}
+    return {one.job: workers(one.placement) for one in decisions.starts}
 
 
 def waits(decisions: Decisions) -> dict[str, str]:
-    return {one.job: one.why.reason.value for one in decisions.verdicts if not isinstance(one, Admit)}
+    return {job: group.why.reason.value for group in decisions.waits for job in group.jobs}
 
 
 def why(decisions: Decisions, name: str) -> Explanation:
@@ -105,11 +105,10 @@ def apply(snap: Snapshot, decisions: Decisions, *, drain: bool = False) -> Snaps
     leases = list(snap.leases)
     waiting = dict(jobs)
     states = dict(decisions.resize_states)
-    for one in decisions.verdicts:
-        if isinstance(one, Admit):
-            started_job = waiting.pop(one.job)
-            running[one.job] = Running(job=started_job, started_s=snap.now_s, reserved=one.reserve)
-            leases += _leases(started_job, one.placement, snap.now_s)
+    for one in decisions.starts:
+        started_job = waiting.pop(one.job)
+        running[one.job] = Running(job=started_job, started_s=snap.now_s, reserved=one.reserve)
+        leases += _leases(started_job, one.placement, snap.now_s)
     for change in decisions.changes:
         before = running[change.job]
         mine = [lease for lease in leases if lease.holder == change.job and lease.state is LeaseState.HELD]

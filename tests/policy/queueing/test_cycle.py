@@ -49,8 +49,7 @@ class World:
             raise FencedError
         self.diary.append("commit")
         self.snap = apply(snap, decisions)
-        started = (one for one in decisions.verdicts if isinstance(one, Admit))
-        self.outbox += [Order(id=f"{one.job}-1", what=one) for one in started]
+        self.outbox += [Order(id=f"{one.job}-1", what=one) for one in decisions.starts]
 
     def unsent(self):
         return tuple(self.outbox)

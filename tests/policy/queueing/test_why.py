@@ -14,7 +14,7 @@ from orchestrator.policy.queueing.decisions import Admit, Reject, Wait, WaitReas
 from orchestrator.policy.queueing.parties import Purse, Queue, Quota, Tenant
 from orchestrator.policy.queueing.places import NodeState, OpenHours, flat_pool
 from orchestrator.policy.queueing.values import Coupling, LeaseState, Spending
-from orchestrator.policy.queueing.why import edited, verdict_of, what_if, why, why_if
+from orchestrator.policy.queueing.why import edited, what_if, why, why_if
 from orchestrator.policy.windows import Window
 from tests.policy.queueing.build import RULES, gpu_pool, hold, job, nodes, queue, snapshot
 from tests.policy.queueing.worlds import LEVELS, NEAR, clusters, contended
@@ -165,7 +165,7 @@ def test_the_suggested_edit_starts_the_job(name):
     assert answer.why.reason == WaitReason(reason)
     assert answer.unblock == expected
     if expected:
-        assert isinstance(verdict_of(decide_queues(edited(snap, expected)), "j"), Admit)
+        assert isinstance(decide_queues(edited(snap, expected)).verdict("j"), Admit)
 
 
 def test_reserved_money_is_told_from_spent_money():
@@ -173,7 +173,7 @@ def test_reserved_money_is_told_from_spent_money():
     snap = hold(snapshot(pools=PAID, tenants=METERED, waiting=(job("j", work_s=900.0),)), other, 1)
     snap = replace(snap, running=(replace(snap.running[0], reserved=Purse(micro_usd=500_000)),))
     assert why(snap, "j").why.reason == WaitReason.BUDGET_RESERVED
-    assert isinstance(verdict_of(what_if(snap, why(snap, "j").unblock), "j"), Admit)
+    assert isinstance(what_if(snap, why(snap, "j").unblock).verdict("j"), Admit)
 
 
 def test_every_reason_of_the_closed_set_can_be_given():
@@ -239,7 +239,7 @@ def test_devices_called_back_for_endpoints_are_named_where_a_job_waits_for_them(
         WaitReason.WAITING_FOR_PREEMPTED,
         (change.GiveBack((("r", "pool", "pool", 4),)),),
     )
-    assert isinstance(verdict_of(what_if(snap, answer.unblock), "j"), Admit)
+    assert isinstance(what_if(snap, answer.unblock).verdict("j"), Admit)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_a_job_over_several_pools_is_told_of_the_pool_that_keeps_it(quotas, per_
     snap = snapshot(pools=pools, queues=(both,), levels=LEVELS, rules=NEAR, waiting=(wide,))
     answer = why(snap, "j")
     assert answer.why.reason == WaitReason(reason)
-    assert isinstance(verdict_of(what_if(snap, answer.unblock), "j"), Admit)
+    assert isinstance(what_if(snap, answer.unblock).verdict("j"), Admit)
 
 
 @settings(max_examples=25, deadline=None)
@@ -272,8 +272,8 @@ def test_also_where_everybody_wants_what_somebody_else_has(snap):
 
 def _assert_true(snap):
     decisions = decide_queues(snap)
-    waiting = [one.job for one in decisions.verdicts if isinstance(one, Wait | Reject)][:2]
+    waiting = sorted(job for group in decisions.waits for job in group.jobs)[:2]
     for name in waiting:
         answer = why(snap, name)
         assert answer.unblock, "nothing would start it"
-        assert isinstance(verdict_of(what_if(snap, answer.unblock), name), Admit)
+        assert isinstance(what_if(snap, answer.unblock).verdict(name), Admit)

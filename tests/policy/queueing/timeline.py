@@ -34,7 +34,7 @@ class Timeline:
         return decisions
 
     def _note(self, decisions: Decisions) -> None:
-        for one in decisions.verdicts:
+        for one in decisions.verdicts():
             if isinstance(one, Admit):
                 self.started_s.setdefault(one.job, self.snap.now_s)
             elif one.why.eta_s is not None:
