@@ -13,8 +13,8 @@ from orchestrator.api.parts import NameFilter, TheCaller, TheService, known_name
 from orchestrator.api.problems import responses
 from orchestrator.api.service import Service
 from orchestrator.ledger.errors import ConflictError, LedgerError
+from orchestrator.ledger.job_reads import JobFilter
 from orchestrator.ledger.keys import Role
-from orchestrator.ledger.reading import JobFilter
 from orchestrator.ledger.states import ENDED, HOLDING, JobState, Unit
 from orchestrator.policy.queueing.from_spec import queues_of
 from orchestrator.policy.queueing.values import LeaseState
@@ -81,7 +81,7 @@ def _jobs_of(queue: str, counts: dict[tuple[str, str, str | None], int]) -> dict
 
 @router.post("/queues/{queue}/hold", response_model=models.QueueList, responses=responses(404, 409))
 async def hold_queue(queue: QueueName, service: TheService, caller: TheCaller) -> dict[str, Any]:
-    """Start nothing more from a queue; what runs goes on."""
+    """Start nothing more from a queue, restarts of failed attempts included; what runs goes on with what it has."""
     return await _hold(service, caller, queue, True)
 
 

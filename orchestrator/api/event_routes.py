@@ -14,7 +14,7 @@ from orchestrator.api.parts import Limit, NameFilter, TheCaller, TheService, job
 from orchestrator.api.problems import gone, responses
 from orchestrator.api.service import Service
 from orchestrator.api.streams import KEEP_ALIVE, KEEP_ALIVE_S, frame, stream_answer, streaming
-from orchestrator.ledger.reading import Event
+from orchestrator.ledger.event_reads import Event
 from orchestrator.ledger.rows import JobRow
 from orchestrator.ledger.states import ENDED
 

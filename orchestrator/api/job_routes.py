@@ -28,8 +28,8 @@ from orchestrator.api.parts import (
 from orchestrator.api.problems import responses
 from orchestrator.api.service import Applied, Service
 from orchestrator.ledger.errors import ConflictError
+from orchestrator.ledger.job_reads import JobFilter
 from orchestrator.ledger.keys import Role
-from orchestrator.ledger.reading import JobFilter
 from orchestrator.ledger.rows import JobRow
 from orchestrator.ledger.states import ENDED, JobState
 from orchestrator.ledger.submission import Accepted, NewJob, Submission, new_holder

@@ -19,7 +19,6 @@ from orchestrator.ledger.keys import Role
 from orchestrator.ledger.rows import JobRow
 from orchestrator.ledger.states import JobState
 from orchestrator.ledger.submission import Holder, NewJob
-from orchestrator.policy.queueing.decisions import Admit, Decisions
 from orchestrator.policy.queueing.edits import Edit, MoveToQueue, SetCoupling, SetMinWorkers, SetPriority, SetWindow
 from orchestrator.policy.queueing.from_spec import Progress, job_of, replicas_of, search_of
 from orchestrator.policy.queueing.values import Coupling, Job, Snapshot

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 from orchestrator.api import models
 from orchestrator.api.progress import Progress, progress_of
+from orchestrator.ledger.event_reads import Event
 from orchestrator.ledger.keys import KeyRow
 from orchestrator.ledger.life import placement_of
-from orchestrator.ledger.reading import Event
 from orchestrator.ledger.rows import AttemptRow, JobRow, LeaseRow, NoticeRow
 from orchestrator.policy.queueing import edits
 from orchestrator.policy.queueing.decisions import (

@@ -36,7 +36,7 @@ from orchestrator.api.retention import Retention
 from orchestrator.api.service import Service
 from orchestrator.api.watch import WatchedLedger
 from orchestrator.ledger.errors import ConflictError
-from orchestrator.ledger.reading import JobFilter
+from orchestrator.ledger.job_reads import JobFilter
 from orchestrator.ledger.repository import Ledger
 from orchestrator.ledger.schema import check_schema, upgrade, version_of
 from orchestrator.ledger.states import ENDED, JobState

@@ -21,7 +21,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from orchestrator.cycle import CycleReport
-from orchestrator.ledger.reading import Event, Reader
+from orchestrator.ledger.event_reads import Event
+from orchestrator.ledger.reading import Reader
 from orchestrator.ledger.rows import AttemptRow
 from orchestrator.policy.node_health import HoldCause
 from orchestrator.policy.queueing.decisions import ChangeCause

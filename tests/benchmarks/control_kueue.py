@@ -16,7 +16,7 @@ from pathlib import Path
 
 from orchestrator.cycle import Ports, run_cycle
 from orchestrator.ledger.facts import DEFAULT_RULES
-from orchestrator.ledger.reading import JobFilter
+from orchestrator.ledger.job_reads import JobFilter
 from orchestrator.ledger.repository import Ledger
 from orchestrator.ledger.rows import JobShape
 from orchestrator.ledger.schema import upgrade
