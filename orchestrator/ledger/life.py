@@ -97,12 +97,12 @@ def restart(change: Change, job: JobRow, failed: AttemptRow) -> None:
     change.event("restarting", job, detail=failed.detail, failures=job.failures)
 
 
-def requeue(change: Change, job: JobRow, state: JobState, event: str) -> None:
+def requeue(change: Change, job: JobRow, state: JobState, event: str, **data: object) -> None:
     """Back to those who wait; what was set aside goes back."""
     job = refund(change, job)
     job = move(change, job, state, then=None, started_ms=None, reason=None, eta_ms=None)
     change.tempos.drop(job.id)
-    change.event(event, job)
+    change.event(event, job, **data)
 
 
 def end(change: Change, job: JobRow, state: JobState, detail: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from orchestrator.ledger.books import close_lease, pay, settle_attempt
@@ -22,14 +23,14 @@ _OUTCOMES = {
 _BEFORE_RUNNING = frozenset({JobState.ADMITTED, JobState.STARTING, JobState.RESIZING})
 
 
-def enter(change: Change, report: Report) -> None:
-    """Enter one report; one that says nothing new changes nothing."""
+def enter(change: Change, report: Report, held: Collection[str] = ()) -> None:
+    """Enter one report; one that says nothing new changes nothing. `held`: queues that are on hold."""
     job, attempt = change.jobs.get(report.job), change.attempts.get((report.job, report.attempt))
     if job is None or attempt is None or attempt.ended_ms is not None:
         return
     if report.over:
         _end_older(change, job, report.attempt)
-        _over(change, current(change, job), attempt, report)
+        _over(change, current(change, job), attempt, report, held)
     elif report.phase is Phase.RUNNING and attempt.running_ms is None:
         _end_older(change, job, report.attempt)
         _runs(change, current(change, job), attempt)
@@ -54,7 +55,7 @@ def _end_older(change: Change, job: JobRow, attempt: int) -> None:
         _close(change, job.id, row, Report(job=job.id, attempt=number, phase=Phase.STOPPED), Outcome.REPLACED)
 
 
-def _over(change: Change, job: JobRow, attempt: AttemptRow, report: Report) -> None:
+def _over(change: Change, job: JobRow, attempt: AttemptRow, report: Report, held: Collection[str]) -> None:
     ended = _close(change, job.id, attempt, report, _OUTCOMES[report.phase])
     job = _progress(change, current(change, job), ended, report)
     if report.phase is Phase.SUCCEEDED:
@@ -66,16 +67,20 @@ def _over(change: Change, job: JobRow, attempt: AttemptRow, report: Report) -> N
     elif job.state is JobState.DRAINING:
         _drained(change, job)
     elif report.phase is Phase.FAILED:
-        _failed(change, job, ended, final=report.final)
+        _failed(change, job, ended, final=report.final, on_hold=job.queue in held)
     else:
         job, then = lost_once_more(job)
         _become(change, job, then, "lost", report.detail)
 
 
-def _failed(change: Change, job: JobRow, attempt: AttemptRow, *, final: bool) -> None:
+def _failed(change: Change, job: JobRow, attempt: AttemptRow, *, final: bool, on_hold: bool) -> None:
+    """Try again at once on the same seats; a queue that is on hold begins nothing, so there it waits like everybody."""
     job = replace(job, failures=job.failures + 1)
     if final or job.failures > job.shape.max_failures:
         end(change, _put(change, job), JobState.FAILED, f"attempt {attempt.attempt} failed: {attempt.detail}")
+    elif on_hold:
+        failed = f"attempt {attempt.attempt} failed while queue {job.queue!r} was on hold: {attempt.detail}"
+        requeue(change, _put(change, replace(job, detail=failed)), JobState.QUEUED, "requeued", detail=failed)
     else:
         restart(change, job, attempt)
 

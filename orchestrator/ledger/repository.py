@@ -122,7 +122,8 @@ class Ledger(Leading):
             pin(change, live(change, job_id), workers)
 
     def hold_queue(self, queue: str, on_hold: bool, *, actor: str = SYSTEM) -> None:
-        """Start nothing more from a queue, or go on. Raises: LedgerError for a queue that is not there."""
+        """Begin nothing more from a queue, restarts of failed attempts included, or go on. Raises: LedgerError for a
+        queue that is not there."""
         with self._change("hold-queue", actor) as change:
             held = set_hold(change, queue, on_hold, self._seer.held)
         self._seer.held = held
@@ -250,7 +251,7 @@ class Ledger(Leading):
         """Enter what became of attempts; return the ends, which need not be reported any more."""
         with self._change("record", SYSTEM, now_s) as change:
             for report in sorted(reports, key=lambda one: (one.job, one.attempt)):
-                enter_report(change, report)
+                enter_report(change, report, self._seer.held)
             noted = self._notes.enter(change, reports)
         with self._lock:
             self._notes.settle(noted, self._mirror.jobs.rows)

@@ -261,6 +261,38 @@ def test_where_many_reasons_change_at_once_everybody_is_told_in_turn(
     assert world.broken() == []
 
 
+def test_a_failed_attempt_of_a_queue_on_hold_is_not_tried_again_until_it_is_released(world: World) -> None:
+    world.ledger.submit(new("a", 4, work_s=None, max_failures=2), new("b", 4, work_s=None))
+    world.run(3)
+    world.ledger.hold_queue("main", True)
+    world.run(1)
+    assert (world.state("a"), world.state("b")) == ("running", "running")
+    world.runner.kill("a", Phase.FAILED)
+    world.run(3)
+    row = world.ledger.read.job("a")
+    assert (row.state, row.reason, row.attempt, row.failures) == ("queued", "OnHold", 1, 1)
+    assert (world.held(), world.broken()) == ({"b": 4}, [])
+    (event,) = [one for one in world.ledger.read.events(job="a") if one.kind == "requeued"]
+    assert event.data["detail"].startswith("attempt 1 failed while queue 'main' was on hold: ")
+    world.restart()
+    world.run(2)
+    assert world.reason("a") == "OnHold"
+    world.ledger.hold_queue("main", False)
+    world.run(2)
+    row = world.ledger.read.job("a")
+    assert (row.state, row.attempt, row.failures) == ("running", 2, 1)
+    assert world.broken() == []
+
+
+def test_a_queue_on_hold_lets_a_spent_retry_budget_end_the_job(world: World) -> None:
+    world.ledger.submit(new("a", 4, work_s=None, max_failures=0))
+    world.run(3)
+    world.ledger.hold_queue("main", True)
+    world.runner.kill("a", Phase.FAILED)
+    world.run(2)
+    assert (world.state("a"), world.held(), world.broken()) == ("failed", {}, [])
+
+
 def test_a_queue_on_hold_starts_nothing_and_says_so(world: World) -> None:
     world.ledger.hold_queue("main", True)
     world.ledger.submit(new("a"))

@@ -70,8 +70,14 @@ def _many(devices: int) -> str:
 
 @queue_app.command("hold")
 def hold(queue: Name, output: Output = Format.TABLE) -> None:
-    """Start nothing more from a queue; what runs goes on."""
-    _set(queue, "hold", "is on hold: what runs goes on, nothing new starts", output)
+    """Start nothing more from a queue; what runs goes on with the devices it has.
+
+    Jobs are still accepted, and wait with the reason OnHold. An attempt that fails meanwhile is not tried again on its
+    seats: its devices are given back, the failure counts, and the job waits like all others until the queue is
+    released. Training jobs are given no more devices; endpoints still follow their requests. A run that tries again by
+    itself, within one attempt, goes on doing so: `tide pause JOB` stops it.
+    """
+    _set(queue, "hold", "is on hold: what runs goes on, nothing starts, restarts or grows", output)
 
 
 @queue_app.command("release")

@@ -19,7 +19,6 @@ from orchestrator.policy.queueing.decisions import (
     ChangeCause,
     Decisions,
     Evict,
-    Explanation,
     Resize,
     Waits,
 )
@@ -84,13 +83,15 @@ def _attempt(snapshot: Snapshot, roll: Roll, refused: frozenset[str]) -> _Outcom
 
 
 def _growing(board: Board, forced: Forced, refused: frozenset[str]) -> list[Job]:
-    """Running jobs that could use more devices and are there to be given some."""
+    """Running jobs that could use more devices and are there to be given some. Of a queue on hold only endpoints are:
+    who holds it wants no new work there, and requests are not his to refuse."""
     if all(ground.total_free <= 0 for ground in board.grounds.values()):
         return []
     return [
         one.running.job
         for one in board.sittings.values()
-        if one.running.job.queue in board.queues
+        if (queue := board.queues.get(one.running.job.queue)) is not None
+        and (not queue.on_hold or one.job.serves)
         and (not one.changed or one.job.id in forced.moves)
         and one.workers < one.job.sizes[-1]
         and one.job.id not in refused

@@ -21,7 +21,8 @@ class Quota:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
-    """Jobs that share a quota. No tenants named = everybody may submit; `on_hold` stops starts, not what runs."""
+    """Jobs that share a quota. No tenants named = everybody may submit; `on_hold`: nothing starts from it and none
+    of its training jobs is given more; what runs goes on with what it has."""
 
     name: str
     quotas: tuple[Quota, ...]
