@@ -43,7 +43,8 @@ class CycleReport:
 def decide(snapshot: Snapshot, roll: Roll | None = None) -> Decisions:
     """What is to be done now: pure, and the one function that allocates.
 
-    Whoever decides again and again keeps a `roll` for it: the decision is the same, and sooner made. The conservation laws are asserted on every decision: a broken one must never reach the ledger.
+    Whoever decides again and again keeps a `roll` for it: the decision is the same, and sooner made. The conservation
+    laws are asserted on every decision: a broken one must never reach the ledger.
     """
     with _uncollected():
         decisions = decide_queues(snapshot, roll)
@@ -66,9 +67,10 @@ def _uncollected() -> Iterator[None]:
 
 
 def run_cycle(ports: Ports, roll: Roll | None = None) -> CycleReport:
-    """Observe, decide (with what is kept from cycle to cycle, `roll`), apply, record. Every step may be cut off by a crash: the next cycle observes again.
+    """Observe, decide, apply, record. Every step may be cut off by a crash: the next cycle observes again.
 
-    Raises: FencedError when somebody else leads; UnreachableError when capacity or ledger do not answer.
+    `roll` is what decisions keep from cycle to cycle. Raises: FencedError when somebody else leads; UnreachableError
+    when capacity or ledger do not answer.
     """
     # 1. Observe: the clock is read once, and everything is seen as of then. What became of attempts is in the books
     #    before its runner may forget it; a runner that is out of sight changes nothing.

@@ -21,7 +21,7 @@ _MOST_REASONS = 250
 
 @dataclass(slots=True)
 class Teller:
-    """`_group` and `_job`: where it goes on, as the first job of those that are told together, and the last one told."""
+    """`_group` and `_job`: where it goes on, as the first job of those told together, and the last one told."""
 
     _group: str = ""
     _job: str = ""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from orchestrator.ledger.rows import JobRow, JobShape, LeaseRow
 from orchestrator.ledger.states import JobState
 from orchestrator.policy.queueing.orders import Report
-from orchestrator.policy.queueing.parties import Purse
+from orchestrator.policy.queueing.parties import NOTHING, Purse
 from orchestrator.policy.queueing.values import UNLIMITED, Job, Lease, Spending
 
 
@@ -47,7 +47,9 @@ def _spending(row: JobRow, shape: JobShape, accrued_ms: int, accrued_micro_usd: 
 
 
 def reserved_value(row: JobRow) -> Purse:
-    """What is set aside for a job."""
+    """What is set aside for a job; the same `NOTHING` for all that have nothing."""
+    if not (row.reserved_micro_usd or row.reserved_device_ms or row.reserved_iterations):
+        return NOTHING
     return Purse(micro_usd=row.reserved_micro_usd, device_ms=row.reserved_device_ms, iterations=row.reserved_iterations)
 
 

@@ -1,9 +1,9 @@
 """The control plane by itself: durable submissions, Kueue's published loads through the real ledger, cycles at scale.
 
-`python -m tests.benchmarks.control_plane [--quick] [--folder DIR] [--cases submits,cycles,many,baseline,large,topology]`.
-Kueue's numbers are those of its own scheduler performance test, which goes through a Kubernetes API server; there is
-none in our path, and jobs are timers here as there. `cycles` are those at 10,000 queued jobs, `many` those at 100,000. The books are a SQLite file with fsync in DIR (default: a temporary
-folder of the system).
+`python -m tests.benchmarks.control_plane [--quick] [--folder DIR] [--cases CASE,CASE...]`, of submits, cycles (at
+10,000 queued jobs), many (at 100,000), baseline, large and topology. Kueue's numbers are those of its own scheduler
+performance test, which goes through a Kubernetes API server; there is none in our path, and jobs are timers here as
+there. The books are a SQLite file with fsync in DIR (default: a temporary folder of the system).
 """
 
 from __future__ import annotations

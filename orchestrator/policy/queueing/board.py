@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from orchestrator.policy.queueing.decisions import Placement, Seats
 from orchestrator.policy.queueing.ground import Ground, Taken
 from orchestrator.policy.queueing.money import plus
-from orchestrator.policy.queueing.parties import Purse, Queue
+from orchestrator.policy.queueing.parties import NOTHING, Purse, Queue
 from orchestrator.policy.queueing.places import OpenHours, Pool
 from orchestrator.policy.queueing.quota import Account, Quotas
 from orchestrator.policy.queueing.shares import Shares
@@ -89,7 +89,7 @@ class Sitting:
 
 @dataclass(slots=True)
 class Board:
-    """Everything a decision works with, by name."""
+    """Everything a decision works with, by name; leases by pool."""
 
     snapshot: Snapshot
     grounds: dict[str, Ground]
@@ -99,6 +99,7 @@ class Board:
     later: Books
     depths: dict[Coupling, int]
     sittings: dict[str, Sitting]
+    leases: dict[str, list[Lease]]
     purses: dict[str, Purse]
     reserved: dict[str, Purse]
     started: list[tuple[Job, float, str, Taken]] = field(default_factory=list)
@@ -154,10 +155,12 @@ def set_up(snapshot: Snapshot) -> Board:
     now, later = (Books(Quotas.of(snapshot.queues), Shares.of(snapshot.tenants, resource_of)) for _ in range(2))
     sittings = {one.job.id: Sitting(one, {}, {}) for one in snapshot.running}
     held, draining = Sums(), Sums()
+    leases: dict[str, list[Lease]] = {name: [] for name in grounds}
     for lease in snapshot.leases:
         ground = grounds.get(lease.pool)
         if ground is None:
             continue
+        leases[lease.pool].append(lease)
         ground.charge(lease.nodes)
         if lease.state is LeaseState.DRAINING:
             draining.add(lease, lease.devices)
@@ -179,6 +182,7 @@ def set_up(snapshot: Snapshot) -> Board:
         later=later,
         depths=reach_depths(snapshot.levels, snapshot.rules),
         sittings=sittings,
+        leases=leases,
         purses={tenant.name: tenant.purse for tenant in snapshot.tenants if tenant.purse is not None},
         reserved=_reserved(snapshot.running),
     )
@@ -209,5 +213,6 @@ def _reserved(running: Iterable[Running]) -> dict[str, Purse]:
     """What is set aside in each tenant's purse."""
     reserved: dict[str, Purse] = {}
     for one in running:
-        reserved[one.job.tenant] = plus(reserved.get(one.job.tenant, Purse()), one.reserved)
+        if one.reserved is not NOTHING:
+            reserved[one.job.tenant] = plus(reserved.get(one.job.tenant, Purse()), one.reserved)
     return reserved

@@ -14,7 +14,9 @@ from orchestrator.policy.queueing.values import Claimed, Job, Promised
 def serve_owners(desk: Desk, passed: Passed) -> None:
     """Tenants within what they brought start, or recall it."""
     brought = desk.known.brought
-    for job in sorted(passed.of_tenants(brought) if brought else (), key=lambda one: (-one.priority, one.submitted_s, one.id)):
+    for job in sorted(
+        passed.of_tenants(brought) if brought else (), key=lambda one: (-one.priority, one.submitted_s, one.id)
+    ):
         for pool in desk.board.candidates(job):
             most = desk.board.now.shares.own_available(job.tenant, pool) // job.devices_per_worker
             if most >= job.sizes[0] and _serve_owner(desk, job, pool, most):

@@ -156,4 +156,3 @@ def next_opening_s(board: Board) -> float | None:
         instants += [held.closes_at_s] if held else []
         instants += [following.opens_at_s] if following else []
     return min(instants, default=None)
-

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from orchestrator.policy.queueing.board import Board
 from orchestrator.policy.queueing.deadlines import urgent
 from orchestrator.policy.queueing.gates import Passed
+from orchestrator.policy.queueing.quota import Account
 from orchestrator.policy.queueing.roll import SEATED, LineKey, Row
 from orchestrator.policy.queueing.shares import Member
 from orchestrator.policy.queueing.values import Job
@@ -51,6 +52,7 @@ class QueueLine:
     classes: list[list[Line]]
     board: Board
     heap: list[tuple[float, str, str, Line]] = field(default_factory=list)
+    _accounts: dict[tuple[str, ...], list[Account]] = field(default_factory=dict)
 
     def next_line(self) -> Line | None:
         """The line whose turn it is: of the highest class that has jobs, the tenant that stands lowest.
@@ -83,9 +85,11 @@ class QueueLine:
 
         Measured in the pools its next job could use, as if they were one.
         """
+        accounts = self._accounts.get(pool_hint)
+        if accounts is None:
+            accounts = self._accounts[pool_hint] = [self.board.account(self.name, pool) for pool in pool_hint]
         used = nominal = borrowed = 0
-        for pool in pool_hint:
-            account = self.board.account(self.name, pool)
+        for account in accounts:
             used, nominal, borrowed = used + account.used, nominal + account.nominal, borrowed + account.borrowed
         weight = self.board.queues[self.name].weight
         filled = used / nominal if nominal else float(used)

@@ -60,14 +60,13 @@ def expected_end_s(job: Job, workers: int, now_s: float, unknown_run_s: float) -
 def returns(board: Board, pool: str) -> Returns:
     """Everything held or draining in a pool with an expected end, and what was started in this decision."""
     rows: list[tuple[float, str, int, int, str | None]] = []
-    ground, snapshot = board.grounds[pool], board.snapshot
-    for lease in snapshot.leases:
-        if lease.pool == pool:
-            end_s = _end_s(board, lease.holder, lease.until_s if lease.state is LeaseState.DRAINING else None)
-            if end_s is not None:
-                for name, devices in lease.nodes:
-                    at = ground.index.get(name, -1)
-                    rows.append((end_s, lease.holder, at, devices, lease.queue))
+    ground = board.grounds[pool]
+    for lease in board.leases[pool]:
+        end_s = _end_s(board, lease.holder, lease.until_s if lease.state is LeaseState.DRAINING else None)
+        if end_s is not None:
+            for name, devices in lease.nodes:
+                at = ground.index.get(name, -1)
+                rows.append((end_s, lease.holder, at, devices, lease.queue))
     for job, end_s, where, taken in board.started:
         if where == pool:
             rows += [(end_s, job.id, at, devices, job.queue) for at, devices in taken]

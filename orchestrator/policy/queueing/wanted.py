@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from orchestrator.policy.queueing.decisions import Admit, Decisions, Resize
+from orchestrator.policy.queueing.decisions import Decisions, Resize
 from orchestrator.policy.queueing.places import Node, NodeState, Pool
 from orchestrator.policy.queueing.values import LeaseState, Snapshot
 

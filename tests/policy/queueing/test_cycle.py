@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from orchestrator.cycle import Ports, run_cycle
-from orchestrator.policy.queueing.decisions import Admit
 from orchestrator.policy.queueing.orders import Phase, Report
 from orchestrator.ports import FencedError, Order, UnreachableError
 from tests.policy.queueing.build import apply, job, snapshot

@@ -1,4 +1,4 @@
-"""A roll kept over decisions is the one made anew, and so are the decisions, whoever comes, goes or changes meanwhile."""
+"""A roll kept over decisions is the one made anew, and so are the decisions, whoever comes, goes or changes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,10 @@ def said(roll: Roll, snap=None):
     if snap is not None:
         roll.take(snap.waiting)
     shapes = {roll.bit(one): one.shape for one in roll.jobs.values()}
-    rows = {key: [(one.id, shapes[bit]) for one, bit in zip(row.jobs, row.bits, strict=True)] for key, row in roll.rows.items()}
+    rows = {
+        key: [(one.id, shapes[bit]) for one, bit in zip(row.jobs, row.bits, strict=True)]
+        for key, row in roll.rows.items()
+    }
     masks = {key: {shape for bit, shape in shapes.items() if bit & row.mask} for key, row in roll.rows.items()}
     groups = {(queue, shapes[bit]): ids for (queue, bit), ids in roll.groups.items()}
     return rows, masks, groups, roll.special, roll.jobs

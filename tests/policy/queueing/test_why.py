@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from orchestrator.policy.queueing import edits as change
 from orchestrator.policy.queueing.decide import decide_queues
-from orchestrator.policy.queueing.decisions import Admit, Reject, Wait, WaitReason
+from orchestrator.policy.queueing.decisions import Admit, Reject, WaitReason
 from orchestrator.policy.queueing.parties import Purse, Queue, Quota, Tenant
 from orchestrator.policy.queueing.places import NodeState, OpenHours, flat_pool
 from orchestrator.policy.queueing.values import Coupling, LeaseState, Spending
