@@ -67,14 +67,15 @@ def _over(change: Change, job: JobRow, attempt: AttemptRow, report: Report, held
     elif job.state is JobState.DRAINING:
         _drained(change, job)
     elif report.phase is Phase.FAILED:
-        _failed(change, job, ended, final=report.final, on_hold=job.queue in held)
+        _failed(change, job, ended, final=report.final, on_hold=job.queue in held and job.shape.kind != "Endpoint")
     else:
         job, then = lost_once_more(job)
         _become(change, job, then, "lost", report.detail)
 
 
 def _failed(change: Change, job: JobRow, attempt: AttemptRow, *, final: bool, on_hold: bool) -> None:
-    """Try again at once on the same seats; a queue that is on hold begins nothing, so there it waits like everybody."""
+    """Try again at once on the same seats. A queue on hold begins nothing, so there it waits like everybody; an
+    endpoint that serves already goes on, for a hold is no reason to refuse requests."""
     job = replace(job, failures=job.failures + 1)
     if final or job.failures > job.shape.max_failures:
         end(change, _put(change, job), JobState.FAILED, f"attempt {attempt.attempt} failed: {attempt.detail}")

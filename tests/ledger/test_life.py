@@ -284,6 +284,16 @@ def test_a_failed_attempt_of_a_queue_on_hold_is_not_tried_again_until_it_is_rele
     assert world.broken() == []
 
 
+def test_an_endpoint_that_fails_is_started_again_also_in_a_queue_on_hold(world: World) -> None:
+    world.ledger.submit(new("e", 4, work_s=None, max_failures=2, kind="Endpoint"))
+    world.run(3)
+    world.ledger.hold_queue("main", True)
+    world.runner.kill("e", Phase.FAILED)
+    world.run(3)
+    row = world.ledger.read.job("e")
+    assert (row.state, row.attempt, row.failures, world.broken()) == ("running", 2, 1, [])
+
+
 def test_a_queue_on_hold_lets_a_spent_retry_budget_end_the_job(world: World) -> None:
     world.ledger.submit(new("a", 4, work_s=None, max_failures=0))
     world.run(3)

@@ -22,6 +22,7 @@ from tests.policy.queueing.build import (
     job,
     lease_of,
     nodes,
+    queue,
     snapshot,
     started,
     verdicts,
@@ -119,6 +120,11 @@ def test_a_job_grows_when_that_repays_its_stall():
     decisions = decide_queues(growing(stall_s=10.0))
     assert changes(decisions) == {"j": ("grows", 8)}
     assert dict(decisions.resize_states)["j"].resized_s == 1000.0
+
+
+def test_a_job_of_a_queue_on_hold_goes_on_with_what_it_has():
+    snap = replace(growing(stall_s=10.0), queues=(queue(on_hold=True),))
+    assert changes(decide_queues(snap)) == {}
 
 
 def test_growth_that_does_not_pay_leaves_the_devices_to_others():

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.cycle import decide
 from orchestrator.policy.queueing.conservation import breaches
 from orchestrator.policy.queueing.values import LeaseState
-from tests.policy.queueing.build import apply, changes, gpu_pool, job, nodes, snapshot, started
+from tests.policy.queueing.build import apply, changes, gpu_pool, job, nodes, queue, snapshot, started
 
 
 def endpoint(most: int, least: int = 1, **more):
@@ -63,8 +63,9 @@ def test_an_endpoint_keeps_its_minimum_whatever_it_is_said_to_be_owed(owed):
     assert changes(decide(snap)) == {"e": ("lent", 2)}
 
 
-def test_an_endpoint_to_which_lending_says_nothing_grows_as_any_job():
-    snap = snapshot(8, running=[(endpoint(6), 3)])
+@pytest.mark.parametrize("on_hold", [False, True])
+def test_an_endpoint_to_which_lending_says_nothing_grows_also_in_a_queue_on_hold(on_hold):
+    snap = snapshot(8, queues=(queue(on_hold=on_hold),), running=[(endpoint(6), 3)])
     assert changes(decide(snap)) == {"e": ("grows", 6)}
 
 
