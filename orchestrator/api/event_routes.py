@@ -40,7 +40,8 @@ async def list_events(
     ] = False,
     last_event_id: Annotated[str | None, Header(pattern=r"^[0-9]{1,18}$", description="Goes before `after`.")] = None,
 ) -> Any:
-    """Events after one that is known, oldest first. 410 when some of those after it were removed."""
+    """Events after one that is known, oldest first. 410 when some of those after it were removed, and when these books
+    never had that one."""
     if tenant is not None:
         caller.need_tenant(tenant)
     only = tenant or caller.only_tenant
@@ -54,9 +55,15 @@ async def list_events(
 
 
 async def _not_purged(service: Service, after: int) -> None:
-    first = await service.reading(service.read.first_event)
-    if 0 < after < first - 1:
+    if not after:
+        return
+    first, last = await service.reading(lambda: (service.read.first_event(), service.read.last_event()))
+    if after < first - 1:
         raise gone(f"events {after + 1} to {first - 1} were removed after their time of keeping", first=first)
+    if after > last:
+        # Going on from there would leave out, without a word, what is given those numbers again.
+        detail = f"there is no event {after} here, the last one is {last}: the books were restored from an older copy"
+        raise gone(detail, first=first or None)
 
 
 async def _read(service: Service, after: int, job: JobRow | None, tenant: str | None, limit: int) -> list[Event]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from sqlalchemy import text
 from starlette.testclient import TestClient
 
@@ -60,6 +61,20 @@ def test_events_that_were_removed_are_gone_and_the_first_that_is_kept_is_named(
     assert answer.json()["first_kept"] == numbers[2]
     assert client.get("/api/v1/events", params={"after": numbers[2] - 1}).status_code == 200
     assert client.get("/api/v1/events").status_code == 200
+
+
+@pytest.mark.parametrize("follow", [{}, {"follow": "true"}])
+def test_an_event_that_these_books_never_had_is_no_place_to_go_on_from(
+    world: ApiWorld, client: TestClient, follow: dict[str, str]
+) -> None:
+    """After an older copy was restored its numbers are given again: whoever went on from there would miss those."""
+    ended(world, client)
+    kept = [one["seq"] for one in client.get("/api/v1/events", params={"limit": 1000}).json()["items"]]
+    answer = client.get("/api/v1/events", params={"after": kept[-1] + 1, **follow})
+    assert (answer.status_code, answer.json()["code"]) == (410, "gone")
+    assert answer.json()["first_kept"] == kept[0]
+    assert f"the last one is {kept[-1]}" in answer.json()["detail"]
+    assert client.get("/api/v1/events", params={"after": kept[-1]}).json()["items"] == []
 
 
 def test_logs_are_read_by_offset_and_cut_between_characters(world: ApiWorld, client: TestClient) -> None:
