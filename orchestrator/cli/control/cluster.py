@@ -75,7 +75,8 @@ def hold(queue: Name, output: Output = Format.TABLE) -> None:
     Jobs are still accepted, and wait with the reason OnHold. An attempt that fails meanwhile is not tried again on its
     seats: its devices are given back, the failure counts, and the job waits like all others until the queue is
     released. Training jobs are given no more devices. Endpoints that run still follow their requests, and are started
-    again if they fail. A run that tries again by itself, within one attempt, goes on doing so: `tide pause JOB` stops it.
+    again if they fail. A run that tries again by itself, within one attempt, goes on doing so: `tide pause JOB` stops
+    it.
     """
     _set(queue, "hold", "is on hold: what runs goes on, nothing starts, restarts or grows", output)
 
