@@ -40,6 +40,11 @@ class TierScheduler:
         """Live rows of a tier: (holding a slot, waiting for one)."""
         return self._rows.count(tier)
 
+    @property
+    def num_promised(self) -> int:
+        """Places that are kept for requests that were told to come again."""
+        return len(self._reserved)
+
     def submit(self, request: Request, *, now_s: float) -> Admitted | Refused:
         """Take a request or say when to come again. Raises: ValueError for a live id, or a tier that is not offered."""
         if request.id in self._rows:

@@ -108,7 +108,7 @@ def test_typists_who_never_come_again_hold_no_places() -> None:
             name = f"k{key}-{typist}"
             asked = request(name, Tier.KEYSTROKE, key / 100, session=f"typist {typist}", retry_key=name)
             replica.submit(asked, now_s=key / 100)
-    assert len(replica._reserved) <= 6
+    assert replica.num_promised <= 6
 
 
 def test_without_a_retry_key_there_is_a_hint_and_no_promise() -> None:
