@@ -206,7 +206,8 @@ def split(rows: Iterable[Row], online: Sequence[Row]) -> list[Row]:
 
 def density(online: Iterable[Row], rules: Rules, *, now_s: float) -> float:
     """The part of the engine that these rows need until they are due, beside others: what every step takes, whoever is
-    in it, is paid by those. Deadlines can be kept while densities sum to at most one (Liu 2000, Real-Time Systems, section 6.2).
+    in it, is paid by those. Deadlines can be kept while densities sum to at most one (Liu 2000, Real-Time Systems,
+    section 6.2).
     """
     step_s = rules.model.predict_s(EMPTY)
     total = 0.0
