@@ -10,7 +10,6 @@ import traceback
 from typing import Any
 
 import typer
-from typer.completion import completion_init
 from typer.core import CompletionItem, TyperGroup  # type: ignore[attr-defined]
 from typer.exceptions import Abort, TyperException
 
@@ -97,7 +96,6 @@ def _advice(verb: str) -> str:
 app = typer.Typer(
     cls=LazyGroup,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -126,11 +124,17 @@ def root(
         os.environ["TIDE_DEBUG"] = "1"
 
 
+def root_command() -> Any:
+    """`tide` itself. Typer answers shells only where it also adds two options, for which 'tide completion' stands."""
+    command = typer.main.get_command(app)
+    command.params = [param for param in command.params if "completion" not in str(param.name)]
+    command.epilog = epilog("")
+    return command
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run `tide`; always exits."""
-    completion_init()  # what the scripts of 'tide completion' ask
-    command = typer.main.get_command(app)
-    command.epilog = epilog("")
+    command = root_command()
     try:
         code = command.main(args=argv, prog_name="tide", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else ExitCode.OK)

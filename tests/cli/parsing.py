@@ -6,11 +6,10 @@ import re
 import shlex
 from typing import Any
 
-import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from orchestrator.cli.main import app
+from orchestrator.cli.main import root_command
 from orchestrator.spec.errors import UserError
 
 _BETWEEN_COMMANDS = {";", "|", "&&", ">", "&", "||"}
@@ -33,7 +32,7 @@ def commands(line: str) -> list[list[str]]:
 def trouble(words: list[str]) -> str | None:
     """What `tide WORDS` would refuse as usage; None when it would go to work."""
     try:
-        _parse(typer.main.get_command(app), "tide", words)
+        _parse(root_command(), "tide", words)
     except (TyperException, UserError) as error:
         return error.format_message() if isinstance(error, TyperException) else str(error)
     return None

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import typer
 
 from orchestrator.cli import main as cli
 from orchestrator.cli.help import EXAMPLES, SECTIONS
@@ -22,7 +21,7 @@ def _below(command: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _everything() -> dict[str, Any]:
-    root: Any = typer.main.get_command(cli.app)
+    root = cli.root_command()
     return {path: command for verb in cli.VERBS for path, command in _below(root.get_command(None, verb), verb)}
 
 
