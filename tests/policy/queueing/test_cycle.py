@@ -34,6 +34,9 @@ class World:
     def urgent(self):
         return {}
 
+    def passing(self):
+        return {}
+
     def owed(self):
         return {}
 
