@@ -78,7 +78,7 @@ def hold(queue: Name, output: Output = Format.TABLE) -> None:
     again if they fail. A run that tries again by itself, within one attempt, goes on doing so: `tide pause JOB` stops
     it.
     """
-    _set(queue, "hold", "is on hold: what runs goes on, nothing starts, restarts or grows", output)
+    _set(queue, "hold", "is on hold: what runs goes on, no job starts, restarts or grows", output)
 
 
 @queue_app.command("release")
