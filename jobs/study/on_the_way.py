@@ -8,10 +8,12 @@ others may take them over; they are the driver's to prune.
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable
 
 from jobs.train.saving import SnapshotSink
 from jobs.train.state.checkpoints import drop, steps
+from jobs.train.state.errors import StorageError
 from jobs.train.state.manifest import Manifest, Part
 from jobs.train.state.storage import Storage
 
@@ -60,7 +62,15 @@ class OnTheWay:
         assert self._sink is not None
         self._sink.seal(part, manifest)
         if self._rank == 0:
-            for step in self._passing:
-                drop(self._storage, self._run, step)
-            self._passing = [] if manifest.step in self._reports else [manifest.step]
+            self._drop_older()
+            if manifest.step not in self._reports:
+                self._passing.append(manifest.step)
         self._took_s = self._clock() - self._began_s
+
+    def _drop_older(self) -> None:
+        try:
+            while self._passing:
+                drop(self._storage, self._run, self._passing[0])
+                del self._passing[0]
+        except StorageError:  # the new state is safe all the same; what is left goes with the next one, or at a report
+            traceback.print_exc()

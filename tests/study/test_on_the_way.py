@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from jobs.study.on_the_way import SHARE, UNMEASURED_S, OnTheWay
 from jobs.train.messages import Message
 from jobs.train.saving import RunFacts, Saver
-from jobs.train.state import FP32, FileStorage, Piece, ShardView, steps
+from jobs.train.state import FP32, FileStorage, Piece, ShardView, StorageError, steps
 from jobs.train.storage_sink import StorageSink
 
 REPORTS = frozenset({27, 81})
@@ -53,6 +54,21 @@ def test_what_a_killed_attempt_has_left_on_the_way_goes_with_the_next_state(tmp_
     for step in (27, 40):
         before.save(step)
     assert Trial(tmp_path).save(60) == [27, 60]
+
+
+def test_a_storage_that_deletes_nothing_for_a_while_costs_no_state(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(self: FileStorage, names: object) -> None:
+        raise StorageError("is read-only")
+
+    trial = Trial(tmp_path)
+    trial.save(10)
+    with monkeypatch.context() as patch:
+        patch.setattr(FileStorage, "delete", refuses)
+        assert trial.save(20) == [10, 20]
+    assert "is read-only" in capsys.readouterr().err
+    assert trial.save(27) == [27]
 
 
 def test_saving_takes_a_twentieth_of_the_time_at_most(tmp_path: Path) -> None:
