@@ -12,7 +12,7 @@ from orchestrator.api.service import Applied, Service
 from orchestrator.ledger.errors import LedgerError
 from orchestrator.ledger.experience import Experience
 from orchestrator.ledger.submission import Holder, NewJob, experienced, new_holder, new_job
-from orchestrator.spec import TrainJob
+from orchestrator.spec import Study, TrainJob
 from orchestrator.spec.errors import ExitCode
 
 
@@ -20,6 +20,7 @@ async def admitted(service: Service, applied: Applied, job: Holder, now_s: float
     """A job as the ledger takes it. Raises: LedgerError for one that is refused."""
     new = new_holder(job, applied.cluster, now_s=now_s)
     # What can be said without looking anything up is said first: most jobs ask for no promise.
+    _require_effect(job)
     applied.admission.check(new, now_s=now_s)
     if job.spec.notify:
         await service.reading(_check_hooks, service, applied, job)
@@ -33,12 +34,28 @@ def all_admitted(service: Service, applied: Applied, jobs: Sequence[TrainJob], n
     """Many, on the caller's thread."""
     new = [new_job(job, applied.cluster, now_s=now_s) for job in jobs]
     for one, job in zip(new, jobs, strict=True):
+        _require_effect(job)
         applied.admission.check(one, now_s=now_s)
         if job.spec.notify:
             _check_hooks(service, applied, job)
     asking = [one for one in new if _asks_for_promises(one)]
     known = _known(service, asking) if asking else {}
     return tuple(_held_to(applied, one, known.get(one.name), now_s) for one in new)
+
+
+def _require_effect(job: Holder) -> None:
+    """A key that nobody carries out is refused rather than passed over. Raises: LedgerError."""
+    match job:
+        case TrainJob():
+            runtime, place = job.spec.runtime, "spec.runtime"
+        case Study():
+            runtime, place = job.spec.template.runtime, "spec.template.runtime"
+        case _:
+            return
+    for key, instead in runtime.without_effect.items():
+        where = f"job {job.metadata.name}: {place}.{key}"
+        problem = f"nothing carries it out yet; {instead}"
+        raise LedgerError(problem, code=ExitCode.INVALID, where=where, next_step="Remove the key")
 
 
 def _check_hooks(service: Service, applied: Applied, job: Holder) -> None:

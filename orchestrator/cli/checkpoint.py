@@ -66,7 +66,7 @@ def list_checkpoints(job: Job, storage: StorageUrl = None, output: Output = Form
 
 @app.command("verify")
 def verify_checkpoints(job: Job, step: Step = None, storage: StorageUrl = None, output: Output = Format.TABLE) -> int:
-    """Read and check every block of a job's checkpoints (one with --step); exit 3 if any is damaged."""
+    """Read and check every block of a job's checkpoints, or of one of them; exit 3 if any is damaged."""
     from jobs.train.state.checkpoints import read_manifest, steps, verify
     from jobs.train.state.errors import CorruptStateError, StateError
 

@@ -42,7 +42,7 @@ def doctor(output: Output = Format.TABLE) -> None:
     checks = [check() for check in _CHECKS]
     marks = {"ok": "ok", "warn": "WARN", "fail": "FAIL"}
     rows = [(marks[check.state], check.name, check.found, check.advice) for check in checks]
-    table = make_table(("", "check", "found", "what to do"), rows)
+    table = make_table(("", "CHECK", "FOUND", "WHAT TO DO"), rows)
     emit("Doctor", {"checks": [asdict(check) for check in checks]}, output, table=table)
     if any(check.state == "fail" for check in checks):
         raise typer.Exit(ExitCode.INVALID)

@@ -88,7 +88,7 @@ class LiveLine:
         return "  ".join(parts)
 
     def _say(self, line: str) -> None:
-        self._console.print(f"  {line}", highlight=False, markup=False)
+        self._console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _sentence(event: AttemptOpened | AttemptClosed | Noticed | StatusChanged) -> str:

@@ -13,12 +13,15 @@ import typer
 from typer.core import CompletionItem, TyperGroup  # type: ignore[attr-defined]
 from typer.exceptions import Abort, TyperException
 
+from orchestrator.cli.help import SECTIONS, epilog, finish
 from orchestrator.spec.errors import ExitCode, UserError
 
 # Verb -> module with a Typer application named `app` (or as a colon says), and the line `tide --help` shows. Modules
 # are imported when their verb is used: importing Ray or torch for `tide validate` would cost seconds.
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("orchestrator.cli.demo", "Train, register and serve a small model on this machine."),
+    "up": ("orchestrator.cli.up:up_app", "Start a control plane of your own, if none answers."),
+    "down": ("orchestrator.cli.up:down_app", "Stop it; jobs that run go on."),
     "validate": ("orchestrator.cli.validate", "Check YAML files; every problem at once."),
     "schema": ("orchestrator.cli.schema", "Print the JSON Schema of a kind, for editors."),
     "plan": ("orchestrator.cli.plan", "Show what a job would do at every world size."),
@@ -66,9 +69,12 @@ class LazyGroup(TyperGroup):
             raise UserError(f"there is no verb {cmd_name!r}", code=ExitCode.USAGE, next_step=_advice(cmd_name))
         module, help_line = VERBS[cmd_name]
         room, _, name = module.partition(":")
-        command = typer.main.get_command(getattr(importlib.import_module(room), name or "app"))
+        typer_app = getattr(importlib.import_module(room), name or "app")
+        typer_app._add_completion = False  # 'tide completion' is the one way; no verb has two more options for it
+        command = finish(typer.main.get_command(typer_app), cmd_name)
         command.name = cmd_name
         command.short_help = help_line
+        command.help = command.help or help_line
         return command
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
@@ -77,8 +83,9 @@ class LazyGroup(TyperGroup):
         return [CompletionItem(verb, help=line) for verb, line in lines.items()]
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section("Verbs"):
-            formatter.write_dl([(verb, line) for verb, (_, line) in VERBS.items()])
+        for title, verbs in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(verb, VERBS[verb][1]) for verb in verbs], col_max=max(map(len, VERBS)))
 
 
 def _advice(verb: str) -> str:
@@ -86,21 +93,48 @@ def _advice(verb: str) -> str:
     return f"Did you mean 'tide {near[0]}'?" if near else "Run 'tide --help' for the list."
 
 
-app = typer.Typer(cls=LazyGroup, no_args_is_help=True, add_completion=True, rich_markup_mode=None)
+app = typer.Typer(
+    cls=LazyGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"tide {version('tideline')}")
+        raise typer.Exit()
 
 
 @app.callback()
 def root(
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True, callback=_version),
 ) -> None:
-    """Tideline: train and serve models on capacity that comes and goes."""
+    """Tideline: train and serve models on capacity that comes and goes.
+
+    'tide VERB --help' has examples. Exit codes: 0 done, 1 a bug of ours, 2 usage, 3 an invalid file or value, 4 unknown
+    name, 5 not allowed, 6 unreachable, 7 conflict, 8 can never run as written; of a job that is followed: 100 failed,
+    101 not finished, 103 cancelled, 130 detached by Ctrl-C.
+    """
     if debug:
         os.environ["TIDE_DEBUG"] = "1"
 
 
+def root_command() -> Any:
+    """`tide` itself. Typer answers shells only where it also adds two options, for which 'tide completion' stands."""
+    command = typer.main.get_command(app)
+    command.params = [param for param in command.params if "completion" not in str(param.name)]
+    command.epilog = epilog("")
+    return command
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run `tide`; always exits."""
-    command = typer.main.get_command(app)
+    command = root_command()
     try:
         code = command.main(args=argv, prog_name="tide", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else ExitCode.OK)

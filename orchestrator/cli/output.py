@@ -12,6 +12,7 @@ import typer
 import yaml
 from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 
 class Format(enum.StrEnum):
@@ -35,7 +36,17 @@ def emit(kind: str, payload: Mapping[str, Any], output: Format, *, table: Render
         case Format.YAML:
             sys.stdout.write(yaml.safe_dump(json.loads(json.dumps(document, default=str)), sort_keys=False))
         case Format.TABLE:
-            Console(soft_wrap=not sys.stdout.isatty()).print(table, highlight=False)
+            sys.stdout.write(_rendered(table))
+
+
+def _rendered(table: RenderableType) -> str:
+    """What a person sees. Text is never markup: a description may hold brackets. Pipes get no trailing blanks."""
+    console = Console(soft_wrap=not sys.stdout.isatty(), markup=False, highlight=False)
+    with console.capture() as said:
+        console.print(table)
+    if console.is_terminal:
+        return said.get()
+    return "".join(f"{line.rstrip()}\n" for line in said.get().splitlines())
 
 
 def make_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()) -> Table:
@@ -44,5 +55,5 @@ def make_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, righ
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     return table

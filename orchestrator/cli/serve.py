@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.foreground import refuse_hooks
+from orchestrator.cli.foreground import refuse_without_effect
 from orchestrator.cli.home import home_dir
 from orchestrator.cli.observe import configure_logging
 from orchestrator.cli.output import Format, Output, emit
@@ -36,7 +36,7 @@ def serve(
 ) -> None:
     """Start a Ray cluster on this machine, deploy the endpoint, print its address, and serve until Ctrl-C."""
     endpoint = load_one(file, Endpoint)
-    refuse_hooks(endpoint, file)
+    refuse_without_effect(endpoint, file)
     home = home_dir()
     configure_logging(home)
     registry = Registry(home / "models")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import enum
 import json
 from pathlib import Path
 
 import typer
+import yaml
 
+from orchestrator.cli.output import Format, Output
 from orchestrator.sim.policies import NAMES, play
 from orchestrator.sim.result import Result, summarize
 from orchestrator.sim.scenario import load_world
@@ -15,19 +16,12 @@ from orchestrator.sim.scenario import load_world
 app = typer.Typer()
 
 
-class Output(enum.StrEnum):
-    """Forms of output."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
 @app.command()
 def simulate(
     file: Path = typer.Argument(..., metavar="FILE", help="A Scenario file."),
-    output: Output = typer.Option(Output.TABLE, "--output", "-o", help="Form of the result."),
     policy: str = typer.Option("", "--policy", help=f"Instead of the file's policy: {', '.join(NAMES)}."),
     plot: Path | None = typer.Option(None, "--plot", metavar="FILE.png|.html", help="Also draw the run."),
+    output: Output = Format.TABLE,
 ) -> None:
     """Replay recorded capacity against a policy."""
     if plot is not None:
@@ -49,7 +43,18 @@ def simulate(
 
         draw_run(run, result, plot)
         typer.echo(f"wrote {plot}", err=True)
-    typer.echo(json.dumps(result.as_dict(), indent=2) if output is Output.JSON else as_table(result))
+    typer.echo(_said(result, output))
+
+
+def _said(result: Result, output: Format) -> str:
+    # A contract with other programs: the bare object, without apiVersion and kind.
+    match output:
+        case Format.JSON:
+            return json.dumps(result.as_dict(), indent=2)
+        case Format.YAML:
+            return yaml.safe_dump(result.as_dict(), sort_keys=False).rstrip("\n")
+        case Format.TABLE:
+            return as_table(result)
 
 
 def as_table(result: Result) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli.foreground import refuse_runtime
 from orchestrator.cli.home import home_dir
 from orchestrator.cli.observe import configure_logging
 from orchestrator.cli.output import Format, Output, emit, make_table
@@ -28,7 +29,6 @@ app = typer.Typer()
 
 # Keys that only a control plane can keep its word on; alone they would be silence.
 _NEEDS_SERVER = ("window", "deadline", "after", "schedule", "budget", "notify")
-_RUNTIME_NEEDS_SERVER = ("pip", "secrets")
 
 
 @app.command()
@@ -203,8 +203,8 @@ def put_aside(home: Path, name: str) -> Path | None:
 
 def _refuse_what_has_no_effect(job: TrainJob, file: Path) -> None:
     spec = job.spec
+    refuse_runtime(spec.runtime, "spec.runtime", file)
     named = [f"spec.{key}" for key in _NEEDS_SERVER if getattr(spec, key)]
-    named += [f"spec.runtime.{key}" for key in _RUNTIME_NEEDS_SERVER if getattr(spec.runtime, key)]
     if named:
         raise UserError(
             f"{', '.join(named)}: a job run by this command alone cannot follow {'it' if len(named) == 1 else 'them'}",

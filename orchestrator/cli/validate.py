@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from orchestrator.cli.output import Format, Output, emit
 from orchestrator.spec import ExitCode, Problem, UserError, check_file
-from orchestrator.spec.base import API_VERSION
 from orchestrator.spec.load import Report
-
-
-class Output(StrEnum):
-    """How the result is printed."""
-
-    TABLE = "table"
-    JSON = "json"
-
 
 app = typer.Typer()
 
@@ -28,7 +18,7 @@ app = typer.Typer()
 @app.command()
 def validate(
     paths: list[Path] = typer.Argument(help="YAML files, or folders that are searched for them."),
-    output: Output = typer.Option(Output.TABLE, "-o", "--output", help="How the result is printed."),
+    output: Output = Format.TABLE,
 ) -> int:
     """Check YAML files; exit 0 when all of them are fine, 3 when one is not.
 
@@ -60,12 +50,12 @@ def _files(paths: list[Path]) -> list[tuple[Path, bool]]:
     return list(found.items())
 
 
-def _print(reports: dict[Path, Report], output: Output) -> None:
+def _print(reports: dict[Path, Report], output: Format) -> None:
     problems = [problem for report in reports.values() for problem in report.problems]
     num_fine = sum(len(report.specs) for report in reports.values() if not report.problems)
     num_foreign = sum(report.num_foreign for report in reports.values())
-    if output is Output.JSON:
-        typer.echo(json.dumps(_as_json(reports, problems, num_fine, num_foreign), indent=2))
+    if output is not Format.TABLE:
+        emit("Validation", _document(reports, problems, num_fine, num_foreign), output, table="")
         return
     for problem in problems:
         typer.echo(str(problem), err=True)
@@ -74,11 +64,9 @@ def _print(reports: dict[Path, Report], output: Output) -> None:
     typer.echo(f"{_count(num_fine, 'document')} in {_count(len(reports), 'file')} fine{bad}{others}")
 
 
-def _as_json(reports: dict[Path, Report], problems: list[Problem], num_fine: int, num_foreign: int) -> dict[str, Any]:
+def _document(reports: dict[Path, Report], problems: list[Problem], num_fine: int, num_foreign: int) -> dict[str, Any]:
     keys = ("file", "line", "column", "code", "path", "what", "want", "next_step")
     return {
-        "apiVersion": API_VERSION,
-        "kind": "Validation",
         "files": len(reports),
         "fine": num_fine,
         "foreign": num_foreign,

@@ -37,6 +37,8 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise UserError("no such file", where=str(path)) from None
+        problem = "no such file; it must be a series or a price list that you have"
+        next_step = "Paths are relative to the file that names them; recorded series are not shipped"
+        raise UserError(problem, where=str(path), next_step=next_step) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot be read: {error}", where=str(path)) from None

@@ -110,16 +110,28 @@ class Schedule(SpecModel):
 
 
 class Runtime(SpecModel):
-    """Code and environment that are shipped to the workers."""
+    """Code and environment of the workers."""
 
     working_dir: FilePath | None = None
-    """A folder that is copied to every worker and importable there; none = only what is installed."""
+    """A folder that every node sees, importable in the workers, which run in it; none = only what is installed."""
     pip: Many[Text] = ()
-    """Packages installed for the job, with versions."""
+    """Packages to install for the job, with versions; not carried out yet: refused when it is submitted."""
     env: Mapping[Word, Text] = Field(default_factory=dict)
     """Environment variables of the workers."""
     secrets: Many[Name] = ()
-    """Names of secrets that the server keeps; their values never stand in a file."""
+    """Names of secrets that the server keeps; not handed out yet: refused when it is submitted."""
+
+    @property
+    def without_effect(self) -> dict[str, str]:
+        """Keys that are set and that nobody carries out yet, each with what to do instead: who runs a job refuses them.
+
+        They are part of the form so that the keys are taken, and files need not change when they work.
+        """
+        instead = {
+            "pip": "install packages where the workers run, or put them into runtime.working_dir",
+            "secrets": "keep the secret in a file that workers can read, and its path under runtime.env",
+        }
+        return {key: advice for key, advice in instead.items() if getattr(self, key)}
 
     def cross_check(self) -> Iterator[Finding]:
         yield from repeated(self.secrets, "secrets", key="")

@@ -49,7 +49,7 @@ class TrainJobSpec(SpecModel):
     schedule: Schedule | None = None
     """Starts the job by itself; none = once, now."""
     runtime: Runtime = Field(default_factory=Runtime)
-    """Code and environment shipped to the workers."""
+    """Code and environment of the workers."""
     budget: Budget | None = None
     """The most it may spend."""
     task: TaskPath

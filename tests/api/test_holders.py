@@ -177,3 +177,16 @@ def test_an_endpoint_and_a_study_may_have_told_only_whom_the_cluster_allows(
         assert "secret 'red/none' cannot be read" in client.post("/api/v1/jobs", json=document).json()["detail"]
         document["spec"]["notify"] = [{"url": "https://hooks.example.com/x"}]
         assert client.post("/api/v1/jobs", json=document).status_code == 201
+
+
+@pytest.mark.parametrize("key", [{"pip": ["einops==0.8.1"]}, {"secrets": ["s3-key"]}])
+def test_a_key_of_the_runtime_that_nobody_carries_out_is_refused(client: TestClient, key: dict[str, Any]) -> None:
+    training, search = job("packed"), study("packed-search")
+    training["spec"]["runtime"] = search["spec"]["template"]["runtime"] = key
+    for document, place in ((training, "spec.runtime"), (search, "spec.template.runtime")):
+        answer = client.post("/api/v1/jobs", json=document)
+        assert (answer.status_code, answer.json()["exit_code"]) == (422, 3)
+        assert answer.json()["where"].endswith(f": {place}.{next(iter(key))}")
+        assert "nothing carries it out yet" in answer.json()["detail"]
+    batch = client.post("/api/v1/jobs/batch", json={"items": [training]})
+    assert batch.status_code == 422

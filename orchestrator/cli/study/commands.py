@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.foreground import refuse_hooks
+from orchestrator.cli.foreground import refuse_without_effect
 from orchestrator.cli.home import home_dir
 from orchestrator.cli.observe import configure_logging
 from orchestrator.cli.output import Format, Output, emit, make_table
@@ -47,7 +47,7 @@ def run(
     Exit codes: 0 the search is over, 7 a study of this name is there already, 130 stopped with its state saved.
     """
     study = load_one(file, Study)
-    refuse_hooks(study, file)
+    refuse_without_effect(study, file)
     home = home_dir()
     folder = home / "studies" / study.metadata.name
     if not fresh and _has_begun(folder):
@@ -80,7 +80,7 @@ def resume(
     if study.metadata.name != name:
         raise UserError(f"the file's study is {study.metadata.name!r}, not {name!r}", where=str(file))
     if file is not None:
-        refuse_hooks(study, file)
+        refuse_without_effect(study, file)
     _drive(study, home, rates_of(cluster, pool, usd, watts), output)
 
 
@@ -94,7 +94,9 @@ def status(name: Name, output: Output = Format.TABLE) -> None:
 @app.command()
 def stop(
     name: Name,
-    wait_s: Annotated[float, typer.Option("--wait", help="Seconds to wait until it has stopped.")] = 120.0,
+    wait_s: Annotated[
+        float, typer.Option("--wait", metavar="SECONDS", help="How long to wait until it has stopped.")
+    ] = 120.0,
 ) -> None:
     """End a running study in order: its trials save their state, and it can go on later. Exit 101: not stopped yet."""
     from orchestrator.study.journal import is_driven
