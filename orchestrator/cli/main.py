@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -147,7 +148,9 @@ def main(argv: list[str] | None = None) -> None:
         _say(f"error: {error}", error)
         sys.exit(error.code)
     except Exception as error:
-        _say(f"error: {type(error).__name__}: {error}\nThis is a bug of ours; --debug shows the traceback.", error)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        whose = "Free some, then run it again." if full else "This is a bug of ours; --debug shows the traceback."
+        _say(f"error: {type(error).__name__}: {error}\n{whose}", error)
         sys.exit(ExitCode.BUG)
 
 

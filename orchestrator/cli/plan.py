@@ -119,14 +119,16 @@ def _table(plan: dict[str, Any]) -> Table:
     table = make_table(
         _COLUMNS, [_row(size, following.get(size["workers"], plan["workers"]["max"])) for size in shown], right=_COLUMNS
     )
+    least, most = plan["workers"]["min"], plan["workers"]["max"]
     table.title = (
         f"{plan['name']}: {plan['global_batch_size']} samples a step in {plan['num_micro_batches']} micro-batches of "
-        f"{plan['micro_batch_size']}, {plan['workers']['min']} to {plan['workers']['max']} workers"
+        f"{plan['micro_batch_size']}, {least if least == most else f'{least} to {most}'} workers"
     )
     table.title_justify = "left"
     left_out = f"{len(useful) - len(shown)} more useful sizes: -o json. " if len(shown) < len(useful) else ""
+    also = "Sizes under ALSO are as fast as their row's and cost more. " if len(useful) <= most - least else ""
     table.caption = (
-        f"{left_out}Sizes under ALSO are as fast as their row's and cost more. Busy over all sizes: "
+        f"{left_out}{also}Busy over all sizes: "
         f"{plan['mean_balance']:.1%} on average, {plan['min_balance']:.1%} at least."
     )
     table.caption_justify = "left"

@@ -24,7 +24,8 @@ def schema(
     if (kind is None) == (folder is None):
         raise UserError("name a kind or --all DIR, not both", code=ExitCode.USAGE, next_step=f"The kinds are {_KINDS}")
     if folder is not None:
-        _write_all(folder)
+        for path in _write_all(folder):
+            typer.echo(str(path))
         return
     assert kind is not None
     if kind not in KINDS:
@@ -36,19 +37,19 @@ def schema(
     typer.echo(_text(kind))
 
 
-def _write_all(folder: Path) -> None:
+def _write_all(folder: Path) -> list[Path]:
+    paths = [folder / f"{kind}.schema.json" for kind in KINDS]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for kind in KINDS:
-            path = folder / f"{kind}.schema.json"
+        for kind, path in zip(KINDS, paths, strict=True):
             path.write_text(_text(kind) + "\n", encoding="utf-8")
-            typer.echo(str(path))
     except OSError as error:
         raise UserError(
             f"cannot be written ({(error.strerror or str(error)).lower()})",
             where=str(error.filename or folder),
             next_step="Name a folder that you may write to",
         ) from None
+    return paths
 
 
 def _text(kind: str) -> str:

@@ -142,17 +142,6 @@ class SimRunner:
                 elif group.stops_s is not None and group.stops_s <= now_s:
                     self._end(job, group, Phase.STOPPED)
 
-    def next_event_s(self) -> float | None:
-        """When something will happen by itself."""
-        found: list[float] = []
-        for job in self.jobs.values():
-            group = job.group
-            if group is not None:
-                ends_s = max(group.runs_s, group.seen_s) + job.work_left_s / group.workers
-                found.append(min(ends_s, group.stops_s if group.stops_s is not None else ends_s))
-                found += [group.runs_s] if group.runs_s > self.clock.at_s else []
-        return min(found, default=None)
-
     def kill(self, job_id: str, phase: Phase = Phase.LOST) -> None:
         """A job's workers die: what they had not saved is lost."""
         self.advance()

@@ -80,10 +80,10 @@ def parse_one_of(value: object, allowed: tuple[str, ...]) -> str:
 
 
 def did_you_mean(text: str, known: tuple[str, ...]) -> str:
-    """`Did you mean X`, or nothing when nothing is near."""
+    """`Did you mean X?`, or nothing when nothing is near."""
     by_lower = {name.lower(): name for name in known}
     near = difflib.get_close_matches(text.lower(), by_lower, n=1)
-    return f"Did you mean {by_lower[near[0]]}" if near else ""
+    return f"Did you mean {by_lower[near[0]]}?" if near else ""
 
 
 class Listed:

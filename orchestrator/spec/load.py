@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -180,7 +180,8 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         what = f"is not UTF-8 (byte {error.start}, line {line})"
-        raise SpecError((_about_file(str(path), Code.UNREADABLE, what, "it must be text in UTF-8"),)) from None
+        about = _about_file(str(path), Code.UNREADABLE, what, "it must be text in UTF-8")
+        raise SpecError((replace(about, next_step="Save it as UTF-8"),)) from None
 
 
 _FILE_WANT = "it must be a YAML file"

@@ -29,7 +29,7 @@ def parse_name(value: object) -> str:
     if matches(NAME_PATTERN, text):
         return text
     better = re.sub(r"[^a-z0-9]+", "-", text.lower())[:63].strip("-")
-    advice = f"Did you mean {better}" if matches(NAME_PATTERN, better) else ""
+    advice = f"Did you mean {better}?" if matches(NAME_PATTERN, better) else ""
     what = f"{shown(text)} holds a slash" if "/" in text else f"{shown(text)} is not a name"
     raise BadValueError(Code.BAD_NAME, what, _NAME_WANT, advice)
 
@@ -57,7 +57,7 @@ def parse_task(value: object) -> str:
     if matches(TASK_PATTERN, text):
         return text
     dotted = re.fullmatch(r"([\w.]+)\.(\w+)", text)
-    advice = f"Did you mean {dotted[1]}:{dotted[2]}" if dotted and ":" not in text else ""
+    advice = f"Did you mean {dotted[1]}:{dotted[2]}?" if dotted and ":" not in text else ""
     raise BadValueError(Code.WRONG_VALUE, f"{shown(text)} does not name a factory", _TASK_WANT, advice)
 
 
@@ -66,7 +66,7 @@ def parse_url(value: object) -> str:
     text = scalar_text(value, _URL_WANT)
     if matches(URL_PATTERN, text):
         return text
-    advice = f"Did you mean file://{text}" if text.startswith("/") else ""
+    advice = f"Did you mean file://{text}?" if text.startswith("/") else ""
     raise BadValueError(Code.WRONG_VALUE, f"{shown(text)} is not a storage URL", _URL_WANT, advice)
 
 
@@ -94,7 +94,7 @@ def parse_api(value: object) -> str:
     if matches(API_PATTERN, text):
         return text.rstrip("/")
     advice = (
-        f"Did you mean https://{text.removeprefix('http://')}"
+        f"Did you mean https://{text.removeprefix('http://')}?"
         if matches(API_PATTERN, f"https://{text.removeprefix('http://')}")
         else ""
     )

@@ -117,7 +117,8 @@ class Problem:
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
         subject = f"{self.path}: " if self.path else ""
-        return f"{place}: {self.code} {subject}{self.what}; {self.want}. {self.next_step}."
+        end = "" if self.next_step.endswith("?") else "."
+        return f"{place}: {self.code} {subject}{self.what}; {self.want}. {self.next_step}{end}"
 
 
 class SpecError(UserError):

@@ -104,6 +104,6 @@ def _split(value: object, want: str, units: dict[str, Decimal] | dict[str, int],
         )
     if unit not in units or " " in text:
         near = next((known for known in units if known.lower() == unit.lower()), None)
-        advice = f"Did you mean {number}{near}" if near else ""
+        advice = f"Did you mean {number}{near}?" if near else ""
         raise BadValueError(Code.WRONG_VALUE, f"{shown(text)} has no known unit", want, advice)
     return Decimal(number), unit

@@ -45,13 +45,23 @@ def _target(key: str, template: TrainJobSpec) -> Any | Finding:
         known = _keys(here)
         if part not in known:
             want = f"there are {', '.join(known)}" if known else "the template holds nothing below it"
-            advice = did_you_mean(part, known)
+            advice = did_you_mean(part, known) or _deeper(part, here)
             return Finding((key,), Code.UNKNOWN_REFERENCE, f"the template has no {key}", want, advice)
         here, annotation = _step(here, annotation, part)
     if models(annotation) or isinstance(here, Mapping):
         want = "it must be the key of a single value"
         return Finding((key,), Code.UNKNOWN_REFERENCE, "is a whole part of the job", want)
     return annotation
+
+
+def _deeper(name: str, here: Any) -> str:
+    """Who wrote the last part of a key alone most likely means the one place that has it."""
+    places = [f"{outer}.{name}" for outer in _keys(here) if name in _keys(_inner(here, outer))]
+    return f"Did you mean {places[0]}?" if len(places) == 1 else ""
+
+
+def _inner(here: Any, key: str) -> Any:
+    return here.get(key) if isinstance(here, Mapping) else getattr(here, key)
 
 
 def _keys(here: Any) -> tuple[str, ...]:

@@ -20,6 +20,10 @@ _SYNTAX: dict[str, tuple[str, str]] = {
         "holds a line without ':' where a key must stand",
         "every line of a mapping must be 'key: value'",
     ),
+    "expected <block end>, but found '-'": (
+        "is a list item among keys",
+        "a mapping has keys only; a list stands below a key of its own",
+    ),
     "<block end>": ("is indented like nothing above it", "keys of one mapping must start in one column"),
     "found unexpected end of stream": ("ends inside a quoted text", "a quote must be closed"),
     "<stream end>": ("ends inside brackets", "a bracket must be closed"),

@@ -39,7 +39,7 @@ def parse_clock(value: object) -> dt.time:
         return dt.time(int(text[:2]), int(text[3:]))
     advice = "Write 00:00 for midnight" if text == "24:00" else ""
     if re.match(r"[0-9]:[0-5][0-9]\Z", text):
-        advice = f"Did you mean 0{text}"
+        advice = f"Did you mean 0{text}?"
     raise BadValueError(Code.WRONG_VALUE, f"{shown(text)} is not a time of day", _CLOCK_WANT, advice)
 
 
@@ -58,7 +58,7 @@ def parse_zone(value: object) -> str:
     if known and not text.endswith("\n"):
         return text
     near = difflib.get_close_matches(text[:40], _zones(), n=1, cutoff=0.7)
-    advice = f"Did you mean {near[0]}" if near and "/" in near[0] else ""
+    advice = f"Did you mean {near[0]}?" if near and "/" in near[0] else ""
     raise BadValueError(Code.NOT_ONE_OF, f"{shown(text)} is not a known time zone", _ZONE_WANT, advice)
 
 

@@ -112,13 +112,13 @@ def _findings(details: ErrorDetails, model: type[BaseModel]) -> Iterator[Finding
             want = f"there are {', '.join(known)}"
             yield Finding((), Code.UNKNOWN_KEY, "is no key here", want, did_you_mean(key, known))
         case "model_type" | "model_attributes_type" | "dict_type":
-            yield _not_a_mapping(given)
+            yield _not_a_mapping(given, keys_at(model, details["loc"]))
         case "union_tag_not_found":
             key = _quoted(context["discriminator"])[0]
             if isinstance(given, dict):
                 yield Finding((key,), Code.MISSING_KEY, "is missing", "it decides which keys there are")
             else:
-                yield _not_a_mapping(given)
+                yield _not_a_mapping(given, (key,))
         case "union_tag_invalid":
             key, allowed = _quoted(context["discriminator"])[0], _quoted(context["expected_tags"])
             want = f"it must be one of {', '.join(allowed)}"
@@ -128,9 +128,10 @@ def _findings(details: ErrorDetails, model: type[BaseModel]) -> Iterator[Finding
             raise AssertionError(f"no sentence for pydantic's {other}: {details}")
 
 
-def _not_a_mapping(given: object) -> Finding:
+def _not_a_mapping(given: object, known: tuple[str, ...]) -> Finding:
     code = Code.EMPTY if given is None else Code.WRONG_SHAPE
-    return Finding((), code, "is empty" if given is None else f"is {shown(given)}", "it must be a mapping of keys")
+    want = "it must be a mapping of keys" + (f": {', '.join(known)}" if known else "")
+    return Finding((), code, "is empty" if given is None else f"is {shown(given)}", want)
 
 
 def _quoted(names: str) -> tuple[str, ...]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import yaml
 
 from orchestrator.policy.study.space import apply
@@ -56,16 +54,3 @@ def _lineage(study: Study, record: StudyRecord, trial: TrialRecord) -> str:
         f"{metric} {value:.5g} after {trial.measured_at} steps{runs}; "
         f"data {record.dataset_hash[:_HASH_DIGITS]}"
     )
-
-
-def lineage_values(study: Study, record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
-    """The same as values."""
-    return {
-        "study": study.metadata.name,
-        "trial": trial.trial,
-        "config": trial.config,
-        "seed": trial.seed,
-        "dataset_hash": record.dataset_hash,
-        "value": trial.value(study.spec.metric),
-        "results": repeats_of(record, trial, study.spec.metric),
-    }

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 
@@ -56,3 +60,25 @@ def test_user_error_survives_pickling() -> None:
     error = UserError("p", code=ExitCode.NEVER, where="w", next_step="n")
     again = pickle.loads(pickle.dumps(error))
     assert (again.problem, again.code, again.where, again.next_step) == ("p", ExitCode.NEVER, "w", "n")
+
+
+def test_a_full_disk_is_no_bug_of_ours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("typer.core.TyperGroup.main", full)
+    assert run(["validate"]) == ExitCode.BUG
+    err = capsys.readouterr().err
+    assert "No space left on device" in err
+    assert "Free some" in err
+    assert "bug" not in err
+
+
+def test_whoever_stops_reading_hears_nothing_of_it() -> None:
+    """`tide schema Cluster | true`: the pipe is closed before it was read."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    program = "from orchestrator.cli.main import main; main(['schema', 'Cluster'])"
+    with os.fdopen(writes, "w") as pipe:
+        done = subprocess.run([sys.executable, "-c", program], stdout=pipe, stderr=subprocess.PIPE, text=True)
+    assert done.stderr == ""

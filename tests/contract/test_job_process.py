@@ -9,10 +9,11 @@ import pytest
 
 from orchestrator.adapters.jobs.archive import FileLogArchive
 from orchestrator.adapters.jobs.chronicle import Chronicle, plan_of
+from orchestrator.adapters.jobs.desk import REPORT_S, Desk
 from orchestrator.adapters.jobs.folder import JobFolder
 from orchestrator.adapters.jobs.letters import Letter, letter_of
 from orchestrator.adapters.jobs.log_writer import LogWriter
-from orchestrator.adapters.jobs.process import REPORT_S, Desk, _as_run
+from orchestrator.adapters.jobs.process import _as_run
 from orchestrator.adapters.ray_train.events import AttemptClosed, AttemptOpened, Cause, Outcome, StepDone
 from orchestrator.adapters.ray_train.run import HABITS
 from orchestrator.policy.batch_plan import BatchPlan

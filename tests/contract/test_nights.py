@@ -13,11 +13,11 @@ import pytest
 
 from orchestrator.adapters.jobs import ending
 from orchestrator.adapters.jobs.chronicle import Chronicle, plan_of
+from orchestrator.adapters.jobs.desk import Desk
 from orchestrator.adapters.jobs.folder import JobFolder
 from orchestrator.adapters.jobs.letters import Letter, letter_of
 from orchestrator.adapters.jobs.log_writer import LogWriter
 from orchestrator.adapters.jobs.night import Nights, Steps, end_night
-from orchestrator.adapters.jobs.process import Desk
 from orchestrator.adapters.ray_train.run import HABITS
 from orchestrator.cycle import Ports, run_cycle
 from orchestrator.ledger.repository import Ledger

@@ -127,7 +127,7 @@ def test_schema_writes_all_kinds_to_a_folder(tide, tmp_path: Path) -> None:
 def test_schema_guesses_a_kind_that_is_none(tide) -> None:
     code, _, err = tide("schema", "TrainJop")
     assert code == 2
-    assert err.endswith("Did you mean TrainJob\n")
+    assert err.endswith("Did you mean TrainJob?\n")
 
 
 @pytest.mark.parametrize("arguments", [["schema"], ["schema", "Merge", "--all", "x"]])

@@ -6,7 +6,7 @@ A pure fold; refuses to know clusters and clocks.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.adapters.ray_train.events import AttemptOpened, Cause, Event, StepDone
@@ -88,9 +88,3 @@ def _apart(one: float, other: float) -> float:
     if math.isfinite(one) and math.isfinite(other):
         return abs(one - other) / max(abs(other), 1e-12)
     return 0.0 if one == other or (math.isnan(one) and math.isnan(other)) else math.inf
-
-
-def median_s(found: Sequence[Recovery]) -> float | None:
-    """The middle recovery, in seconds; None without any."""
-    times = sorted(recovery.recovery_s for recovery in found)
-    return times[len(times) // 2] if times else None

@@ -45,7 +45,7 @@ def ps(
         "JobList",
         {"items": items, "schedules": schedules},
         output,
-        table=make_table(columns, rows) if rows else "no jobs",
+        table=make_table(columns, rows) if rows else "no jobs" + ("" if everything else "; -a also shows ended ones"),
     )
 
 

@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.adapters.jobs.chronicle import Chronicle, plan_of
+from orchestrator.adapters.jobs.desk import Desk
 from orchestrator.adapters.jobs.folder import JobFolder
 from orchestrator.adapters.jobs.log_writer import LogWriter
-from orchestrator.adapters.jobs.process import TICK_S, Desk
+from orchestrator.adapters.jobs.process import TICK_S
 from orchestrator.adapters.ray_train.events import Event, Status
 from orchestrator.adapters.ray_train.governor import Habits
 from orchestrator.adapters.ray_train.run import HABITS, RunOptions, run_train_job
