@@ -74,12 +74,14 @@ def run_cycle(ports: Ports) -> CycleReport:
     now_s = ports.clock.now_s()
     _hear(ports, now_s)
     headroom, owed, urgent = ports.endpoints.headroom(), ports.endpoints.owed(), ports.endpoints.urgent()
+    passing = ports.endpoints.passing()
     pools = tuple(
         replace(
             pool,
             headroom=headroom.get(pool.name, 0),
             owed=owed.get(pool.name, ()),
             urgent=urgent.get(pool.name, 0),
+            passing=passing.get(pool.name, 0),
         )
         for pool in ports.capacity.observe()
     )

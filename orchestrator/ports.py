@@ -45,6 +45,11 @@ class Endpoints(Protocol):
         """Of the last `headroom`, devices for requests that cannot wait for a recall in good order, by pool."""
         ...
 
+    def passing(self) -> Mapping[str, int]:
+        """As of the last `headroom`, devices that endpoints take beside their leases until a roll-out is over, by
+        pool."""
+        ...
+
     def owed(self) -> Mapping[str, tuple[tuple[str, int], ...]]:
         """By pool: the devices that endpoints with leases of their own are to hold, by holder, as of the last
         `headroom`; in that, only what they miss is counted."""

@@ -7,6 +7,7 @@ import re
 import socket
 from pathlib import Path
 
+import httpx
 import pytest
 
 # Set before anything imports Ray, DeepSpeed or torch.
@@ -29,6 +30,14 @@ def pytest_configure(config: pytest.Config) -> None:
         return connect(self, address)
 
     socket.socket.connect = loopback_only  # type: ignore[method-assign,assignment]
+    _be_patient()
+
+
+def _be_patient() -> None:
+    """A machine that stands still for six seconds is no failure of what is tested; httpx would give up after 5."""
+    timeout = (httpx.get.__kwdefaults__ or {})["timeout"]
+    for name in ("connect", "read", "write", "pool"):
+        setattr(timeout, name, 120.0)
 
 
 def _own_addresses() -> set[str]:

@@ -45,6 +45,7 @@ class SimEndpoints:
 
     kept: Mapping[str, int] = field(default_factory=dict)
     hurried: Mapping[str, int] = field(default_factory=dict)
+    rolling: Mapping[str, int] = field(default_factory=dict)
 
     def headroom(self) -> Mapping[str, int]:
         """Devices to be kept free, by pool."""
@@ -53,6 +54,10 @@ class SimEndpoints:
     def urgent(self) -> Mapping[str, int]:
         """Of these, devices that cannot wait."""
         return self.hurried
+
+    def passing(self) -> Mapping[str, int]:
+        """Devices beside all leases, until a roll-out is over."""
+        return self.rolling
 
     def owed(self) -> Mapping[str, tuple[tuple[str, int], ...]]:
         """Endpoints hold no leases here."""

@@ -5,6 +5,7 @@ Shapes: B rows, T tokens of a chunk, V vocabulary, L layers, H heads, P position
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -44,6 +45,7 @@ class TorchEngine:
         self._default = model
         self._named: dict[str, CachedModel] = {}
         self._model_of: dict[int, CachedModel] = {}
+        self._written_by: dict[int, weakref.ref[CachedModel]] = {}
         self._device = device
         self._cache = model.new_cache(num_slots, max_context)
 
@@ -93,7 +95,7 @@ class TorchEngine:
 
     def resume(self, slot: int, parked: tuple[CachedModel, Tensor, Tensor]) -> None:
         model, k_LHPd, v_LHPd = parked
-        self._model_of[slot] = model
+        self._occupy(slot, model)
         self._cache.k_LSHPd[:, slot, :, : k_LHPd.shape[2]] = k_LHPd
         self._cache.v_LSHPd[:, slot, :, : v_LHPd.shape[2]] = v_LHPd
 
@@ -103,7 +105,16 @@ class TorchEngine:
 
     def _settle(self, chunk: PrefillChunk) -> None:
         if chunk.start == 0:  # a version that was taken back meanwhile is answered by the default one
-            self._model_of[chunk.slot] = self._named.get(chunk.version, self._default)
+            self._occupy(chunk.slot, self._named.get(chunk.version, self._default))
+
+    def _occupy(self, slot: int, model: CachedModel) -> None:
+        """A sequence of this version has the slot. What another version left there goes: where that was no numbers, a
+        weight of 0 would not hide it."""
+        last = self._written_by.get(slot)
+        if last is not None and last() is not model:
+            self._cache.k_LSHPd[:, slot].zero_()
+            self._cache.v_LSHPd[:, slot].zero_()
+        self._model_of[slot], self._written_by[slot] = model, weakref.ref(model)
 
     def _compute(
         self, model: CachedModel, chunks: Sequence[PrefillChunk], rows: Sequence[DecodeRow]

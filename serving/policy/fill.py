@@ -17,6 +17,9 @@ from serving.policy.tiers import PolicyConfig, Tier
 # Faster tiers come first.
 RANK = {Tier.KEYSTROKE: 0, Tier.INTERACTIVE: 1, Tier.BATCH: 2}
 _MIN_ALLOWANCE_S = 1e-3
+# Who is to be late by no more than a step still works towards its deadline: to give way for a millisecond that a
+# forecast was wrong by would cost a whole allowance. At most a twentieth of that.
+_NEARLY_S, _NEARLY = 0.015, 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,17 +91,17 @@ def in_order(due: Iterable[tuple[float, T]]) -> list[T]:
 
 
 def due_s(row: Row, rules: Rules, *, now_s: float) -> float:
-    """The deadline to work towards. One that cannot be met any more is replaced by the next that can, a whole allowance
-    later: put first, late rows would make every other row late, too; put last, they would never be served."""
+    """The deadline to work towards. One that cannot be met even nearly is replaced by the next that can, a whole
+    allowance later: put first, late rows would make every other row late, too; put last, they would never be served."""
     return working_towards_s(row.request, alone_s(row, rules), now_s=now_s)
 
 
 def working_towards_s(request: Request, needs_s: float, *, now_s: float) -> float:
     """As `due_s`, for a request that needs so long alone."""
     slack_s = request.deadline_s - now_s - needs_s
-    if slack_s >= 0:
-        return request.deadline_s
     allowed_s = max(request.deadline_s - request.arrival_s, _MIN_ALLOWANCE_S)
+    if slack_s >= -min(_NEARLY_S, _NEARLY * allowed_s):
+        return request.deadline_s
     return request.deadline_s + math.ceil(-slack_s / allowed_s) * allowed_s
 
 
@@ -202,10 +205,14 @@ def split(rows: Iterable[Row], online: Sequence[Row]) -> list[Row]:
 
 
 def density(online: Iterable[Row], rules: Rules, *, now_s: float) -> float:
-    """The part of the engine that these rows need until they are due, each computed alone; rows that are due at once
-    count whole. Deadlines can be kept while densities sum to at most one (Liu 2000, Real-Time Systems, section 6.2)."""
-    return sum(
-        needs_s / max(needs_s, due_s(row, rules, now_s=now_s) - now_s)
-        for row in online
-        if (needs_s := alone_s(row, rules)) > 0
-    )
+    """The part of the engine that these rows need until they are due, beside others: what every step takes, whoever is
+    in it, is paid by those. Deadlines can be kept while densities sum to at most one (Liu 2000, Real-Time Systems,
+    section 6.2).
+    """
+    step_s = rules.model.predict_s(EMPTY)
+    total = 0.0
+    for row in online:
+        if (alone := alone_s(row, rules)) > 0:
+            needs_s = alone - row.remaining_steps(rules.config.prefill_chunk_tokens) * step_s
+            total += needs_s / max(alone, due_s(row, rules, now_s=now_s) - now_s)
+    return total

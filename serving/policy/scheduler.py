@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from serving.policy.admission import Admitted, RefusalReason, Refused, decide
+from serving.policy.admission import Admitted, Refused, decide
 from serving.policy.fairness import take_turns
 from serving.policy.fill import Budget, Filled, Rules, add_batch, density, fill_online, order_online, split, step_budget
 from serving.policy.plan import Idle, PlannedWork, StepPlan
-from serving.policy.reserve import Reservations
+from serving.policy.reserve import Reservation, Reservations
 from serving.policy.rows import Request, Row, Work, urgency
 from serving.policy.share import BatchShare
 from serving.policy.slots import assign_slots
@@ -39,6 +39,11 @@ class TierScheduler:
     def count(self, tier: Tier) -> tuple[int, int]:
         """Live rows of a tier: (holding a slot, waiting for one)."""
         return self._rows.count(tier)
+
+    @property
+    def num_promised(self) -> int:
+        """Places that are kept for requests that were told to come again."""
+        return len(self._reserved)
 
     def submit(self, request: Request, *, now_s: float) -> Admitted | Refused:
         """Take a request or say when to come again. Raises: ValueError for a live id, or a tier that is not offered."""
@@ -121,8 +126,7 @@ class TierScheduler:
         if self._config.supersede:
             self._reserved.supersede(request)
         promised = self._reserved.claim(request, now_s=now_s)
-        until_s = max(now_s, self._busy_until_s) + (request.deadline_s - request.arrival_s)
-        coming = () if request.tier is Tier.BATCH else self._reserved.expected(now_s=now_s, until_s=until_s)
+        coming = () if request.tier is Tier.BATCH else self._expected(request, others, now_s)
         verdict = decide(
             request,
             others,
@@ -133,16 +137,23 @@ class TierScheduler:
             coming=[each.row(now_s) for each in coming if each.request.retry_key != request.retry_key],
             line_end_s=self._reserved.line_end_s,
         )
-        if isinstance(verdict, Admitted) or verdict.reason is RefusalReason.QUEUE_FULL:
+        if isinstance(verdict, Admitted):
             return verdict
         if promised:  # the others were admitted with this one's place kept, so at worst the step model was wrong
             return Admitted(predicted_finish_s=request.deadline_s)
-        if not verdict.is_sure:
+        if not verdict.is_sure:  # of a full queue, nothing is promised either
             return verdict
         taken = density([row for row in others if row.request.tier.is_online], self._rules, now_s=now_s)
         earliest_s = now_s + verdict.retry_after_s
         at_s = self._reserved.promise_s(request, earliest_s=earliest_s, rules=self._rules, taken=taken)
         return Refused(reason=verdict.reason, retry_after_s=max(0.0, at_s - now_s))
+
+    def _expected(self, request: Request, others: Sequence[Row], now_s: float) -> list[Reservation]:
+        """Who was promised a place before the last of those that wait, the request among them, is due: a slow row that
+        is there must be done beside all of them."""
+        own_s = max(now_s, self._busy_until_s) + request.deadline_s - request.arrival_s
+        due_s = (row.request.deadline_s for row in others if row.request.tier.is_online)
+        return self._reserved.expected(now_s=now_s, until_s=max([own_s, *due_s]))
 
     @property
     def _rules(self) -> Rules:

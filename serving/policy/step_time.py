@@ -15,12 +15,19 @@ Matrix = tuple[Vector, ...]
 
 # Typical magnitudes, so that one ridge suits every feature: a step of 16 rows, 64 prefill tokens, 4096 cached tokens.
 _SCALE: Vector = (1.0, 16.0, 4.0, 64.0, 4096.0)
-_UNKNOWN = 1e4
+# How uncertain each weight is before anything is known of it, the noise of a step's time being 1. What a step costs by
+# itself and what it costs beside others is anybody's guess. Cached tokens cost less than what reads them, so short
+# contexts, between which any hiccup is a steep slope, say nothing about long ones.
+_UNKNOWN: Vector = (1e4, 1e4, 1e4, 1e4, 1.0)
 _TAIL_STEPS = 64  # about a second of steps: what slowed them down may be gone after that
 _TAIL_QUANTILE = 0.95
 _PACE_GAIN = 0.15
 _SLOWEST, _FASTEST = 8.0, 0.1
-_MAX_SURPRISE = 1.0  # of what was predicted: a stall of the machine says nothing about what rows cost
+_MAX_SLOWDOWN = 2.0  # that one step is believed: a stall is over with its step
+# Of what was predicted: a stall of the machine says nothing about what rows cost. A shape that has not been seen often
+# may surprise by more, and is learned in a few steps all the same.
+_MAX_SURPRISE = 1.0
+_MAX_SURPRISE_NEW = 2.0
 _KNOWN = 0.2  # x'Px of a shape that has been seen often enough to be surprised by
 _REPEATS = 3
 
@@ -59,6 +66,8 @@ class StepTimeModel:
     `weights` in seconds per scaled feature; `covariance` the usual P matrix; `pace` how much slower than the weights
     say steps are just now, because weights need hundreds of steps to follow a machine that others use, too; `excess_s`
     how much longer than predicted recent steps took, `tail_s` its 95th percentile.
+    One step says little: what it takes beyond the prediction is believed up to a multiple of that, and a slope that it
+    shows between contexts is weighed against how far apart they are.
     Holds: predictions are never negative and never shrink when work is added (tests/serving/policy/test_step_time.py).
     """
 
@@ -91,25 +100,49 @@ class StepTimeModel:
         known_s = _dot(self.weights, x)
         error_s = elapsed_s - known_s
         is_known = known_s > 0 and divisor - self.forgetting < _KNOWN
-        if is_known:
-            error_s = max(-_MAX_SURPRISE * known_s, min(_MAX_SURPRISE * known_s, error_s))
+        if known_s > 0:
+            surprise = _MAX_SURPRISE if is_known else _MAX_SURPRISE_NEW
+            error_s = max(-surprise * known_s, min(surprise * known_s, error_s))
         weights = tuple(w + g * error_s / divisor for w, g in zip(self.weights, gained, strict=True))
-        covariance = tuple(
-            tuple(
-                # Unbounded forgetting would blow up along directions that traffic never varies.
-                min(_UNKNOWN, (p - gi * gj / divisor) / self.forgetting) if i == j
-                else (p - gi * gj / divisor) / self.forgetting
-                for j, (p, gj) in enumerate(zip(row, gained, strict=True))
-            )
-            for i, (row, gi) in enumerate(zip(self.covariance, gained, strict=True))
-        )  # fmt: skip
+        covariance = _bounded(
+            [
+                [(p - gi * gj / divisor) / self.forgetting for p, gj in zip(row, gained, strict=True)]
+                for row, gi in zip(self.covariance, gained, strict=True)
+            ]
+        )
+        weights = _without_negative(weights, covariance)
         predicted_s = self.predict_s(shape)
         ratio = elapsed_s * self.pace / predicted_s if is_known and predicted_s > 0 else 1.0
-        pace = self.pace + _PACE_GAIN * (min(_SLOWEST, max(_FASTEST, ratio)) - self.pace)
+        slowest = min(_SLOWEST, _MAX_SLOWDOWN * self.pace)
+        pace = self.pace + _PACE_GAIN * (min(slowest, max(_FASTEST, ratio)) - self.pace)
         excess_s = (*self.excess_s[-_TAIL_STEPS + 1 :], elapsed_s - predicted_s)
         return replace(
             self, weights=weights, covariance=covariance, pace=pace, excess_s=excess_s, tail_s=_tail_s(excess_s)
         )
+
+
+def _without_negative(weights: Vector, covariance: Matrix) -> Vector:
+    """The likeliest weights of which none is negative: the others take over what a negative one stood for, as far as
+    the steps that were seen say that they can."""
+    for _ in weights:
+        least = min(range(len(weights)), key=weights.__getitem__)
+        if weights[least] >= 0 or covariance[least][least] <= 0:
+            break
+        excess = weights[least] / covariance[least][least]
+        weights = tuple(0.0 if i == least else w - excess * covariance[i][least] for i, w in enumerate(weights))
+    return weights
+
+
+def _bounded(covariance: Sequence[Sequence[float]]) -> Matrix:
+    """No weight more uncertain than before the first step: forgetting would blow up along directions that traffic never
+    varies. Rows and columns shrink together, or the matrix would be none of covariances any more."""
+    shrink = [
+        math.sqrt(bound / row[i]) if row[i] > bound else 1.0
+        for i, (row, bound) in enumerate(zip(covariance, _UNKNOWN, strict=True))
+    ]
+    return tuple(
+        tuple(p * a * b for p, b in zip(row, shrink, strict=True)) for row, a in zip(covariance, shrink, strict=True)
+    )
 
 
 def _tail_s(excess_s: Vector) -> float:
@@ -119,7 +152,7 @@ def _tail_s(excess_s: Vector) -> float:
 def untrained() -> StepTimeModel:
     """A model that knows nothing and learns from its first steps."""
     size = len(_SCALE)
-    eye = tuple(tuple(_UNKNOWN if i == j else 0.0 for j in range(size)) for i in range(size))
+    eye = tuple(tuple(_UNKNOWN[i] if i == j else 0.0 for j in range(size)) for i in range(size))
     return StepTimeModel(weights=(0.0,) * size, covariance=eye)
 
 

@@ -123,6 +123,9 @@ class Timers:
     def urgent(self) -> dict[str, int]:
         return {}
 
+    def passing(self) -> dict[str, int]:
+        return {}
+
     def owed(self) -> dict[str, tuple[tuple[str, int], ...]]:
         return {}
 

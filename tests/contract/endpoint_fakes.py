@@ -84,6 +84,9 @@ class Fake:
     def settle(self) -> bool:
         return False
 
+    def extra(self, *, rolling: bool) -> int:
+        return int(rolling)
+
     def nodes(self) -> dict[str, int]:
         return {}
 

@@ -35,9 +35,11 @@ def test_a_file_that_has_changed_is_rolled_out_where_it_stands(tmp_path: Path) -
     fake.going = Progress(fresh=1, wanted=2)
     world.tick(keeper)
     assert world.change() == ("rolling", "1 of 2 replicas are what the file says")
+    assert read_sight(world.folder.path).extra == 1  # whoever gives devices out knows of the one that starts first
     fake.going = Progress(fresh=2, wanted=2, settled=True)
     world.tick(keeper)
     assert world.change()[0] == "done"
+    assert read_sight(world.folder.path).extra == 0
     world.folder.write_job(wanted, {"ray": "elsewhere"})  # written again, and the same
     world.tick(keeper)
     assert len(fake.rolled) == 1

@@ -75,6 +75,7 @@ class World:
     old: dict[str, list[int]] = field(default_factory=dict)
     acknowledged: list[Report] = field(default_factory=list)
     hears: bool = True
+    extra: int = 0
 
     def now_s(self) -> float:
         return self.now
@@ -88,7 +89,8 @@ class World:
 
     def sight(self, job: str) -> Sight:
         counters = (Counter(source="r", at_s=self.now, total=self.total),) if self.hears else ()
-        return Sight(answering=self.workers.get(job, 0), counters=counters, urls={"interactive": "http://x"}, ref="m@1")
+        answering, urls = self.workers.get(job, 0), {"interactive": "http://x"}
+        return Sight(answering=answering, counters=counters, urls=urls, ref="m@1", extra=self.extra)
 
     def ask(self, order: Order) -> None:
         what = order.what
@@ -212,6 +214,21 @@ def test_what_nobody_trains_on_is_not_lent(plane: Plane) -> None:
     shown = plane.endpoints.describe("talk")
     assert shown is not None
     assert shown["lending"]["reason"] == "not_wanted"
+
+
+def test_a_device_on_which_a_new_replica_starts_before_an_old_one_goes_is_nobodys(plane: Plane) -> None:
+    plane.cycle(3)
+    assert plane.devices() == {"talk": 6, "train": 1}
+    plane.ledger.cancel("train")
+    plane.cycle(2)
+    plane.world.extra = 1
+    (spec,) = load_text(JOB.replace("train}", "other}"))
+    plane.ledger.submit(new_holder(spec, plane.cluster, now_s=plane.world.now))  # type: ignore[arg-type]
+    plane.cycle(2)
+    assert [one.holder for one in plane.ledger.read.leases()] == ["talk"]
+    plane.world.extra = 0
+    plane.cycle(2)
+    assert {one.holder: one.devices for one in plane.ledger.read.leases()} == {"talk": 6, "other": 1}
 
 
 def test_a_new_orchestrator_goes_on_with_the_night(plane: Plane) -> None:

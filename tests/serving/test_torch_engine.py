@@ -12,7 +12,7 @@ from jobs.models.load import load_model
 from orchestrator.spec.errors import UserError
 from serving.engine.calibrate import calibrate
 from serving.engine.int8 import Int8Linear
-from serving.engine.protocol import DecodeRow, PrefillChunk, Sampling, TokenEngine
+from serving.engine.protocol import BROKEN, DecodeRow, PrefillChunk, Sampling, TokenEngine
 from serving.engine.torch_engine import place_model
 from serving.policy import StepShape
 from tests.serving.worlds import GREEDY, tiny_engine, tiny_model
@@ -94,6 +94,30 @@ def test_a_neighbour_that_leaks_would_be_seen(folder: Path) -> None:
     tokens = _PROMPTS[0].encode()
     wrong = engine.decode([DecodeRow(slot=0, token=right[0], position=len(tokens), sampling=GREEDY)])
     assert wrong != [right[1]]
+
+
+@pytest.mark.parametrize("parked", [False, True])
+def test_scores_that_were_no_numbers_leave_nothing_behind_in_their_slots(folder: Path, parked: bool) -> None:
+    """Rows of different lengths are read together, the shorter ones padded with what was in their slots before."""
+    broken, _ = load_model(folder)
+    with torch.no_grad():
+        broken.norm.weight.fill_(float("nan"))
+        broken.blocks[0].attention_norm.weight.fill_(float("nan"))
+    engine = tiny_engine(folder)
+    engine.offer("bad", broken.eval())
+    for slot in range(4):
+        chunk = PrefillChunk(slot=slot, tokens=(1,) * 60, start=0, sampling=GREEDY, version="bad")
+        assert engine.step([chunk], []) == ([BROKEN], [])
+        engine.free(slot)
+    prompts = [b"import", b"return ", b"def f(x)", b"import this"]
+    tokens = []
+    for slot, prompt in enumerate(prompts):
+        tokens.append(engine.prefill(slot, list(prompt), start=0, sampling=GREEDY))
+        if parked:
+            engine.resume(slot, engine.park(slot, len(prompt)))
+    rows = [DecodeRow(slot=i, token=tokens[i] or 0, position=len(prompts[i]), sampling=GREEDY) for i in range(4)]
+    expected = [generate_alone(tiny_engine(folder), prompt.decode(), GREEDY, 2) for prompt in prompts]
+    assert [[first, then] for first, then in zip(tokens, engine.decode(rows), strict=True)] == expected
 
 
 def test_seeds_repeat_and_differ(folder: Path) -> None:

@@ -79,6 +79,7 @@ class EndpointHolders:
         self._saved_s: dict[str, float] = {}
         self._owed: dict[str, tuple[tuple[str, int], ...]] = {}
         self._urgent: dict[str, int] = {}
+        self._passing: dict[str, int] = {}
         self.lenders: dict[str, Lender] = {}
 
     def headroom(self) -> Mapping[str, int]:
@@ -86,9 +87,11 @@ class EndpointHolders:
         missing: dict[str, int] = {}
         urgent: dict[str, int] = {}
         owed: dict[str, list[tuple[str, int]]] = {}
+        passing: dict[str, int] = {}
         now_s, alive = self._clock.now_s(), set()
         for one in self._holdings():
-            lender = self._look(one, now_s)
+            sight = self._sight(one.job)
+            lender = self._look(one, sight, now_s)
             if lender is not None:
                 alive.add(one.job)
             devices = (one.entitled if lender is None else lender.owed) * one.devices_per_replica
@@ -96,14 +99,20 @@ class EndpointHolders:
             missing[one.pool] = missing.get(one.pool, 0) + max(0, devices - one.held)
             hurried = 0 if lender is None else lender.hurried * one.devices_per_replica
             urgent[one.pool] = urgent.get(one.pool, 0) + min(hurried, max(0, devices - one.held))
+            passing[one.pool] = passing.get(one.pool, 0) + sight.extra * one.devices_per_replica
         self.lenders = {job: lender for job, lender in self.lenders.items() if job in alive}
         self._owed = {pool: tuple(found) for pool, found in owed.items()}
         self._urgent = {pool: devices for pool, devices in urgent.items() if devices}
+        self._passing = {pool: devices for pool, devices in passing.items() if devices}
         return missing
 
     def urgent(self) -> Mapping[str, int]:
         """Of the last `headroom`, devices that were called back at once, by pool."""
         return self._urgent
+
+    def passing(self) -> Mapping[str, int]:
+        """Of the last `headroom`, devices of replicas that start before others go, by pool."""
+        return self._passing
 
     def owed(self) -> Mapping[str, tuple[tuple[str, int], ...]]:
         """Devices that each endpoint is to hold, as of the last `headroom`, by pool."""
@@ -135,8 +144,7 @@ class EndpointHolders:
             },
         }
 
-    def _look(self, one: Holding, now_s: float) -> Lender | None:
-        sight = self._sight(one.job)
+    def _look(self, one: Holding, sight: Sight, now_s: float) -> Lender | None:
         lender = self.lenders.get(one.job)
         terms = self._terms(one, recall_times(() if lender is None else lender.drains_s, sight.cold_starts_s))
         if terms is None or not terms.replicas:

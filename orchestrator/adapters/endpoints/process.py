@@ -52,6 +52,10 @@ class Replicas(Rollable, Protocol):
         """Bring those back that sit elsewhere; whether that is under way."""
         ...
 
+    def extra(self, *, rolling: bool) -> int:
+        """How many may be there beyond the lease just now."""
+        ...
+
     def nodes(self) -> dict[str, int]:
         """Where they are."""
         ...
@@ -127,7 +131,9 @@ class Keeper:
             raise RuntimeError(count.failed)
         self._answered = self._answered or count.answering > 0
         self._roster.see(answering=count.answering, present=count.present, now_s=self._now_s())
-        self._report(counters, count.answering)
+        beyond = max(0, count.present - sum(self._leased.values()))  # those of a process before, too
+        moving = self._rollouts.is_moving
+        self._report(counters, count.answering, max(self._held.extra(rolling=moving), beyond if moving else 0))
         return True
 
     def gone(self) -> None:
@@ -186,7 +192,7 @@ class Keeper:
             self._log.say("asked to stop" if letter.stop else f"order {letter.id}: {letter.workers} replicas")
         return self._orders.wants_stop(self._now_s()) > 0
 
-    def _report(self, counters: tuple[Counter, ...], answering: int) -> None:
+    def _report(self, counters: tuple[Counter, ...], answering: int, extra: int) -> None:
         """Ends are said at once, the rest once a second."""
         reports, now_s = self._roster.reports(), self._now_s()
         phases = tuple((one.attempt, one.phase) for one in reports)
@@ -206,6 +212,7 @@ class Keeper:
             ref=self._held.life.ref,
             nodes=self._nodes,
             rollout=change_as_json(self._rollouts.change),
+            extra=extra,
             canary=self._held.canary(),
         )
         write_sight(self._folder.path, sight)

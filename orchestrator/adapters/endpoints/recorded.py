@@ -62,6 +62,10 @@ class RecordedEndpoints:
                 found[pool] = found.get(pool, 0) + devices
         return found
 
+    def passing(self) -> Mapping[str, int]:
+        """A recording rolls nothing out."""
+        return {}
+
     def owed(self) -> Mapping[str, tuple[tuple[str, int], ...]]:
         """Endpoints hold no leases here: what serves is kept free."""
         return {}

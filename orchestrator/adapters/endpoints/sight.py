@@ -18,7 +18,8 @@ class Sight:
     """One look. `counters`: requests that came, by replica; `answering`: replicas that take requests; `cold_starts_s`:
     how long the last of them took, from an order to the answer. `urls` by tier; `ref`: the version that answers;
     `nodes`: where replicas were a few seconds ago; `rollout`: how far the last change of the file has come (state and
-    detail); `canary`: the version on trial, its share, and why it was taken back."""
+    detail); `extra`: replicas beyond the lease that are there, or may start, until that is over; `canary`: the version
+    on trial, its share, and why it was taken back."""
 
     answering: int = 0
     counters: tuple[Counter, ...] = ()
@@ -27,6 +28,7 @@ class Sight:
     ref: str = ""
     nodes: Mapping[str, int] = field(default_factory=dict)
     rollout: Mapping[str, str] | None = None
+    extra: int = 0
     canary: Mapping[str, Any] | None = None
 
 

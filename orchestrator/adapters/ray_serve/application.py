@@ -133,6 +133,11 @@ def code_version(endpoint: Endpoint, start: Version) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
+def surge(endpoint: Endpoint, held: Held) -> int:
+    """Replicas of a part that may start before old ones go; rounded up, as Serve does."""
+    return -(-_surge_percent(endpoint, held) * held.initial // 100)
+
+
 def _surge_percent(endpoint: Endpoint, held: Held | None) -> int:
     if held is not None and not held.surge:
         return 0

@@ -25,6 +25,7 @@ from orchestrator.adapters.ray_serve.application import (
     application,
     code_version,
     parts,
+    surge,
     wanted_versions,
 )
 from orchestrator.adapters.ray_serve.autoscale import write_lease
@@ -69,6 +70,7 @@ class HeldEndpoint:
     _trying: str | None = None
     _refused: str | None = None
     _extra: int = 0
+    _surge: int = 0
     _moves: int = 0
     _handles: dict[str, Any] = field(default_factory=dict)
     _asking: dict[str, Any] = field(default_factory=dict)
@@ -166,6 +168,10 @@ class HeldEndpoint:
             self._moves += 1
             self._write_lease(1)
         return self._extra > 0
+
+    def extra(self, *, rolling: bool) -> int:
+        """Replicas of all parts together that may be there beyond the lease, while it is `rolling` or settles."""
+        return max(self._extra, self._surge if rolling else 0) * len(self._parts())
 
     def count(self) -> Count:
         """How many there are."""
@@ -294,6 +300,7 @@ class HeldEndpoint:
     def _run(self) -> None:
         start, wanted = self.registry.get(self.life.built), self._wanted()
         held = Held(initial=self._replicas, surge=self._replicas < 2 or self._has_room_for_one())
+        self._surge = surge(self.endpoint, held)
         targets = [
             serve.RunTarget(
                 target=application(part, self.registry, start, wanted, base=self.base, held=held),

@@ -142,8 +142,9 @@ class Fitter:
 
     def _devices(self, need: int, ground: Ground) -> Refusal:
         free, pool = ground.total_free, ground.pool
-        if need <= free + pool.headroom:
-            detail = f"{need} devices of pool {pool.name!r} are free, but {pool.headroom} are kept for endpoints"
+        kept = pool.headroom + pool.passing
+        if need <= free + kept:
+            detail = f"{need} devices of pool {pool.name!r} are free, but {kept} are kept for endpoints"
             return Refusal(5, _short(WaitReason.SERVE_HEADROOM, detail, pool.name, need - free))
         held_back = int(ground.held_back.sum())
         if held_back and need <= free + held_back:

@@ -25,7 +25,7 @@ class Ground:
     new work; `held_back`: the same on held nodes.
 
     `draining`: devices on their way back that nobody has a claim to yet; `claimed`: those that somebody has one to.
-    `total_free` is what may be given out: free devices less the endpoints' headroom.
+    `total_free` is what may be given out: free devices less the endpoints' headroom and those that are passing.
     """
 
     pool: Pool
@@ -72,7 +72,8 @@ class Ground:
         """Close the books of what is charged: count what is free, once, for the fast checks that follow."""
         np.maximum(self.free, 0, out=self.free)
         np.maximum(self.held_back, 0, out=self.held_back)
-        self.total_free = int(self.free.sum()) - self.pool.headroom
+        free = int(self.free.sum()) - self.pool.headroom
+        self.total_free = free - min(self.pool.passing, max(0, free))
 
     def take(self, taken: Taken) -> None:
         """Give free devices out."""

@@ -47,9 +47,11 @@ class Pool:
 
     `headroom` devices are kept free for endpoints. `owed`: devices that an endpoint which holds leases is to have, by
     holder: it comes down to them, and of the headroom it takes what it misses. `urgent`: so many of the headroom are
-    wanted at once, for requests that nobody answers in time. `in_sight` is False while nobody can say
-    what the pool holds; what runs there goes on, and nothing new is started. `asked` devices were asked for and are not
-    there: nothing is given out on them; `asked_why` says why they are not, where somebody knows.
+    wanted at once, for requests that nobody answers in time. `passing` devices are taken beside all leases for a
+    moment, or are about to be: as far as that many are free, they are not given out, and nobody gives way for them.
+    `in_sight` is False while nobody can say what the pool holds; what runs there goes on, and nothing new is started.
+    `asked` devices were asked for and are not there: nothing is given out on them; `asked_why` says why they are not,
+    where somebody knows.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Pool:
     headroom: int = 0
     owed: tuple[tuple[str, int], ...] = ()
     urgent: int = 0
+    passing: int = 0
     in_sight: bool = True
     asked: int = 0
     asked_why: str = ""

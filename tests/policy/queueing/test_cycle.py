@@ -35,6 +35,9 @@ class World:
     def urgent(self):
         return {}
 
+    def passing(self):
+        return {}
+
     def owed(self):
         return {}
 

@@ -15,7 +15,7 @@ from orchestrator.policy.queueing.decisions import ChangeCause, Evict, Resize
 from orchestrator.policy.queueing.places import NodeState
 from orchestrator.policy.queueing.values import LeaseState, Tempo
 from orchestrator.policy.resize import ResizeRules, ResizeState, RunPlan
-from tests.policy.queueing.build import apply, changes, gpu_pool, hold, job, nodes, snapshot
+from tests.policy.queueing.build import apply, changes, gpu_pool, hold, job, nodes, snapshot, started
 from tests.policy.queueing.worlds import clusters
 
 
@@ -101,6 +101,21 @@ def test_after_one_recall_the_headroom_is_there_or_nobody_is_left_to_give(snap, 
     assert held == 0 or sum(usable.values()) - held >= headroom
     recalled = [one for one in decide(after).changes if one.cause is ChangeCause.RECALL]
     assert not recalled or any(one.for_job for one in recalled)
+
+
+@pytest.mark.parametrize(("passing", "starts"), [(0, True), (2, True), (3, False), (9, False)])
+def test_devices_that_a_roll_out_takes_for_a_moment_are_not_given_out(passing, starts):
+    snap = snapshot(8, running=[(job("there", 2), 2)], waiting=(job("new", 4),))
+    first, *rest = snap.pools
+    decisions = decide(replace(snap, pools=(replace(first, passing=passing), *rest)))
+    assert started(decisions) == ({"new": 4} if starts else {})
+    assert not decisions.changes
+
+
+def test_nobody_gives_way_for_devices_that_pass():
+    snap = with_headroom(snapshot(8, running=[(replace(job("j"), sizes=(2, 4, 6)), 6)]), 1)
+    first, *rest = snap.pools
+    assert not decide(replace(snap, pools=(replace(first, passing=4), *rest))).changes
 
 
 def with_emergency(snap, devices):

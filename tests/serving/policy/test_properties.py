@@ -70,7 +70,7 @@ def test_batch_never_gets_less_than_its_share(load: tuple[int, list[Request]], s
     out = simulate(scheduler(config, slots), [*online, *backlog(300)], num_slots=slots, step_s=MODEL.predict_s,
                    until_s=3.0)  # fmt: skip
     longest_s = max(MODEL.predict_s(plan.shape) for plan in out.plans)
-    assert out.batch_s >= share * out.busy_s - longest_s
+    assert out.batch_s >= share * out.busy_s - (1 + share) * longest_s  # a debt may lack a moment to pay for a step
 
 
 @pytest.mark.parametrize("slots", [1, 2, 8])
@@ -82,7 +82,7 @@ def test_batch_keeps_its_share_while_online_rows_want_every_slot(slots: int, sha
     out = simulate(scheduler(config, slots), [*online, *backlog(9)], num_slots=slots, step_s=MODEL.predict_s,
                    until_s=1.0)  # fmt: skip
     longest_s = max(MODEL.predict_s(plan.shape) for plan in out.plans)
-    assert out.batch_s >= share * out.busy_s - longest_s
+    assert out.batch_s >= share * out.busy_s - (1 + share) * longest_s  # a debt may lack a moment to pay for a step
     assert any(row.id in out.finish_s for row in online)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.policy import Refused, Request, Tier
+from serving.policy import Admitted, Refused, Request, Tier
 from serving.policy.fill import Rules
 from serving.policy.reserve import GRACE_S, Reservations
 from tests.serving.policy.simulator import Outcome, simulate
@@ -45,20 +46,49 @@ def test_whoever_comes_again_within_a_second_of_the_hint_is_admitted(delay_s: fl
 @given(st.integers(0, 10_000))
 @settings(max_examples=6, deadline=None)
 def test_promised_places_make_no_admitted_request_late(seed: int) -> None:
+    """But by a step: a forecast leaves room for batch rows, and so steps may fall out otherwise."""
     rows = hopeless(35, seconds=1.5, seed=seed)
     out = run(rows, delay_s=0.5, seed=seed)
     for row in rows:
         if row.id in out.admitted and out.admitted[row.id].predicted_finish_s <= row.deadline_s:
-            assert out.finish_s[row.id] <= row.deadline_s + 1e-9
+            assert out.finish_s[row.id] <= row.deadline_s + 0.015
 
 
-def test_promises_leave_room_for_the_slower_rows_that_are_in() -> None:
-    keystrokes = hopeless(60, seconds=6)
-    slow = [request(f"i{i:02}", Tier.INTERACTIVE, i / 2, tokens=40, retry_key=f"slow{i}") for i in range(12)]
+@pytest.mark.parametrize(("slow_per_s", "seconds"), [(2, 6), (6, 4)])
+def test_promises_leave_room_for_the_slower_rows_that_are_in(slow_per_s: int, seconds: int) -> None:
+    keystrokes, moments = hopeless(60, seconds=seconds), [i / slow_per_s for i in range(slow_per_s * seconds)]
+    slow = [request(f"i{i:02}", Tier.INTERACTIVE, at, tokens=40, retry_key=f"slow{i}") for i, at in enumerate(moments)]
     out = run([*keystrokes, *slow], delay_s=0.0)
     admitted = [row for row in slow if row.id in out.admitted]
     assert len(admitted) > 3
     assert [row.id for row in admitted if out.finish_s[row.id] > row.deadline_s + 1e-9] == []
+
+
+def test_who_is_told_to_come_again_waits_no_longer_than_the_work_before_it_takes() -> None:
+    """Two seconds at three times what the engine can do: the line is done with after some six, not after twenty."""
+    out = run(hopeless(40, seconds=2), delay_s=0.0)
+    assert all(row_id in out.finish_s for row_id in out.admitted)
+    assert out.now_s < 10
+    assert out.busy_s > 0.6 * out.now_s
+
+
+def test_a_full_queue_breaks_no_promise() -> None:
+    few = dataclasses.replace(CONFIG.targets[Tier.KEYSTROKE], max_waiting=4)
+    replica = scheduler(dataclasses.replace(CONFIG, targets={**CONFIG.targets, Tier.KEYSTROKE: few}), slots=1)
+    at_s, name, count = 0.0, "k0", 0
+    while not isinstance(refused := replica.submit(keystroke(name, at_s), now_s=at_s), Refused):
+        count += 1
+        name = f"k{count}"
+    assert refused.is_sure
+    at_s = refused.retry_after_s
+    for i in range(9):  # longer, so they fit only into a queue; nobody has been computed meanwhile
+        replica.submit(request(f"x{i}", Tier.KEYSTROKE, at_s, tokens=1, deadline_s=at_s + 9.0), now_s=at_s)
+    assert replica.count(Tier.KEYSTROKE)[1] == 4
+    assert isinstance(replica.submit(dataclasses.replace(keystroke(name, at_s), id="again"), now_s=at_s), Admitted)
+
+
+def keystroke(name: str, at_s: float) -> Request:
+    return request(name, Tier.KEYSTROKE, at_s, retry_key=name)
 
 
 def test_a_promise_that_nobody_keeps_holds_back_less_and_less() -> None:
@@ -108,7 +138,7 @@ def test_typists_who_never_come_again_hold_no_places() -> None:
             name = f"k{key}-{typist}"
             asked = request(name, Tier.KEYSTROKE, key / 100, session=f"typist {typist}", retry_key=name)
             replica.submit(asked, now_s=key / 100)
-    assert len(replica._reserved) <= 6
+    assert replica.num_promised <= 6
 
 
 def test_without_a_retry_key_there_is_a_hint_and_no_promise() -> None:
