@@ -13,12 +13,14 @@ from pathlib import Path
 from jobs.models.task import SampleSource
 from jobs.study.line import Line, TrialFacts
 from jobs.study.measure import measure, open_validation
+from jobs.study.on_the_way import OnTheWay
 from jobs.train.channel import Channel
 from jobs.train.config import StartRequest
 from jobs.train.groups import leave_group, share_text
 from jobs.train.loop import Outcome
 from jobs.train.messages import Finished, Stopped
 from jobs.train.opening import Attempt, open_attempt
+from jobs.train.state.open_storage import open_storage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,15 +29,19 @@ class _Trial:
 
     attempt: Attempt
     facts: TrialFacts
+    states: OnTheWay
     validation: SampleSource | None
 
 
 def run_trial(request: StartRequest, channel: Channel) -> None:
     """Train from report to report until the end, the stop or a no. Raises: whatever went wrong."""
-    attempt = open_attempt(request, channel)
+    facts, job = TrialFacts.from_environment(), request.job
+    states = OnTheWay(job.run_id, open_storage(job.storage_url), frozenset(facts.reports), request.rank)
+    attempt = open_attempt(request, channel, through=states.through)
     trial = _Trial(
         attempt=attempt,
-        facts=TrialFacts.from_environment(),
+        facts=facts,
+        states=states,
         validation=open_validation(attempt.task, Path(request.job.dataset_dir)),
     )
     last = _run_legs(trial)
@@ -54,7 +60,7 @@ def _run_legs(trial: _Trial) -> Finished | Stopped:
             if report < step:
                 continue
             if report > step:  # else: saved there by an attempt whose report was not heard
-                outcome = _leg(attempt, step, report)
+                outcome = _leg(trial, step, report)
                 step = outcome.step
                 if not outcome.finished:
                     return Stopped(step, attempt.channel.stop_reason or "another rank was asked to stop")
@@ -66,10 +72,13 @@ def _run_legs(trial: _Trial) -> Finished | Stopped:
             line.close()
 
 
-def _leg(attempt: Attempt, start_step: int, end_step: int) -> Outcome:
-    """Train up to `end_step` and save there."""
-    checkpoint_every_s = 0.0 if attempt.request.rank else attempt.request.job.checkpoint_every_s
-    return attempt.train(start_step, end_step, snapshot_every_steps=0, checkpoint_every_s=checkpoint_every_s)
+def _leg(trial: _Trial, start_step: int, end_step: int) -> Outcome:
+    """Train up to `end_step` and save there, and on the way where that costs little."""
+    request = trial.attempt.request
+    most_s = 0.0 if request.rank else request.job.checkpoint_every_s
+    return trial.attempt.train(
+        start_step, end_step, snapshot_every_steps=0, checkpoint_every_s=lambda: trial.states.every_s(most_s)
+    )
 
 
 def _metrics(trial: _Trial) -> dict[str, float]:

@@ -16,11 +16,12 @@ def deepspeed_config(job: RankJob, world_size: int, num_parameters: int) -> dict
     """DeepSpeed's configuration of a job at a world size.
 
     The batch sizes are nominal: uneven micro-batches are weighted by the loop. Buckets are not larger than the model,
-    because DeepSpeed allocates them whole.
+    because DeepSpeed allocates them whole, but for one element: it refuses an odd size (ZeRO 1 and 2).
     """
     plan = BatchPlan(job.global_batch_size, job.micro_batch_size)
     passes = plan.passes(world_size)
     bucket = min(_MAX_BUCKET_ELEMENTS, max(1, num_parameters))
+    bucket += bucket % 2
     own: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": job.micro_batch_size,
         "gradient_accumulation_steps": passes,

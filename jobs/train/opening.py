@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ from jobs.train.report import Reporter
 from jobs.train.restoring import Restored, restore
 from jobs.train.sample_ledger import SampleLedger
 from jobs.train.samples import SampleStream
-from jobs.train.saving import RunFacts, Saver
+from jobs.train.saving import RunFacts, Saver, SnapshotSink
 from jobs.train.schedule import learning_rate
 from jobs.train.state.deepspeed_shards import view_of
 from jobs.train.strict import StrictEngine
@@ -60,7 +60,9 @@ class Attempt:
     not_finite: NotFiniteHandler
     start_step: int
 
-    def train(self, start_step: int, end_step: int, *, snapshot_every_steps: int, checkpoint_every_s: float) -> Outcome:
+    def train(
+        self, start_step: int, end_step: int, *, snapshot_every_steps: int, checkpoint_every_s: Callable[[], float]
+    ) -> Outcome:
         """Steps `start_step` to `end_step`, or to an agreed stop; a state is saved at the end."""
         request, job = self.request, self.request.job
         share = Share(
@@ -94,8 +96,13 @@ class Attempt:
         return outcome
 
 
-def open_attempt(request: StartRequest, channel: Channel) -> Attempt:
-    """Everything up to the first step. Raises: whatever went wrong."""
+def open_attempt(
+    request: StartRequest, channel: Channel, *, through: Callable[[SnapshotSink], SnapshotSink] = lambda sink: sink
+) -> Attempt:
+    """Everything up to the first step; states are saved `through` what it makes of their sink.
+
+    Raises: whatever went wrong.
+    """
     job = request.job
     # 1. what is learned from what
     task = load_task(job.task, job.args)
@@ -127,7 +134,7 @@ def open_attempt(request: StartRequest, channel: Channel) -> Attempt:
         groups=groups,
         engine=engine,
         device=device,
-        saver=_saver(request, dataset_hash, engine, places, channel),
+        saver=_saver(request, dataset_hash, engine, places, through, channel),
         reporter=Reporter(
             rank=request.rank,
             stream=stream,
@@ -141,11 +148,18 @@ def open_attempt(request: StartRequest, channel: Channel) -> Attempt:
     )
 
 
-def _saver(request: StartRequest, dataset_hash: str, engine: Engine, places: Places, channel: Channel) -> Saving:
+def _saver(
+    request: StartRequest,
+    dataset_hash: str,
+    engine: Engine,
+    places: Places,
+    through: Callable[[SnapshotSink], SnapshotSink],
+    channel: Channel,
+) -> Saving:
     if places.sink is None:
         return NoSaving()
     facts = RunFacts.of(request, dataset_hash)
-    return Saver(facts, lambda: view_of(engine.deepspeed), places.sink, channel.send)
+    return Saver(facts, lambda: view_of(engine.deepspeed), through(places.sink), channel.send)
 
 
 def _cost(request: StartRequest, task: Task, device: torch.device) -> StepCost:

@@ -26,7 +26,7 @@ def run_rank(request: StartRequest, channel: Channel) -> None:
         # Snapshots are for keepers; without one, storage gets a state when a checkpoint is due.
         snapshot_every_steps=job.snapshot_every_steps if job.keeper_socket else 0,
         # Keepers write checkpoints by themselves, from the snapshots they have.
-        checkpoint_every_s=0.0 if request.rank or job.keeper_socket else job.checkpoint_every_s,
+        checkpoint_every_s=lambda: 0.0 if request.rank or job.keeper_socket else job.checkpoint_every_s,
     )
     leave_group(attempt.groups)
     reporter = attempt.reporter

@@ -9,9 +9,11 @@ from jobs.train.channel import Channel
 
 
 class Wishlist:
-    """`every_s` 0: no checkpoints by the clock. Only one rank of a group should have a clock."""
+    """`every_s`, asked at every step: 0 = no checkpoints by the clock. Only one rank of a group should have a clock."""
 
-    def __init__(self, channel: Channel, every_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, channel: Channel, every_s: Callable[[], float], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._channel = channel
         self._every_s = every_s
         self._clock = clock
@@ -19,8 +21,8 @@ class Wishlist:
 
     def take(self) -> tuple[bool, bool]:
         """(stop, checkpoint) for this step's sum; a checkpoint is wished once, a stop for good."""
-        now_s = self._clock()
-        due = self._every_s > 0 and now_s - self._last_s >= self._every_s
+        now_s, every_s = self._clock(), self._every_s()
+        due = every_s > 0 and now_s - self._last_s >= every_s
         checkpoint = due or self._channel.checkpoint_wanted
         if checkpoint:
             self._channel.checkpoint_wanted = False

@@ -18,6 +18,8 @@ dt { color: var(--soft); font-size: .85rem; } dd { margin: 0; font-weight: 600; 
 pre { background: #f5f7fa; border: 1px solid var(--line); padding: .8rem; white-space: pre-wrap; }
 pre b { color: var(--accent); } .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; }
 th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { vertical-align: bottom; } th small { color: var(--soft); font-weight: 400; }
+.number { text-align: right; font-variant-numeric: tabular-nums; } tr.best td { font-weight: 600; color: #c92a2a; }
 svg { width: 100%; height: auto; } li, p { color: var(--soft); } p { margin: .2rem 0 .6rem; }
 """
 

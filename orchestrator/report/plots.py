@@ -25,6 +25,7 @@ def training_svg(steps: Sequence[StepPoint]) -> str:
     speed.plot(x, [point.tokens_per_s for point in steps], color=_INK, linewidth=0.9)
     speed.set_ylabel("tokens/s")
     speed.set_ylim(bottom=0)
+    speed.yaxis.set_major_formatter("{x:,.0f}")
     size.step(x, [point.world_size for point in steps], where="post", color=_ACCENT)
     size.set_ylabel("workers")
     size.set_ylim(0, max(point.world_size for point in steps) + 1)
@@ -81,23 +82,34 @@ def day_svg(day: Day) -> str:
     devices.plot(x, [line.demand_replicas for line in day.lines], color=_INK, linewidth=1.4, label="customers need")
     devices.set_ylabel("replicas")
     devices.set_ylim(0, day.replicas + 0.8)
+    devices.set_yticks(range(day.replicas + 1))
     devices.legend(loc="upper center", ncols=4, frameon=False, fontsize=8)
     size.step(x, [line.spot_nodes for line in day.lines], where="post", color=_SOFT, label="spot nodes")
     size.step(x, [line.workers for line in day.lines], where="post", color=_ACCENT, label="the job's workers")
     size.set_ylim(0, max(max(line.workers, line.spot_nodes) for line in day.lines) + 1.5)
     size.yaxis.get_major_locator().set_params(integer=True)
+    size.set_ylabel("number")
     size.legend(loc="upper center", ncols=2, frameon=False, fontsize=8)
-    late = [bool(one.problem) or one.waited_s > day.promised_s for one in day.requests]
-    colours = [_KINDS["lost"] if each else _INK for each in late]
-    waits.scatter([_hour(day, one.at_s) for one in day.requests], [one.waited_s for one in day.requests], 6, colours)
-    waits.axhline(day.promised_s, color=_KINDS["stall"], linewidth=1, linestyle="--")
-    waits.set_ylabel("answer (s)")
-    waits.set_ylim(bottom=0)
+    _draw_waits(waits, day)
+    waits.set_xlim(day.begin_h, day.begin_h + day.hours)
     waits.set_xlabel("hour of the day")
     waits.xaxis.set_major_formatter(lambda hour, _: f"{int(hour) % 24:02d}:00")
     for axes in (devices, size, waits):
         _plain(axes)
     return _svg(figure)
+
+
+def _draw_waits(waits: Axes, day: Day) -> None:
+    late = [bool(one.problem) or one.waited_s > day.promised_s for one in day.requests]
+    for is_late, colour, name in ((False, _INK, "in time"), (True, _KINDS["lost"], "late or refused")):
+        chosen = [one for one, each in zip(day.requests, late, strict=True) if each is is_late]
+        if chosen:
+            places = [_hour(day, one.at_s) for one in chosen], [one.waited_s for one in chosen]
+            waits.scatter(*places, 6, colour, label=name)
+    waits.axhline(day.promised_s, color=_KINDS["stall"], linewidth=1, linestyle="--", label="promised")
+    waits.set_ylabel("answer (s)")
+    waits.set_ylim(0, 1.35 * max([day.promised_s, *(one.waited_s for one in day.requests)]))
+    waits.legend(loc="upper center", ncols=3, frameon=False, fontsize=8)
 
 
 def _hour(day: Day, at_s: float) -> float:

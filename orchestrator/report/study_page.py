@@ -10,10 +10,10 @@ from orchestrator.report.study_plots import curves_svg, parallel_svg, shares_svg
 from orchestrator.report.study_values import StudyReport
 
 _PARALLEL = (
-    "One line a trial, from what it drew to its last result. Darker is better; the best one is red. "
-    "A trial that diverged stands at the end of the axis."
+    "One line a trial, from what it drew to its last result, after as many steps as it was given. Darker is better; "
+    "the best one is red."
 )
-_CURVES = "Red: the best; blue: ran to their end; grey: stopped early, failed or not done yet."
+_CURVES = "What each trial reported, and after how many steps."
 _SHARES = "How much of the order of the results each one explains by itself; pale bars may be chance."
 _SPENDING = "The best result of any trial after any number of steps, against all that had been used by then."
 
@@ -47,6 +47,32 @@ def _figure(heading: str, caption: str, svg: str) -> str:
 
 
 def _table(report: StudyReport) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in report.header)
-    rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in report.rows)
+    columns = list(zip(*report.rows, strict=True))
+    number = [all(_is_number(cell) for cell in column if cell) and any(column) for column in columns]
+    head = "".join(_cell("th", _heading(name), right) for name, right in zip(report.header, number, strict=True))
+    best = next((trial.trial for trial in report.trials if trial.is_best), None)
+    rows = "".join(
+        ("<tr class='best'>" if row[0] == best else "<tr>")
+        + "".join(_cell("td", html.escape(cell), right) for cell, right in zip(row, number, strict=True))
+        + "</tr>"
+        for row in report.rows
+    )
     return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+
+
+def _cell(tag: str, text: str, right: bool) -> str:
+    return f"<{tag} class='number'>{text}</{tag}>" if right else f"<{tag}>{text}</{tag}>"
+
+
+def _heading(name: str) -> str:
+    """A key's parts one above the other: a table of long names would not fit a page."""
+    above, dot, last = name.rpartition(".")
+    return f"<small>{html.escape(above)}.</small><br>{html.escape(last)}" if dot else html.escape(name)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

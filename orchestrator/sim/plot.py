@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import io
+import math
 import os
 import secrets
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from orchestrator.sim.engine import Run
 from orchestrator.sim.result import Result
@@ -26,6 +27,7 @@ SUFFIXES = (".png", ".html")
 _OFFERED, _SPOT, _ON_DEMAND, _STALL, _LOST, _INK = "#ced4da", "#0b7285", "#f08c00", "#c92a2a", "#862e9c", "#1f2933"
 _CARBON = "#5c7c2f"
 _AHEAD, _BEHIND, _STOOD, _GRID = "#c5e4ea", "#ffd8a8", "#f5a9a9", "#e9ecef"
+HOURS_A_DAY, MOST_MARKS = 24, 12
 MAX_POINTS = 4000  # a year of ten-minute ticks is drawn by every 13th
 MAX_BARS = 120  # of stalls: single ticks of a run of days would be hairlines
 
@@ -51,6 +53,7 @@ def draw_run(run: Run, result: Result, path: Path) -> None:
     figure = _figure(run, result)
     picture = io.BytesIO()
     if path.suffix.lower() == ".png":
+        figure.suptitle(_heading(result), fontsize=11)
         figure.savefig(picture, format="png", dpi=110)
         data = picture.getvalue()
     else:
@@ -63,6 +66,12 @@ def draw_run(run: Run, result: Result, path: Path) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise UserError(f"cannot be written: {error.strerror}", where=str(path)) from None
+
+
+def _heading(result: Result) -> str:
+    saved = "" if result.savings is None else f", {result.savings:.1%} saved"
+    kept = "kept" if result.deadline_met else "missed"
+    return f"{result.scenario}: {result.policy}{saved}, deadline {kept}"
 
 
 def _figure(run: Run, result: Result) -> Figure:
@@ -89,9 +98,10 @@ def _figure(run: Run, result: Result) -> Figure:
         axes.grid(axis="y", color=_GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.legend(loc="upper left", bbox_to_anchor=(1.075, 1.0), frameon=False, fontsize=8)
-    saved = "" if result.savings is None else f", {result.savings:.1%} saved"
-    kept = "kept" if result.deadline_met else "missed"
-    figure.suptitle(f"{result.scenario}: {result.policy}{saved}, deadline {kept}", fontsize=11)
+    days = len(run.ticks) * tick_h / HOURS_A_DAY
+    if days >= 2:
+        bill.xaxis.set_major_locator(MultipleLocator(HOURS_A_DAY * math.ceil(days / MOST_MARKS)))
+    figure.align_ylabels()
     return figure
 
 
@@ -123,7 +133,7 @@ def _draw_progress(axes: Axes, run: Run, hours: np.ndarray, step: int) -> None:
     done = np.array([t.done_us / US_PER_HOUR for t in run.ticks[::step]])
     work_h, deadline_h = world.work_us / US_PER_HOUR, world.deadline_us / US_PER_HOUR
     pace = np.minimum((hours + tick_h) / deadline_h, 1.0) * work_h
-    for where, colour, name in ((done >= pace, _AHEAD, "ahead of it"), (done < pace, _BEHIND, "behind it")):
+    for where, colour, name in ((done >= pace, _AHEAD, "ahead of the pace"), (done < pace, _BEHIND, "behind the pace")):
         if where.any():
             axes.fill_between(
                 hours + tick_h, done, pace, where=where, interpolate=True, color=colour, label=name, linewidth=0
@@ -168,15 +178,17 @@ def _draw_carbon(bill: Axes, hours: np.ndarray, kilograms: list[float]) -> None:
 
 def _page(svg: str, result: Result) -> str:
     rows = "".join(
-        f"<tr><th>{html.escape(key)}</th><td>{html.escape(_shown(value))}</td></tr>"
+        f"<div><dt>{html.escape(key)}</dt><dd>{html.escape(_shown(value))}</dd></div>"
         for key, value in result.as_dict().items()
     )
-    title = html.escape(f"{result.scenario}: {result.policy}")
+    title = html.escape(_heading(result))
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-        "<style>body{font:14px system-ui,sans-serif;margin:2rem;color:#1f2933}svg{max-width:100%;height:auto}"
-        "th{text-align:left;font-weight:500;padding-right:1rem}td{text-align:right;font-variant-numeric:tabular-nums}</style>"
-        f"<h1>{title}</h1>{svg[svg.index('<svg') :]}<table>{rows}</table></html>\n"
+        "<meta name='viewport' content='width=device-width'>"
+        "<style>body{font:15px/1.5 system-ui,sans-serif;max-width:68rem;margin:2rem auto;padding:0 1rem;color:#1f2933}"
+        "h1{font-size:1.5rem}svg{width:100%;height:auto}dt{color:#52606d;font-size:.85rem}dd{margin:0;font-weight:600}"
+        "dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(12rem,1fr));gap:.8rem 1.5rem}</style>"
+        f"<h1>{title}</h1><dl>{rows}</dl>{svg[svg.index('<svg') :]}</html>\n"
     )
 
 

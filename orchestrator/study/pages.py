@@ -57,7 +57,7 @@ def _facts(
         facts.append(("kWh", f"{hours * rates.watts_per_device / 1000:.4g}"))
     if best is not None:
         facts.append((f"best {study.spec.metric}", f"{best.value(study.spec.metric):.5g} ({best.trial})"))
-        facts += [(key, f"{v:.4g}" if isinstance(v, float) else f"{v}") for key, v in best.config.items()]
+        facts += [(f"its {key}", f"{v:.4g}" if isinstance(v, float) else f"{v}") for key, v in best.config.items()]
     return tuple(facts)
 
 
@@ -114,6 +114,8 @@ def _spending(study: Study, record: StudyRecord) -> tuple[tuple[float, float], .
         if math.isfinite(value):
             best = min(best, sign * value)
             points.append((sum(used.values()) / 3600.0, sign * best))
+    if points and record.device_s / 3600.0 > points[-1][0]:  # what came after the last report: repeats, above all
+        points.append((record.device_s / 3600.0, points[-1][1]))
     return tuple(points)
 
 

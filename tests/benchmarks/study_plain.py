@@ -4,8 +4,9 @@
 reports after each rung; no checkpoint, and `FailureConfig` as it is (max_failures 0): a trial whose node dies is over.
 
 `TUNED`: as good as the documentation lets it be. A report with a checkpoint (model, optimizer, step) after each
-rung, and as often in between as the study's template saves; a trial begins from `tune.get_checkpoint()`;
-`max_failures` is -1: a lost trial is started again for ever.
+rung, and in between by the rule that our trials follow (as often as that takes a twentieth of the time, and as the
+template says at least), without measuring anew; a trial begins from `tune.get_checkpoint()`; `max_failures` is -1: a
+lost trial is started again for ever.
 
 Steps and seconds are counted per start in files that outlive the trials; the seconds begin when torch is imported, so
 what Ray and the imports cost is left out in the competitor's favour.
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jobs.data import ensure_dataset
+from jobs.study.on_the_way import SHARE, UNMEASURED_S
 from orchestrator.policy.study.rungs import report_steps
 from orchestrator.policy.study.space import values_of
 from orchestrator.spec import Study
@@ -159,6 +161,7 @@ def train_plainly(config: dict[str, Any]) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=config["lr"], betas=(0.9, 0.95), weight_decay=0.0)
     first = _take_up(tune.get_checkpoint(), model, optimizer)
     steps, warmup, saved_s = config["steps"], config["warmup"], time.monotonic()
+    value, took_s = math.nan, UNMEASURED_S
     count_fd = os.open(Path(config["counts"]) / f"count-{os.getpid()}-{time.time_ns()}", os.O_CREAT | os.O_WRONLY)
     for step in range(first + 1, steps + 1):
         progress = max(0.0, (step - 1 - warmup) / max(1, steps - 1 - warmup))
@@ -172,10 +175,16 @@ def train_plainly(config: dict[str, Any]) -> None:
         optimizer.step()
         # One short write at a fixed place: whatever kills the trial, the count is whole.
         os.pwrite(count_fd, _COUNT.format(first, step, time.monotonic() - began_s).encode(), 0)
-        if step in config["reports"] or time.monotonic() - saved_s >= config["save_every_s"]:
+        every_s = min(config["save_every_s"], took_s / SHARE)
+        if step in config["reports"] or (config["checkpoints"] and time.monotonic() - saved_s >= every_s):
+            if step in config["reports"] or math.isnan(value):
+                value = evaluate(model, task, validation, max_samples=config["evaluation_samples"]).metrics[
+                    "bits_per_byte"
+                ]
+            began_s = time.monotonic()
+            _report(value, step, model, optimizer, saved=config["checkpoints"])
             saved_s = time.monotonic()
-            found = evaluate(model, task, validation, max_samples=config["evaluation_samples"])
-            _report(found.metrics["bits_per_byte"], step, model, optimizer, saved=config["checkpoints"])
+            took_s = saved_s - began_s
 
 
 def _take_up(checkpoint: Any, model: Any, optimizer: Any) -> int:

@@ -3,9 +3,10 @@
 Nodes of one core each come and go as every `SHARE`-th node of the recording did, `SPEED` times as fast, each by
 SIGKILL of all its processes and without notice. A node's processes are bound to a core that the fewest nodes have: one
 that comes up must not slow those that train, which it would not do were it a machine. Compressed are the time between
-events and the ten minutes between two states on storage (the template's default; the tuned competitor's, too), and
-nothing else: starting a node, a seat and an attempt takes what it takes, so the ratio is above what the same recording
-would cost in its own time. The undisturbed runs have two nodes that stay, which is what `concurrency.max` can use.
+events and the ten minutes that are the most between two states on storage (the template's default; the tuned
+competitor's, too), and nothing else: starting a node, a seat and an attempt takes what it takes, so the ratio is above
+what the same recording would cost in its own time. The undisturbed runs have two nodes that stay, which is what
+`concurrency.max` can use.
 
 What a run cost is counted in steps that trials ran (steps run twice count twice) and in device-seconds of trials,
 from start to end of each attempt. Neither counts waiting for nodes. Seconds want a machine that nobody else uses.

@@ -1,4 +1,4 @@
-"""The end of a job's night on real Ray: its process is told that the window closes, and leaves a registered version."""
+"""Ends of a job's nights on real Ray: at a close and when its devices are called back, each leaves a version."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestrator.adapters.jobs.letters import Letter
 from orchestrator.adapters.jobs.night import UNMEASURED, Nights
 from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
 from orchestrator.policy.lending.session import Stage
-from orchestrator.policy.queueing.orders import NoteKind, Phase
+from orchestrator.policy.queueing.orders import NoteKind, Phase, Report
 from orchestrator.registry import Registry
 from orchestrator.spec import TrainJob, load_text
 from tests.cluster.ray_train_runs import ROOT
@@ -51,6 +51,30 @@ def until(what: str, holds: Callable[[], bool], output: Path) -> None:
     raise AssertionError(f"still not: {what}\n{output.read_text()[-2000:]}")
 
 
+def one_night(folder: JobFolder, seats: dict[str, int], *, attempt: int, **why: bool) -> Report:
+    """A process of the job from its order to the end of the process; how it was when it was told to stop."""
+    folder.write_order(Letter(id=f"nightly-a{attempt}", attempt=attempt, at_s=time.time(), seats=seats))
+    with folder.output.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator.adapters.jobs.process", str(folder.path)], stdout=output, stderr=output
+        )
+    try:
+        until(
+            "it makes steps",
+            lambda: any(one.steps_done > 3 and one.phase is Phase.RUNNING for one in folder.read_reports()),
+            folder.output,
+        )
+        running, now_s = folder.read_reports()[-1], time.time()
+        folder.write_order(
+            Letter(id=f"nightly-a{attempt}-stop", attempt=attempt, at_s=now_s, stop=True, until_s=now_s + 600.0, **why)
+        )
+        until("its process ends", lambda: process.poll() is not None, folder.output)
+    finally:
+        process.kill()
+        process.wait()
+    return running
+
+
 def test_a_night_that_is_over_leaves_a_version_and_the_job_its_state(tmp_path: Path) -> None:
     dataset = pack(ROOT / "orchestrator", name="corpus", home=tmp_path)
     (job,) = load_text(JOB)
@@ -66,30 +90,15 @@ def test_a_night_that_is_over_leaves_a_version_and_the_job_its_state(tmp_path: P
         }
         folder.write_job(json.loads(json.dumps(job.to_document(), default=str)), around)
         seats = {cluster.nodes[0].node_id: 1}
-        folder.write_order(Letter(id="nightly-a1", attempt=1, at_s=time.time(), seats=seats))
-        with folder.output.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "orchestrator.adapters.jobs.process", str(folder.path)],
-                stdout=output,
-                stderr=output,
-            )
-            try:
-                until("it makes steps", lambda: any(r.steps_done > 3 for r in folder.read_reports()), folder.output)
-                running = folder.read_reports()[-1]
-                now_s = time.time()
-                stop = Letter(
-                    id="nightly-a1-stop", attempt=1, at_s=now_s, stop=True, until_s=now_s + 600.0, night_over=True
-                )
-                folder.write_order(stop)
-                until("its process ends", lambda: process.poll() is not None, folder.output)
-            finally:
-                process.kill()
-                process.wait()
-    (report,) = folder.read_reports()
+        running = one_night(folder, seats, attempt=1, night_over=True)
+        (report,) = folder.read_reports()
+        folder.drop_report(1)
+        one_night(folder, seats, attempt=2, called_back=True)
+    (second,) = folder.read_reports()
     assert (running.phase, report.phase) == (Phase.RUNNING, Phase.STOPPED), report.detail
     assert running.measured is not None
     assert running.measured.finish_s > 0
-    version = Registry(tmp_path / "models").get("night-gpt@latest")
+    version = Registry(tmp_path / "models").get("night-gpt@1")
     assert version.number == 1
     assert version.provenance.run == f"nightly/{report.steps_done}"
     assert version.provenance.dataset_hash == dataset.manifest.hash
@@ -97,4 +106,8 @@ def test_a_night_that_is_over_leaves_a_version_and_the_job_its_state(tmp_path: P
     assert report.detail.endswith("registered as night-gpt@1")
     stages = [dict(note.data)["stage"] for note in report.notes if note.kind is NoteKind.SESSION]
     assert list(dict.fromkeys(stages)) == ["train", "checkpoint", "evaluate", "register", "release"]
-    assert Nights(tmp_path / "runs" / "nightly").times.evaluate_s != UNMEASURED[Stage.EVALUATE]
+    nights = Nights(tmp_path / "runs" / "nightly")
+    assert nights.times.evaluate_s != UNMEASURED[Stage.EVALUATE]
+    assert (second.phase, "once they are free" in second.detail) == (Phase.STOPPED, True), second.detail
+    assert Registry(tmp_path / "models").get("night-gpt@2").provenance.run == f"nightly/{second.steps_done}"
+    assert nights.take_afterwards().endswith("registered as night-gpt@2")

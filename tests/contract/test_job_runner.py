@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from orchestrator.adapters.jobs.folder import JobFolder
+from orchestrator.adapters.jobs.night import AFTERWARDS_S
 from orchestrator.adapters.jobs.runner import (
     BETWEEN_SWEEPS_S,
     MAX_TRIES,
@@ -47,6 +48,8 @@ with contextlib.ExitStack() as stack:
         if order.stop and how != "deaf":
             folder.leave_nothing()
             folder.write_report(Report(job=folder.job, attempt=order.attempt, phase=Phase.STOPPED))
+            while how == "lingers":
+                time.sleep(0.02)
             sys.exit(0)
         if order.attempt != taken and not order.stop:
             if taken:
@@ -144,8 +147,8 @@ def resize(attempt: int, workers: int) -> Order:
     return Order(id=f"a-a{attempt}", what=what, attempt=attempt)
 
 
-def stop(attempt: int = 1) -> Order:
-    what = Evict(job="a", cause=ChangeCause.CANCELLED, detail="", drain_until_s=time.time() + 5.0)
+def stop(attempt: int = 1, cause: ChangeCause = ChangeCause.CANCELLED) -> Order:
+    what = Evict(job="a", cause=cause, detail="", drain_until_s=time.time() + 5.0)
     return Order(id=f"a-a{attempt}-stop", what=what, attempt=attempt)
 
 
@@ -263,6 +266,19 @@ def test_a_process_that_does_not_stop_is_killed_long_after_its_deadline(bench: B
     assert bench.runner.reports()[0].phase is Phase.RUNNING
     bench.late_s = STOP_PATIENCE_S + 10.0
     bench.until_phase(Phase.STOPPED)
+
+
+def test_a_process_whose_devices_were_called_back_may_go_on_without_them_but_not_for_ever(bench: Bench) -> None:
+    bench.how = "lingers"
+    bench.runner.ask(start())
+    bench.until_phase(Phase.RUNNING)
+    bench.runner.ask(stop(cause=ChangeCause.RECALL))
+    bench.runner.acknowledge((bench.until_phase(Phase.STOPPED),))
+    bench.late_s = AFTERWARDS_S - 10.0
+    bench.until(lambda found: found == ())
+    assert bench.folder().is_alive
+    bench.late_s = AFTERWARDS_S + 10.0
+    bench.until(lambda found: not bench.folder().is_alive)
 
 
 @pytest.mark.parametrize(("kind", "again"), [("Endpoint", True), ("TrainJob", False)])

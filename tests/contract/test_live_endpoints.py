@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from orchestrator.adapters.endpoints.holders import EndpointHolders, Holding, live_terms, recall_times
-from orchestrator.adapters.endpoints.live import Lender, Seen, found, observed
-from orchestrator.adapters.endpoints.memory import read_memory, write_memory
+from orchestrator.adapters.endpoints.memory import write_memory
 from orchestrator.adapters.endpoints.sight import Sight
 from orchestrator.cycle import Ports, run_cycle
 from orchestrator.ledger import tables
@@ -22,137 +21,16 @@ from orchestrator.ledger.repository import Ledger
 from orchestrator.ledger.schema import upgrade
 from orchestrator.ledger.states import JobState
 from orchestrator.ledger.submission import new_holder
-from orchestrator.policy.lending.decide import Memory, Sample, decide_lending
 from orchestrator.policy.lending.rates import Counter
-from orchestrator.policy.lending.values import Keep, Lend, Loan, Recall, RecallTimes, Return, Standing, Terms
 from orchestrator.policy.queueing.decisions import Admit, ChangeCause, Evict, Resize, workers_in
 from orchestrator.policy.queueing.orders import Order, Phase, Report
 from orchestrator.policy.queueing.places import Pool, flat_pool
 from orchestrator.ports import UnreachableError
 from orchestrator.service.holdings import Holdings, Revisions
 from orchestrator.spec import Cluster, load_text
-from tests.policy.lending.worlds import MONDAY_S, terms
+from tests.policy.lending.worlds import MONDAY_S, known_days, terms
 
 STEP_S = 30.0
-
-
-def known_days(of: Terms, day: float = 150.0, night: float = 40.0) -> Memory:
-    """Two days, busy by day and quiet by night, hours of rising and falling between."""
-    memory, standing = Memory(), Standing(serving=of.replicas)
-    half = (day + night) / 2
-    hours = [night] * 7 + [half] + [day] * 12 + [half] + [night] * 3
-    for tick in range(2 * 720):
-        at_s = MONDAY_S - 2 * 86_400 + tick * 120
-        hour, part = divmod(tick / 30, 1)
-        rps = hours[int(hour) % 24] * (1 - part) + hours[(int(hour) + 1) % 24] * part
-        _, memory = decide_lending(of, standing, memory, Sample(at_s=at_s, rps=rps), now_s=at_s)
-    return memory
-
-
-# --- One lender -------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Place:
-    """An endpoint of 20 replicas of which the test moves devices, replicas and time."""
-
-    at_s: float = MONDAY_S
-    rps: float = 150.0
-    held: int = 20
-    replicas: int = 20
-    total: float = 0.0
-
-    def see(self) -> Seen:
-        counter = Counter(source="r", at_s=self.at_s, total=self.total)
-        return Seen(counters=(counter,), answering=self.replicas, held=self.held)
-
-    def look(self, lender: Lender, of: Terms, seconds: float = STEP_S) -> None:
-        self.at_s += seconds
-        self.total += self.rps * seconds
-        lender.look(of, self.see(), now_s=self.at_s)
-
-
-def test_a_night_passes_devices_on_only_when_they_are_let_go() -> None:
-    of = terms(settle_s=0.0)
-    place = Place(at_s=MONDAY_S + 3600.0, rps=40.0)
-    lender = Lender(known_days(of))
-    place.look(lender, of)
-    assert lender.owed == 20
-    place.look(lender, of)
-    lent = lender.standing.lent
-    assert isinstance(lender.decision, Lend)
-    assert lent > 5
-    assert lender.owed == 20 - lent
-    place.held = place.replicas = 20 - lent
-    while not isinstance(lender.decision, Recall):
-        assert place.rps < 150.0
-        place.rps += 0.4  # earlier than ever, and no faster than ever
-        place.look(lender, of)
-    back = lender.standing.returning
-    assert lender.owed == 20 - lent + back
-    assert not any(one.left for one in lender.standing.returns)
-    called_s, place.held = place.at_s, 20 - lent + back  # training has let go
-    place.look(lender, of)
-    assert all(one.left for one in lender.standing.returns if one.called_s == called_s)
-    assert lender.drains_s == (STEP_S,)
-    place.replicas = place.held
-    place.look(lender, of)
-    assert lender.standing.serving >= 20 - lent + back
-    assert lender.owed + lender.standing.lent == 20
-
-
-def test_what_was_called_first_is_back_first() -> None:
-    returns = (Return(100.0, 2, called_s=0.0), Return(200.0, 3, called_s=50.0))
-    standing = Standing(serving=10, loans=(Loan(0.0, 5),), returns=returns)
-    after = observed(standing, Seen(counters=(), answering=11, held=20 - 5 - 2), terms())
-    assert after.serving == 11
-    assert after.returns == (
-        Return(100.0, 1, called_s=0.0, left=True),
-        Return(200.0, 1, called_s=50.0, left=True),
-        Return(200.0, 2, called_s=50.0),
-    )
-    assert after.serving + after.returning + after.lent == 20
-
-
-def test_a_replica_that_is_new_is_missed_for_one_look_only() -> None:
-    place, lender = Place(rps=100.0), Lender(window_s=90.0)
-    for _ in range(4):
-        place.look(lender, terms())
-    assert lender.demand is not None
-    assert lender.demand.rps == 100.0
-    assert isinstance(lender.decision, Keep)
-
-
-def test_an_orchestrator_that_is_new_finds_what_is_lent_and_what_is_coming() -> None:
-    standing = found(Seen(counters=(), answering=9, held=12), terms(), now_s=50.0)
-    assert (standing.serving, standing.returning, standing.lent) == (9, 3, 8)
-    assert all(one.left for one in standing.returns)
-
-
-def test_one_that_remembers_disturbs_no_night_and_one_that_does_not_calls_everything_back(tmp_path: Path) -> None:
-    of, file = terms(), tmp_path / "e.json"
-    night = replace(known_days(of))
-    at_s = (night.history.last_s or 0.0) + 3 * 3600.0
-    place = Place(at_s=at_s, rps=40.0, held=10, replicas=10)
-    before = Lender(night)
-    for _ in range(3):
-        place.look(before, of)
-    write_memory(file, before.memory)
-    assert read_memory(file) == before.memory
-    after, stranger = Lender(read_memory(file)), Lender(read_memory(tmp_path / "none.json"))
-    place.look(after, of)
-    stranger.look(of, place.see(), now_s=place.at_s)
-    assert after.owed == 10
-    assert stranger.owed == 20
-
-
-def test_a_recall_is_counted_on_as_measured_once_there_were_some() -> None:
-    assert recall_times((), ()).lead_s == 180.0
-    assert recall_times((5.0,), (300.0, 2.0)).cold_start_s == 300.0
-    assert recall_times((5.0, 6.0, 7.0), (8.0, 9.0, 7.0)) == RecallTimes(snapshot_s=0.0, drain_s=7.0, cold_start_s=9.0)
-
-
-# --- Through the cycle and the real books -----------------------------------------------------------------------------
 
 CLUSTER = """
 apiVersion: tideline/v1

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from orchestrator.adapters.jobs import ending
 from orchestrator.adapters.jobs.chronicle import Chronicle, plan_of
 from orchestrator.adapters.jobs.desk import Desk
 from orchestrator.adapters.jobs.folder import JobFolder
@@ -23,6 +26,7 @@ from orchestrator.ledger.states import JobState
 from orchestrator.ledger.submission import new_holder
 from orchestrator.policy.batch_plan import BatchPlan
 from orchestrator.policy.lending.session import Stage, StageReason
+from orchestrator.policy.queueing.decisions import ChangeCause, Evict
 from orchestrator.policy.queueing.orders import Measured, NoteKind, Order, Phase, Report
 from orchestrator.policy.queueing.places import Pool, flat_pool
 from orchestrator.policy.resize import Outlook
@@ -245,13 +249,88 @@ def test_an_evaluation_that_fails_costs_a_version_and_not_the_job(tmp_path: Path
     assert Nights(tmp_path).times.evaluate_s == 60.0  # nothing is learnt from it
 
 
-def test_stages_are_told_in_the_log_and_in_the_reports(tmp_path: Path) -> None:
-    folder = JobFolder(tmp_path / "jobs" / "a")
+@pytest.mark.parametrize("cause", [ChangeCause.RECALL, ChangeCause.EMERGENCY])
+def test_a_stop_for_devices_that_are_called_back_says_so_and_can_be_overtaken(
+    tmp_path: Path, cause: ChangeCause
+) -> None:
+    what = Evict(job="a", cause=cause, detail="", drain_until_s=99.0)
+    letter = letter_of(Order(id="a-a1-stop", what=what, attempt=1), now_s=9.0)
+    assert (letter.called_back, letter.night_over) == (True, False)
+    assert Letter.from_json({**letter.to_json(), "a later version's": 1}) == letter
+    folder, desk = a_desk(tmp_path)
+    folder.write_order(letter)
+    desk.look()
+    assert desk.night_over == letter
+    assert not desk.is_overtaken()
+    folder.write_order(Letter(id="a-a2", attempt=2, at_s=50.0, seats={"n": 1}))
+    assert desk.is_overtaken()
+
+
+class _Result:
+    """A run that was stopped in order, as far as the end of a night looks at it."""
+
+    def __init__(self, run_dir: Path, *, saved: bool = True) -> None:
+        self.run_dir, self.steps, self.checkpoint_step = run_dir, 7, 7 if saved else 3
+
+
+@pytest.mark.parametrize("called_back", [False, True], ids=["window closes", "devices are called back"])
+def test_who_waits_for_the_devices_does_not_wait_for_the_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, called_back: bool
+) -> None:
+    done: list[str] = []
+    steps = Steps(evaluate=lambda: done.append("evaluated") or "evaluated", register=lambda: "registered as m@1")  # type: ignore[func-returns-value]
+    monkeypatch.setattr(ending, "_steps", lambda job, result, home: steps)
+    (job,) = load_text(JOB)
+    stop = Letter(
+        id="a", attempt=1, at_s=0.0, stop=True, until_s=1e12, night_over=not called_back, called_back=called_back
+    )
+    end = ending.end_of_night(job, _Result(tmp_path), tmp_path, stop, lambda *said: None)  # type: ignore[arg-type]
+    assert end.phase is Phase.STOPPED
+    assert done == ([] if called_back else ["evaluated"])
+    end.afterwards()
+    assert done == ["evaluated"]
+    nights = Nights(tmp_path)
+    assert nights.take_afterwards() == ("its night is over; evaluated; registered as m@1" if called_back else "")
+    assert nights.take_afterwards() == ""
+
+
+def test_nothing_is_evaluated_of_a_night_whose_last_steps_are_on_no_storage(tmp_path: Path) -> None:
+    (job,) = load_text(JOB)
+    stop = Letter(id="a", attempt=1, at_s=0.0, stop=True, until_s=1.0, called_back=True)
+    end = ending.end_of_night(job, _Result(tmp_path, saved=False), tmp_path, stop, lambda *said: None)  # type: ignore[arg-type]
+    end.afterwards()
+    assert Nights(tmp_path).take_afterwards() == ""
+
+
+def test_what_is_done_without_devices_ends_at_once_when_the_job_is_ordered_again() -> None:
+    script = (
+        "import threading; from orchestrator.adapters.jobs.ending import do_afterwards; "
+        "do_afterwards(threading.Event().wait, lambda: True); print('went on')"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout == ""
+
+
+def test_what_fails_without_devices_costs_nothing_but_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    def broken() -> None:
+        raise OSError("no space left on device")
+
+    ending.do_afterwards(broken, lambda: False)
+    assert "no space left on device" in capsys.readouterr().err
+
+
+def a_desk(root: Path) -> tuple[JobFolder, Desk]:
+    folder = JobFolder(root / "jobs" / "a")
     plan = plan_of(min_workers=1, max_workers=4, batch=BatchPlan(4, 1), habits=HABITS)
     chronicle = Chronicle("a", plan=plan, steps=9, habits=HABITS, finish_s=30.0)
-    desk = Desk(folder, chronicle, LogWriter(tmp_path / "logs", "a", tmp_path / "r", lambda: "12:00"), lambda: 50.0)
+    desk = Desk(folder, chronicle, LogWriter(root / "logs", "a", root / "r", lambda: "12:00"), lambda: 50.0)
     folder.write_order(Letter(id="a-a1", attempt=1, at_s=0.0, seats={"n": 1}))
     desk.look()
+    return folder, desk
+
+
+def test_stages_are_told_in_the_log_and_in_the_reports(tmp_path: Path) -> None:
+    folder, desk = a_desk(tmp_path)
     assert desk.night_over is None
     folder.write_order(Letter(id="a-a1-stop", attempt=1, at_s=9.0, stop=True, until_s=99.0, night_over=True))
     desk.look()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from jobs.train.config import RestoreFrom
 from jobs.train.messages import Phase, Snapshot, Stop, encode
 from orchestrator.adapters.ray_train.events import (
@@ -71,6 +73,18 @@ def test_failures_without_progress_end_the_run_with_the_reason() -> None:
         world.now_s += 1000
     assert isinstance(world.hub.offers[-1], RunOver)
     assert "2 failures without progress" in world.hub.offers[-1].error
+
+
+@pytest.mark.parametrize(("steps", "waits"), [(0, []), (3, [0])])
+def test_a_run_that_never_made_a_step_waits_for_no_state_to_be_saved(steps: int, waits: list[int]) -> None:
+    """It would wait for minutes: of a task that fails at its start, keepers have nothing to write."""
+    world = World(failures=0)
+    world.idle()
+    world.start(steps=steps)
+    world.leave(Leaving.FAILED, 1, steps=steps, kind="killed", workers=1)
+    world.idle(error="WorkerGroupError")
+    assert isinstance(world.hub.offers[-1], RunOver)
+    assert world.secured == waits
 
 
 def test_no_order_is_given_before_every_worker_has_joined() -> None:

@@ -108,6 +108,11 @@ def prune(storage: Storage, run: str, keep: int) -> list[int]:
     return [step for step in committed if step not in kept]
 
 
+def drop(storage: Storage, run: str, step: int) -> None:
+    """Delete one checkpoint, its manifest first; nothing if there is none. Raises: StorageError."""
+    _prune_folder(storage, run, step, storage.names(step_folder(run, step)), keep=False)
+
+
 def _prune_folder(storage: Storage, run: str, step: int, files: list[str], *, keep: bool) -> None:
     if not keep:
         storage.delete(sorted(files, key=lambda name: not name.endswith(_MANIFEST)))

@@ -19,8 +19,8 @@ from orchestrator.adapters.endpoints.rollout import Rollable, Rollouts, change_a
 from orchestrator.adapters.endpoints.roster import Roster
 from orchestrator.adapters.endpoints.sight import Sight, write_sight
 from orchestrator.adapters.jobs.folder import JobFolder
-from orchestrator.adapters.jobs.letters import Letter
 from orchestrator.adapters.jobs.log_writer import LogWriter
+from orchestrator.adapters.jobs.orders import DiskPatience, Orders
 from orchestrator.policy.lending.rates import Counter
 from orchestrator.policy.queueing.orders import Phase, Report
 from orchestrator.registry import Registry
@@ -95,8 +95,7 @@ class Keeper:
         self._now_s = now_s
         self._roster = Roster(folder.job)
         self._rollouts = Rollouts(folder, held, log.say)
-        self._stamp: object = None
-        self._order: Letter | None = None
+        self._orders = Orders(folder)
         self._said: tuple[Report, ...] = ()
         self._reported_s = self._followed_s = float("-inf")
         self._answered = False
@@ -107,8 +106,7 @@ class Keeper:
         """Take the order that started this process, and carry it out; False for one to stop: what another process has
         started is then still to be taken down, and nothing is started. Raises: UserError.
         """
-        self._look()
-        if self._order is not None and self._order.stop:
+        if self._told_to_stop():
             return False
         self._leased = self._roster.seats
         self._rollouts.begin(self._leased)
@@ -117,8 +115,7 @@ class Keeper:
 
     def tick(self, counters: tuple[Counter, ...]) -> bool:
         """Carry out what has come and say how things are; False once it was asked to stop."""
-        self._look()
-        if self._order is not None and self._order.stop:
+        if self._told_to_stop():
             return False
         if self._roster.seats != self._leased:
             self._leased = self._roster.seats
@@ -152,9 +149,10 @@ class Keeper:
 
     def _end_of_another(self, phase: Phase, detail: str) -> tuple[Report, ...]:
         """The end of the attempt of a process that died: what that one had reported stays."""
-        if self._order is None:
+        order = self._orders.newest
+        if order is None:
             return ()
-        number = self._order.attempt
+        number = order.attempt
         last = next((one for one in self._folder.read_reports() if one.attempt == number), None)
         known = last or Report(job=self._folder.job, attempt=number, phase=phase)
         return (replace(known, phase=phase, detail=detail),)
@@ -185,17 +183,14 @@ class Keeper:
         if (life := self._held.overtaken()) is not None:
             self._rollouts.become(life)
 
-    def _look(self) -> None:
-        stamp = self._folder.order_stamp()
-        if stamp == self._stamp:
-            return
-        self._stamp, letter = stamp, self._folder.read_order()
-        if letter is None or not letter.follows(self._order):
-            return
-        self._order = letter
-        self._roster.take(letter)
-        self._log.attempt = max(self._log.attempt, letter.attempt)
-        self._log.say("asked to stop" if letter.stop else f"order {letter.id}: {letter.workers} replicas")
+    def _told_to_stop(self) -> bool:
+        """Take an order that has come; whether it ends this process."""
+        letter = self._orders.take()
+        if letter is not None:
+            self._roster.take(letter)
+            self._log.attempt = max(self._log.attempt, letter.attempt)
+            self._log.say("asked to stop" if letter.stop else f"order {letter.id}: {letter.workers} replicas")
+        return self._orders.wants_stop(self._now_s()) > 0
 
     def _report(self, counters: tuple[Counter, ...], answering: int, extra: int) -> None:
         """Ends are said at once, the rest once a second."""
@@ -268,17 +263,11 @@ def _keep(keeper: Keeper, held: Replicas) -> tuple[Phase, str, bool]:
 def _hold(keeper: Keeper, counting: _Counting) -> None:
     """Serve until it is asked to stop."""
     counting.start()
-    refreshed_s, trouble = time.monotonic(), ""
+    refreshed_s, disk = time.monotonic(), DiskPatience()
     while True:
-        try:
+        with disk():
             if not keeper.tick(counting.last):
                 return
-        except OSError as error:  # a disk that is full for a moment takes no endpoint down: the next tick says it all
-            if isinstance(error, ConnectionError | TimeoutError):
-                raise
-            if str(error) != trouble:
-                trouble = str(error)
-                traceback.print_exc()
         if time.monotonic() - refreshed_s > LOOK_S:
             refreshed_s = time.monotonic()
             keeper.look_around()

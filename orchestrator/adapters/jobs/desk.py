@@ -68,10 +68,16 @@ class Desk:
 
     @property
     def night_over(self) -> Letter | None:
-        """The stop that ended the job's night, if it was one."""
+        """The stop that ended the job's night, if it was one: at a close, or because lent devices are called back."""
         with self._lock:
             order = self._orders.newest
-        return order if order is not None and order.night_over else None
+        return order if order is not None and (order.night_over or order.called_back) else None
+
+    def is_overtaken(self) -> bool:
+        """Whether the job was ordered again since it was stopped. For what goes on after `finish`."""
+        with self._lock, self._disk():
+            self._orders.take()
+        return self._orders.is_overtaken
 
     def stage(self, stage: Stage, reason: StageReason, seconds: float | None, said: str) -> None:
         """A stage of the night has begun (no seconds), or is over: said in the log and in the report."""

@@ -13,6 +13,7 @@ from orchestrator.policy.queueing.record import from_text, to_text
 
 CALLED_BACK = frozenset({ChangeCause.RECALL, ChangeCause.EMERGENCY})
 """Causes of a resize whose seats are waited for: who sits there when they are due is killed."""
+_LATER = frozenset({"urgent", "night_over", "called_back"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +21,8 @@ class Letter:
     """The order that holds for a job. `seats`: workers by node, none for a stop. `at_s`: when it was given (UTC
     seconds); `until_s`: when a stop must be over, or seats that are called back must be free. `urgent`: whoever waits
     for the devices cannot wait for state to be written to storage; it is safe in memory first. `night_over`: a stop
-    because the job's window closes: what was trained is evaluated and registered as far as there is time."""
+    because the job's window closes: what was trained is evaluated and registered as far as there is time.
+    `called_back`: a stop because lent devices are wanted back: the same, but once they are free."""
 
     id: str
     attempt: int
@@ -30,6 +32,7 @@ class Letter:
     until_s: float | None = None
     urgent: bool = False
     night_over: bool = False
+    called_back: bool = False
 
     @property
     def workers(self) -> int:
@@ -46,12 +49,13 @@ class Letter:
         """As JSON values."""
         data = {**dataclasses.asdict(self), "seats": dict(self.seats)}
         # A process that was started by an earlier version reads what it knows.
-        return {key: value for key, value in data.items() if value or key not in ("urgent", "night_over")}
+        return {key: value for key, value in data.items() if value or key not in _LATER}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Letter:
-        """The letter that `to_json` wrote."""
-        return cls(**data)
+        """The letter that `to_json` wrote; what a later version has added says nothing here."""
+        known = {one.name for one in dataclasses.fields(cls)}
+        return cls(**{key: value for key, value in data.items() if key in known})
 
 
 def letter_of(order: Order, *, now_s: float) -> Letter:
@@ -75,6 +79,7 @@ def letter_of(order: Order, *, now_s: float) -> Letter:
                 until_s=what.drain_until_s,
                 urgent=urgent,
                 night_over=what.cause is ChangeCause.WINDOW_CLOSED,
+                called_back=what.cause in CALLED_BACK,
             )
         case _:
             assert_never(order.what)

@@ -2,6 +2,8 @@
 
 The control plane says when (`Letter.night_over`) and until when devices may be held; the order of stages and what is
 left out in a hurry is `policy.lending.session`'s. How long stages take is kept beside the run, for the nights to come.
+A night that ends because its devices are called back (`Letter.called_back`) gives them back first and does the rest
+on none; what came of it is told when the job next runs.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ from orchestrator.policy.lending.values import p95
 KEPT = 20
 UNMEASURED = {Stage.CHECKPOINT: 20.0, Stage.EVALUATE: 60.0, Stage.REGISTER: 20.0, Stage.RELEASE: 5.0}
 """Until a stage was seen."""
+AFTERWARDS_S = 900.0
+"""How long a process may go on without devices."""
 _FILE = "nights.json"
+_AFTERWARDS = "afterwards.json"
 Say = Callable[[Stage, StageReason, float | None, str], None]
 """A stage has begun (None), is over after so many seconds, or says something."""
 
@@ -35,12 +40,23 @@ class Nights:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / _FILE
+        self._afterwards = folder / _AFTERWARDS
         self._took: dict[str, list[float]] = read_json(self._path) or {}
 
     def took(self, stage: Stage, seconds: float) -> None:
         """One more; kept at once."""
         self._took[stage.value] = [*self._took.get(stage.value, []), seconds][-KEPT:]
         write_json(self._path, self._took)
+
+    def keep_afterwards(self, said: str) -> None:
+        """What came of a night whose end was told before."""
+        write_json(self._afterwards, {"said": said})
+
+    def take_afterwards(self) -> str:
+        """That, once; empty where there is nothing to tell."""
+        kept = read_json(self._afterwards)
+        self._afterwards.unlink(missing_ok=True)
+        return "" if kept is None else str(kept["said"])
 
     @property
     def times(self) -> StageTimes:

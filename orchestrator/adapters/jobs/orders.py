@@ -1,4 +1,4 @@
-"""What the desks of jobs and studies share: the newest order of their folder, and patience with a full disk."""
+"""What the desks of all that holds leases share: the newest order of their folder, and patience with a full disk."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ class Orders:
         self._folder = folder
         self._stamp: object = None
         self._newest: Letter | None = None
+        self._is_overtaken = False
 
     def take(self) -> Letter | None:
         """An order that has come since the last look; None where there is no news."""
@@ -28,6 +29,7 @@ class Orders:
         if letter is None or not letter.follows(self._newest):
             return None
         if self._newest is not None and self._newest.stop:
+            self._is_overtaken = True
             return None  # what follows a stop is for the next process: this one may still be writing state
         self._newest = letter
         return letter
@@ -36,6 +38,11 @@ class Orders:
     def newest(self) -> Letter | None:
         """The order that holds."""
         return self._newest
+
+    @property
+    def is_overtaken(self) -> bool:
+        """Whether an order for the next process has come, which waits for the end of this one."""
+        return self._is_overtaken
 
     def wants_stop(self, now_s: float) -> int:
         """0 = go on, 1 = stop in order, 2 = at once, for the deadline has passed."""
@@ -46,16 +53,18 @@ class Orders:
 
 
 class DiskPatience:
-    """A disk that is full for a moment ends no run: what could not be written is in the next report."""
+    """A disk that is full for a moment ends nothing: what could not be written is in the next report."""
 
     def __init__(self) -> None:
         self._trouble = ""
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:
-        """Say what is wrong, once, and go on."""
+        """Say what is wrong, once, and go on. Raises: what is no disk's but a network's."""
         try:
             yield
+        except (ConnectionError, TimeoutError):
+            raise
         except OSError as error:
             if str(error) != self._trouble:
                 self._trouble = str(error)

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.adapters.jobs.chronicle import Chronicle, plan_of
 from orchestrator.adapters.jobs.desk import Desk
 from orchestrator.adapters.jobs.door import Door
+from orchestrator.adapters.jobs.ending import End, do_afterwards, end_of_night
 from orchestrator.adapters.jobs.folder import JobFolder
-from orchestrator.adapters.jobs.letters import Letter
 from orchestrator.adapters.jobs.log_writer import LogWriter
-from orchestrator.adapters.jobs.night import Nights, Steps, end_night
+from orchestrator.adapters.jobs.night import Nights
 from orchestrator.policy.batch_plan import BatchPlan
 from orchestrator.policy.lending.session import Stage, StageReason
 from orchestrator.policy.queueing.orders import Phase
@@ -73,11 +73,12 @@ def _run_as_job(folder: JobFolder, document: dict[str, Any], around: dict[str, A
         ticker = threading.Thread(target=_tick, args=(desk, ended), name="desk", daemon=True)
         ticker.start()
         try:
-            phase, detail, final = _run(job, desk, around, door)
+            end = _run(job, desk, around, door)
         finally:
             ended.set()
             ticker.join()
-        say_the_end(lambda: desk.finish(phase, detail, final=final))
+        say_the_end(lambda: desk.finish(end.phase, end.detail, final=end.final))
+        do_afterwards(end.afterwards, desk.is_overtaken)
 
 
 def say_the_end(say: Callable[[], None]) -> None:
@@ -136,8 +137,8 @@ def _open_door(folder: JobFolder) -> Door:
     return door
 
 
-def _run(job: TrainJob, desk: Desk, around: dict[str, Any], door: Door) -> tuple[Phase, str, bool]:
-    """Run the job to an end of any kind: how, in which words, and whether trying again would help nothing."""
+def _run(job: TrainJob, desk: Desk, around: dict[str, Any], door: Door) -> End:
+    """Run the job to an end of any kind."""
     import ray
 
     from orchestrator.adapters.ray_cluster.loopback import for_ray_init
@@ -147,19 +148,19 @@ def _run(job: TrainJob, desk: Desk, around: dict[str, Any], door: Door) -> tuple
         with connected(for_ray_init(around["ray"])):
             result, home = _train(job, desk, around, door), Path(around["home"])
             if result.status is Status.PAUSED and (stop := desk.night_over) is not None:
-                return Phase.STOPPED, _end_night(job, result, home, desk, stop), False
-            outcome = _outcome(job, result, home)
+                return end_of_night(job, result, home, stop, desk.stage)
+            end = _outcome(job, result, home)
             if job.spec.window is not None and result.status is Status.SUCCEEDED:  # its last night
-                desk.stage(Stage.REGISTER, StageReason.TRAINED, None, outcome[1])
-            return outcome
+                desk.stage(Stage.REGISTER, StageReason.TRAINED, None, end.detail)
+            return end
     except UserError as error:
-        return Phase.FAILED, str(error), True
+        return End(phase=Phase.FAILED, detail=str(error), final=True)
     except (ray.exceptions.RayError, ConnectionError) as error:
         traceback.print_exc()
-        return Phase.LOST, f"Ray was lost: {error}", False
+        return End(phase=Phase.LOST, detail=f"Ray was lost: {error}")
     except Exception as error:
         traceback.print_exc()
-        return Phase.FAILED, f"{type(error).__name__}: {error}", False
+        return End(phase=Phase.FAILED, detail=f"{type(error).__name__}: {error}")
 
 
 @contextlib.contextmanager
@@ -182,6 +183,8 @@ def _train(job: TrainJob, desk: Desk, around: dict[str, Any], door: Door) -> Run
     from orchestrator.adapters.ray_train.run import RunOptions, run_train_job
     from orchestrator.adapters.ray_train.signals import StopSignals
 
+    if said := Nights(Path(around["home"]) / "runs" / job.metadata.name).take_afterwards():
+        desk.stage(Stage.RELEASE, StageReason.IN_ORDER, None, said)
     if job.spec.window is not None:
         desk.stage(Stage.TRAIN, StageReason.IN_ORDER, None, "")
     with StopSignals() as signals:
@@ -201,49 +204,18 @@ def notice_plan(said: dict[str, Any] | None) -> NoticePlan:
     return NoticePlan() if said is None else NoticePlan(**{**said, "sources": tuple(said["sources"])})
 
 
-def _end_night(job: TrainJob, result: RunResult, home: Path, desk: Desk, stop: Letter) -> str:
-    """Evaluate and register what was trained by now, as far as the night still lasts; the run goes on another night."""
-    from orchestrator.adapters.ray_train.midway import evaluated
-    from orchestrator.adapters.ray_train.register import register
-
-    latest = [result]
-
-    def evaluate() -> str:
-        latest[0] = evaluated(job, result, home)
-        metrics = ", ".join(f"{name} {value:.4g}" for name, value in sorted(latest[0].metrics.items()))
-        return f"evaluated at step {latest[0].steps}: {metrics or 'no metrics'}"
-
-    def enter() -> str:
-        try:
-            version = register(job, latest[0], home)
-        except UserError as error:  # a gate that is not reached yet ends no job: there are other nights
-            return f"not registered: {error}"
-        return f"registered as {version.ref}" if version else "nothing to register"
-
-    return end_night(
-        Nights(result.run_dir),
-        Steps(evaluate=evaluate, register=enter),
-        asked_s=stop.at_s,
-        until_s=time.time() if stop.until_s is None else stop.until_s,
-        saved=result.checkpoint_step is not None and result.checkpoint_step == result.steps,
-        registers=job.spec.register is not None,
-        now_s=time.time,
-        say=desk.stage,
-    )
-
-
-def _outcome(job: TrainJob, result: RunResult, home: Path) -> tuple[Phase, str, bool]:
+def _outcome(job: TrainJob, result: RunResult, home: Path) -> End:
     from orchestrator.adapters.ray_train.events import Status
     from orchestrator.adapters.ray_train.register import register
 
     match result.status:
         case Status.SUCCEEDED:
             version = register(job, result, home)
-            return Phase.SUCCEEDED, f"registered as {version.ref}" if version else "", True
+            return End(phase=Phase.SUCCEEDED, detail=f"registered as {version.ref}" if version else "", final=True)
         case Status.PAUSED:
-            return Phase.STOPPED, "stopped with its state saved", False
+            return End(phase=Phase.STOPPED, detail="stopped with its state saved")
         case _:
-            return Phase.FAILED, result.detail, True
+            return End(phase=Phase.FAILED, detail=result.detail, final=True)
 
 
 def _stamp() -> str:

@@ -21,6 +21,7 @@ from orchestrator.adapters.detached import reap, spawn
 from orchestrator.adapters.files import read_json, write_json
 from orchestrator.adapters.jobs.folder import Birth, JobFolder
 from orchestrator.adapters.jobs.letters import Letter, letter_of
+from orchestrator.adapters.jobs.night import AFTERWARDS_S
 from orchestrator.policy.queueing.orders import Order, Phase, Report
 from orchestrator.ports import UnreachableError
 
@@ -202,9 +203,15 @@ class JobRunner:
     def _hurry(self, folder: JobFolder, letter: Letter) -> None:
         """Kill a process that is far beyond the deadline of its stop."""
         late_s = 0.0 if letter.until_s is None else self._now_s() - letter.until_s
-        if letter.stop and late_s > STOP_PATIENCE_S:
+        patience_s = AFTERWARDS_S if letter.called_back and self._is_said(folder, letter) else STOP_PATIENCE_S
+        if letter.stop and late_s > patience_s:
             log.error("a job did not stop in time; its process is killed", job=folder.job, late_s=round(late_s))
             folder.kill()
+
+    def _is_said(self, folder: JobFolder, letter: Letter) -> bool:
+        """Whether the end of the ordered attempt was: its devices are free, or will be in a moment."""
+        told = any(one.over for one in folder.read_reports() if one.attempt == letter.attempt)
+        return told or letter.attempt <= self._acknowledged(folder.job)
 
     def _tidy(self, folder: JobFolder) -> bool:
         """Forget a job whose last end is in the books, and whose process has gone and has left nothing."""

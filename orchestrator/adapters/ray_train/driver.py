@@ -267,7 +267,12 @@ class Driver:
         self._emit(closed)
 
     def _secure(self, step: int) -> None:
-        """The keepers end with this session: what they hold goes to storage, unless somebody cannot wait."""
+        """The keepers end with this session: what they hold goes to storage, unless somebody cannot wait.
+
+        Of a session that made no step they hold nothing, and whoever waited for it would wait in vain.
+        """
+        if not self._tempo.steps_done:
+            return
         self._around.state.secure(step, lambda: self._wants_stop() > 1)
         for event in self._around.state.committed(self._now_s()):
             self._emit(event)

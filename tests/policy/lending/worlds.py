@@ -67,3 +67,16 @@ def learnt(of: Terms, demand: Sequence[float], *, begins_s: float = MONDAY_S) ->
         sample = Sample(at_s=now_s, rps=rps)
         _, kept = decide_lending(quiet, Standing(serving=of.replicas), kept, sample, now_s=now_s)
     return kept
+
+
+def known_days(of: Terms, day: float = 150.0, night: float = 40.0) -> Memory:
+    """Two days, busy by day and quiet by night, hours of rising and falling between."""
+    memory, standing = Memory(), Standing(serving=of.replicas)
+    half = (day + night) / 2
+    hours = [night] * 7 + [half] + [day] * 12 + [half] + [night] * 3
+    for tick in range(2 * 720):
+        at_s = MONDAY_S - 2 * 86_400 + tick * 120
+        hour, part = divmod(tick / 30, 1)
+        rps = hours[int(hour) % 24] * (1 - part) + hours[(int(hour) + 1) % 24] * part
+        _, memory = decide_lending(of, standing, memory, Sample(at_s=at_s, rps=rps), now_s=at_s)
+    return memory
