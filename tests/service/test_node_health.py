@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,12 +28,18 @@ class Cluster:
         pool = Pool(name="p", resource="GPU", device="gpu", micro_usd_per_device_hour=0, nodes=nodes)
         self.world = World(sqlite(folder), pools=(pool,))
         self.alive = True
+        self.looked = threading.Event()
         self.begin()
 
     def begin(self) -> None:
-        self.probes = Probes(lambda: {"n0": "a0", "n1": "a1"}, lambda address: self.alive or address != "a0")
+        self.probes = Probes(lambda: {"n0": "a0", "n1": "a1"}, self.asked)
         self.capacity = HeldCapacity(self.world.capacity, lambda: self.world.ledger.node_holds)
         self.chore = NodeHealth(self.world.ledger, self.capacity.nodes, self.probes)
+
+    def asked(self, address: str) -> bool:
+        """The round that a cycle begins ends after that cycle has looked: on any machine it tells only the next."""
+        self.looked.wait()
+        return self.alive or address != "a0"
 
     def restart(self) -> None:
         self.world.restart()
@@ -43,7 +50,9 @@ class Cluster:
         world = self.world
         for _ in range(times):
             world.clock.at_s += seconds
+            self.looked.clear()
             self.chore(world.clock.now_s())
+            self.looked.set()
             self.probes.join()
             run_cycle(
                 Ports(
