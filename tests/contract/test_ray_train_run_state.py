@@ -35,6 +35,11 @@ class Keepers:
     def begin_attempt(self, attempt, world_size, **rest):
         self.begun = attempt
 
+    def flush(self, step, timeout_s):
+        self.flushed = step
+
+    flushed = None
+
     def newest(self, storage_step):
         if self.step is None:
             return None
@@ -132,3 +137,21 @@ def test_while_nodes_are_about_to_go_the_keepers_are_asked_more_often(store, mon
     assert asked_in_a_second() == (4, 1)
     found.tell([])
     assert asked_in_a_second() == (1, 1)
+
+
+@pytest.mark.parametrize(("held", "waited_for"), [(47, 47), (30, None), (12, None), (0, None)])
+def test_the_end_waits_for_what_keepers_alone_have_and_for_nothing_else(store, held, waited_for):
+    """Storage has step 30. A wait for any step would be over at once, one for a state that nobody has never."""
+    keepers = Keepers(held)
+    assert RunState("run", keepers, storage_url=store.as_uri(), every_s=1.0, keep=1, domains=dict).secure(
+        0, lambda: False
+    )
+    assert keepers.flushed == waited_for
+
+
+def test_the_end_of_a_run_without_any_state_waits_for_nothing(tmp_path):
+    keepers = Keepers(0)
+    assert RunState("run", keepers, storage_url=tmp_path.as_uri(), every_s=1.0, keep=1, domains=dict).secure(
+        0, lambda: False
+    )
+    assert keepers.flushed is None

@@ -135,8 +135,14 @@ class RunState:
         )
 
     def secure(self, step: int, give_up: Callable[[], bool]) -> bool:
-        """Bring the newest whole state, of `step` or later, to storage before the session's keepers may end; whether
-        it is there. Blocks until then, or until `give_up`."""
+        """Bring the newest whole state, of `step` or later (0: whatever the keepers have), to storage before the
+        session's keepers may end; whether it is there. Blocks until then, or until `give_up`."""
+        if not step:
+            newest, _ = self._newest_stored()
+            held = self._fleet.newest(newest.step if newest else None)
+            if held is not None and held.source is not Source.KEEPERS:
+                return True  # nothing that storage has not: waiting for it would be in vain
+            step = held.step if held is not None else step
         flushing = self._fleet.flush(step, FLUSH_S)
         if flushing is None:
             return True
