@@ -17,8 +17,10 @@ from serving.policy.tiers import Tier
 
 # A retry is on time from its moment until so much later: clients round, wait in their own loops and cross a network.
 GRACE_S = 1.0
+# Who comes at all comes at once: room is kept from others only so long, and who comes later takes it all the same.
+_ROOM_S = 0.1
 _MAX_RESERVED = 256
-_LEARNING = 0.05
+_LEARNING = 0.1
 _LEAST_FREE = 0.1
 
 
@@ -89,7 +91,8 @@ class Reservations:
     def expected(self, *, now_s: float, until_s: float) -> list[Reservation]:
         """Promises that fall due until then, thinned to the share that is kept by those who were told to come."""
         self._expire(now_s)
-        due = sorted((r for r in self._open.values() if r.at_s <= until_s), key=lambda r: (r.at_s, r.request.id))
+        awaited = (r for r in self._open.values() if now_s - _ROOM_S <= r.at_s <= until_s)
+        due = sorted(awaited, key=lambda r: (r.at_s, r.request.id))
         rate = self.show_rate
         return [r for i, r in enumerate(due) if math.floor((i + 1) * rate + 0.5) > math.floor(i * rate + 0.5)]
 
