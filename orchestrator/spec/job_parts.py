@@ -138,7 +138,8 @@ class Runtime(SpecModel):
         for name in self.env:
             if _SECRET_VALUE.search(name):
                 want = "values of secrets must not stand in a file"
-                yield Finding(("env", name), Code.CONFLICT, "holds a secret's value", want, "Name it under secrets")
+                step = "Keep it in a file that workers can read, and give the path"
+                yield Finding(("env", name), Code.CONFLICT, "holds a secret's value", want, step)
 
 
 class Budget(SpecModel):
