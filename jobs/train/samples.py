@@ -67,10 +67,6 @@ class SampleStream:
         count = min(micro_batch_size, self.global_batch_size - first)
         return self._at(step * self.global_batch_size + first, count)
 
-    def micro_batch_ids(self, step: int, micro_batch: int, micro_batch_size: int) -> NDArray[np.int64]:
-        """Sample ids of one micro-batch."""
-        return self.micro_batch(step, micro_batch, micro_batch_size).ids
-
     def _at(self, place: int, count: int) -> Samples:
         if place < 0 or place + count > _MAX_PLACES:
             raise ValueError(f"place {place} of the sample sequence is outside 0..2^62")

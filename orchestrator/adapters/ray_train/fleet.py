@@ -112,10 +112,6 @@ class Fleet:
                 self._drained.add(node)
                 self._agents[node].drained.remote()
 
-    def has_keepers(self) -> bool:
-        """Whether any node keeps snapshots."""
-        return bool(self._addresses())
-
     def keepers(self) -> dict[str, KeeperFacts]:
         """The keepers by node."""
         return {node: facts.keeper for node, facts in self._facts.items() if facts.keeper}

@@ -57,12 +57,6 @@ class Attempt:
     detail: str = ""
     parts: dict[Part, float] = field(default_factory=dict)
 
-    def stepping_s(self) -> float:
-        """Seconds from the beginning of the first step to the end of the last one."""
-        if self.first_step_began_at_s is None or self.last_step_at_s is None:
-            return 0.0
-        return self.last_step_at_s - self.first_step_began_at_s
-
 
 class RunRecord:
     """The state of the fold. `apply` events in order; `to_json` is what `record.json` holds."""
