@@ -1,4 +1,4 @@
-"""`tide models`: list, show, verify and alias registered models."""
+"""`tide models`: list, show and verify registered models; name versions by aliases, and forget those."""
 
 from __future__ import annotations
 
@@ -66,6 +66,20 @@ def alias(
     version = _registry().set_alias(ref, name)
     result = {"model": version.model, "alias": name, "number": version.number}
     emit("ModelAlias", result, output, table=f"{version.model}@{name} is now {version.ref}")
+
+
+@app.command("unalias")
+def unalias(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="The alias, such as champion.", show_default=False)],
+    output: Output = Format.TABLE,
+) -> None:
+    """Forget an alias; its version stays, and endpoints that follow the alias go on with what they serve."""
+    registry = _registry()
+    number = registry.aliases(model).get(name)
+    registry.remove_alias(model, name)
+    result = {"model": model, "alias": name, "number": number}
+    emit("ModelAliasRemoval", result, output, table=f"{model}@{name} is forgotten; {model}@{number} stays")
 
 
 def _registry() -> Registry:

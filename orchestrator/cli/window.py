@@ -1,4 +1,4 @@
-"""`tide window`: the windows of a Cluster, when they open next, and whether a session fits."""
+"""`tide window`: the windows of a Cluster, when they open next, whether a session fits, and what would be lent."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import typer
 
 from orchestrator.cli.output import Format, Output, emit, make_table
+from orchestrator.cli.rehearse import rehearse_lending
 from orchestrator.policy.queueing.from_spec import windows_of
 from orchestrator.policy.queueing.places import OpenHours
 from orchestrator.policy.windows import Occurrence, current, next_fit_s, slice_fits, time_left_s, upcoming
@@ -23,6 +24,7 @@ from orchestrator.spec.quantities import parse_duration, render_duration
 from orchestrator.spec.times import parse_instant
 
 app = typer.Typer(no_args_is_help=True)
+app.command("rehearse")(rehearse_lending)
 
 _MAX_SHOWN = 366
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A YAML file with one Cluster.", show_default=False)]

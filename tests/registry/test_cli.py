@@ -63,9 +63,20 @@ def test_alias_moves_what_a_name_means(registry: Registry, capsys: pytest.Captur
     assert registry.get("gpt-demo@champion").number == 1
 
 
+def test_unalias_forgets_a_name_and_keeps_the_version(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+    registry.set_alias("gpt-demo@1", "champion")
+    code, out, _ = tide(capsys, "unalias", "gpt-demo", "champion")
+    assert (code, out) == (0, "gpt-demo@champion is forgotten; gpt-demo@1 stays\n")
+    assert registry.aliases("gpt-demo") == {}
+    assert registry.get("gpt-demo@1").number == 1
+
+
 @pytest.mark.parametrize(
     ("argv", "exit_code"),
     [
+        (["unalias", "gpt-demo", "champion"], 4),
+        (["unalias", "absent", "champion"], 4),
+        (["unalias", "gpt-demo", "latest"], 3),
         (["show", "absent"], 4),
         (["show", "gpt-demo@9"], 4),
         (["ls", "absent"], 4),

@@ -9,8 +9,8 @@ import pytest
 
 from serving.policy import Admitted, Idle, RefusalReason, Refused, StepPlan, Tier, TierScheduler, TierTarget
 from serving.policy.admission import decide
-from serving.policy.fill import Rules
 from serving.policy.rows import Row
+from serving.policy.rules import Rules
 from tests.serving.policy.simulator import simulate
 from tests.serving.policy.worlds import CONFIG, MODEL, SLOTS, backlog, request, scheduler
 
