@@ -34,8 +34,9 @@ def rehearse_lending(
     ],
     demand_file: Annotated[
         Path,
-        typer.Option("--demand", metavar="FILE", help="Requests/s over time: CSV with t_seconds,NAME_rps.",
-                     show_default=False),
+        typer.Option(
+            "--demand", metavar="FILE", help="Requests/s over time: CSV with t_seconds,NAME_rps.", show_default=False
+        ),
     ],
     column: Annotated[
         str | None, typer.Option("--column", metavar="NAME", help="Column NAME_rps; default: the endpoint's name.")
@@ -45,8 +46,12 @@ def rehearse_lending(
     ] = None,
     begins: Annotated[
         str | None,
-        typer.Option("--begins", metavar="TIME", help="When second 0 was, ISO 8601 with offset; default a Monday's 0:00.",
-                     show_default=False),
+        typer.Option(
+            "--begins",
+            metavar="TIME",
+            help="When second 0 was, ISO 8601 with offset; default a Monday's 0:00.",
+            show_default=False,
+        ),
     ] = None,
     output: Output = Format.TABLE,
 ) -> None:
@@ -145,7 +150,7 @@ def _table(terms: Terms, demand: DemandSeries, played: Rehearsal) -> Group:
          f"{day.short_s:.0f} s"]
         for day in played.days
     ]  # fmt: skip
-    columns = ("DAY", "PEAK REQUESTS/S", "FEWEST REPLICAS", "LENT REPLICA-HOURS", "SHORT OF REPLICAS")
+    columns = ("DAY", "PEAK RPS", "FEWEST UP", "LENT HOURS", "SHORT")
     table = make_table(columns, rows, right=columns[1:])
     many = played.decisions
     counts = f"{many['Lend']} lendings, {many['Recall']} recalls, {many['Emergency']} in a hurry"

@@ -224,6 +224,7 @@ class VllmReplica:
             stop=list(generation.stop), output_kind=self._vllm.sampling_params.RequestOutputKind.DELTA,
         )  # fmt: skip
 
+
 def load_vllm(
     folder: Path, config: PolicyConfig, *, slots: int, max_context: int | None, precision: str
 ) -> VllmReplica:

@@ -67,7 +67,9 @@ def chat(service: Service, body: ChatBody, ask: Ask) -> TextOperation:
     """Raises: ApiError that names the field."""
     service.check_model(body.model)
     prompt = service.encode(chat_prompt(body.messages), "messages")
-    named = Fields(prompt="messages", max_tokens="max_completion_tokens" if body.max_completion_tokens else "max_tokens")
+    named = Fields(
+        prompt="messages", max_tokens="max_completion_tokens" if body.max_completion_tokens else "max_tokens"
+    )
     most = body.max_completion_tokens or body.max_tokens
     return _text(service, service.generation(body, prompt, ask, max_tokens=most, named=named), CHAT, "")
 

@@ -22,9 +22,9 @@ _MAX_TRIALS = 4
 _NO_DELAY_S = 1e-3
 # Who must end later than so many allowances after the deadline is protected no more. With room for rounding.
 _MAX_ALLOWANCES_LATE = 1.001
-# Rows looked at for one decision, over all steps that it plays forward: some ten milliseconds. Whoever needs more to
+# Rows looked at for one decision, over all steps that it plays forward: some two milliseconds. Whoever needs more to
 # be sure of comes into a queue that no more should join.
-_MAX_EFFORT = 5000
+_MAX_EFFORT = 3000
 
 
 class RefusalReason(enum.StrEnum):
@@ -105,10 +105,11 @@ def _try(
         return RefusalReason.WOULD_BE_LATE
     after.play(max(last_s.values()))
     harmed = _late(last_s, after.finish_s)
-    if harmed:
+    if harmed and effort.left > 0:
         before = Forecast(online, costs, start_s=start_s, coming=coming, effort=effort)
         before.play(max(last_s.values()))
-        harmed -= {row_id for row_id in harmed if _delay_s(row_id, before, after) < _NO_DELAY_S}
+        if effort.left > 0:  # what was not played to its end says nothing of who would be late anyway
+            harmed -= {row_id for row_id in harmed if _delay_s(row_id, before, after) < _NO_DELAY_S}
     if harmed:
         in_order = order_online([*online, *coming, new], costs.rules, now_s=start_s)
         harmed -= yielding(in_order, request.id)

@@ -48,6 +48,13 @@ class Costs:
         prompt, tokens = request.prompt_tokens, request.max_tokens
         return self.alone_s(prompt - row.prefilled, tokens - row.generated, prompt + tokens)
 
+    def least_chunk(self, prompt: int) -> int:
+        """The smallest part of so many prompt tokens that is ever put into a step, as `fill.Packing` tries them."""
+        tokens = min(self.chunk, prompt)
+        while tokens // 2 >= self.min_chunk:
+            tokens //= 2
+        return tokens
+
     def caps_s(self, present: int) -> tuple[float, ...]:
         """Per rank, the longest step that live rows of faster tiers allow; `present` has a bit for each live rank."""
         found = self._caps_s.get(present)
@@ -58,10 +65,11 @@ class Costs:
 
 
 class Run:
-    """One row's progress. `tokens` are still to be made, `prefill` prompt tokens still to be read."""
+    """One row's progress. `tokens` are still to be made, `prefill` prompt tokens still to be read, `least` of them in
+    the smallest chunk that is tried."""
 
-    __slots__ = ("_allowed_s", "_costs", "_deadline_s", "_decode_s", "_late_s", "_row", "alone_s", "context", "prefill",
-                 "rank", "request", "steps", "tokens", "towards_s")  # fmt: skip
+    __slots__ = ("_allowed_s", "_costs", "_decode_s", "_row", "alone_s", "context", "deadline_s", "late_s", "least",
+                 "prefill", "rank", "request", "steps", "tokens", "towards_s")  # fmt: skip
 
     def __init__(self, row: Row, costs: Costs) -> None:
         request = row.request
@@ -70,14 +78,15 @@ class Run:
         self.request = request
         self.rank = RANK[request.tier]
         self._decode_s = costs.step_s(1, 0, request.prompt_tokens + request.max_tokens)
-        self._deadline_s = self.towards_s = request.deadline_s
+        self.deadline_s = self.towards_s = request.deadline_s
         self._allowed_s = allowance_s(request)
-        self._late_s = -nearly_s(self._allowed_s)
+        self.late_s = -nearly_s(self._allowed_s)
         self.prefill = request.prompt_tokens - row.prefilled
         self.tokens = request.max_tokens - row.generated
         self.context = row.prefilled + row.generated
         self.steps = row.remaining_steps(costs.chunk)
         self.alone_s = costs.row_alone_s(row)
+        self.least = costs.least_chunk(self.prefill)
 
     def is_waited_for(self, now_s: float) -> bool:
         """Somebody waits for it, or it is a batch row near its deadline."""
@@ -87,9 +96,9 @@ class Run:
 
     def due_s(self, now_s: float) -> float:
         """The deadline to work towards, as `order.working_towards_s`; it is noted as `towards_s`."""
-        slack_s = self._deadline_s - now_s - self.alone_s
-        towards_s = self._deadline_s
-        if slack_s < self._late_s:
+        slack_s = self.deadline_s - now_s - self.alone_s
+        towards_s = self.deadline_s
+        if slack_s < self.late_s:
             towards_s += math.ceil(-slack_s / self._allowed_s) * self._allowed_s
         self.towards_s = towards_s
         return towards_s
@@ -112,6 +121,7 @@ class Run:
         self.steps = chunks + self.tokens - (1 if chunks else 0)
         reach = self.request.prompt_tokens + self.request.max_tokens
         self.alone_s = self._costs.alone_s(self.prefill, self.tokens, reach)
+        self.least = self._costs.least_chunk(self.prefill)
 
     def as_row(self) -> Row:
         """The row as it is by now."""

@@ -79,7 +79,7 @@ class Packing:
         return self._model.predict_s(self.shape) if self.work else 0.0
 
     def add(self, row: Row, limit_s: float) -> bool:
-        """The most work for `row` that keeps the step within the limit: a decoded token; of a prompt a whole chunk, half
+        """The most work for `row` that keeps the step within the limit: a decoded token; of a prompt a chunk, half
         of it, ...; or nothing, which is False."""
         if row.needs_prefill:
             return self._add_chunk(row, limit_s)

@@ -151,10 +151,11 @@ class _Step:
         deadline_s, present = math.inf, 0
         for run in live:
             present |= 1 << run.rank
-            spare_s = run.due_s(now_s) - now_s - tail_s
+            is_in_time = run.deadline_s - now_s - run.alone_s >= run.late_s  # as in `due_s`, which costs a call
+            run.towards_s = run.deadline_s if is_in_time else run.due_s(now_s)
+            spare_s = run.towards_s - now_s - tail_s
             if spare_s > 0:
-                steps = run.steps
-                limit_s = spare_s * share / steps if steps > 1 else spare_s * share
+                limit_s = spare_s * share / run.steps if run.steps > 1 else spare_s * share
                 if limit_s < deadline_s:
                     deadline_s = limit_s
         return costs.caps_s(present), deadline_s
@@ -162,30 +163,35 @@ class _Step:
     def _fill(self, seated: Sequence[Run], caps_s: Sequence[float], deadline_s: float) -> None:
         costs = self._costs
         decode_s, prefill_s, context_s = costs.decode_s, costs.prefill_s, costs.context_s
+        limits_s = [min(cap_s, deadline_s) for cap_s in caps_s]
+        # What did not fit, per rank: as much or more of it does not fit beside more, so nobody need try again.
+        chunk, reach = [math.inf] * len(limits_s), [math.inf] * len(limits_s)
         decodes = prefill = context = 0
         for run in seated:
-            cap_s = caps_s[run.rank] if decodes or prefill else math.inf  # the first one's work always fits
-            limit_s = min(cap_s, deadline_s) if decodes or prefill else math.inf
+            rank = run.rank
+            limit_s = limits_s[rank] if decodes or prefill else math.inf  # the first one's work always fits
             if run.prefill:
-                tokens, needs_s = self._most_tokens(run, decodes, prefill, context, limit_s)
-                if tokens:
-                    self.reading.append((run, tokens))
-                    prefill += tokens
-                    continue
-            else:
+                if run.least < chunk[rank]:
+                    tokens, needs_s = self._most_tokens(run, decodes, prefill, context, limit_s)
+                    if tokens:
+                        self.reading.append((run, tokens))
+                        prefill += tokens
+                        continue
+                    chunk[rank] = run.least
+                    self._may_change |= needs_s <= caps_s[rank]
+            elif run.context < reach[rank]:
                 needs_s = decode_s[decodes + 1] + prefill_s * prefill + context_s * (context + run.context)
                 if needs_s <= limit_s:
                     self.decoding.append(run)
                     decodes += 1
                     context += run.context
                     continue
+                reach[rank] = run.context
+                self._may_change |= needs_s <= caps_s[rank]
             self._at_rest.append(run)
-            self._may_change |= needs_s <= cap_s
         self.prefill, self.context = prefill, context
 
-    def _most_tokens(
-        self, run: Run, decodes: int, prefill: int, context: int, limit_s: float
-    ) -> tuple[int, float]:
+    def _most_tokens(self, run: Run, decodes: int, prefill: int, context: int, limit_s: float) -> tuple[int, float]:
         """Prompt tokens of the run that fit beside the others (0 = none), and the step's time with the last try."""
         costs = self._costs
         tokens = min(costs.chunk, run.prefill)
@@ -193,6 +199,6 @@ class _Step:
             needs_s = costs.step_s(decodes, prefill + tokens, context)
             if needs_s <= limit_s:
                 return tokens, needs_s
-            if tokens // 2 < costs.min_chunk:
+            if tokens == run.least:
                 return 0, needs_s
             tokens //= 2

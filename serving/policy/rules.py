@@ -40,7 +40,7 @@ def alone_s(row: Row, rules: Rules) -> float:
 
 
 def needs_alone_s(prompt: int, tokens: int, reach: int, rules: Rules) -> float:
-    """Time alone to read so many prompt tokens and make so many others, of a row that will have `reach` in its cache."""
+    """Time alone to read so many prompt tokens and make so many others, of a row that comes to `reach` tokens."""
     predict_s, chunk = rules.model.predict_parts_s, rules.config.prefill_chunk_tokens
     decodes_s = (tokens - (1 if prompt else 0)) * predict_s(1, 0, reach)
     if not prompt:

@@ -46,7 +46,7 @@ def test_the_scheduler_gets_what_the_file_says() -> None:
     config = policy_config(load_one(DEMO, Endpoint))
     keystroke = config.targets[Tier.KEYSTROKE]
     assert keystroke.deadline_s(10.0, 20) == pytest.approx(10.0 + 0.3 + 20 * 0.01)
-    assert (keystroke.step_cap_s, config.batch_share, config.supersede) == (0.016, 0.05, True)
+    assert (keystroke.step_cap_s, config.batch_share, config.supersede) == (0.02, 0.05, True)
     assert tier_limits(load_one(DEMO, Endpoint))[Tier.KEYSTROKE].max_tokens == 64
 
 

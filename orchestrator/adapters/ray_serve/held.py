@@ -289,6 +289,7 @@ class HeldEndpoint:
         """Whether one more replica of each part could start."""
         return has_room(self.endpoint.spec.replicas.resources, len(self._parts()))
 
+
 def _read(document: Document) -> Endpoint:
     (endpoint,) = load_text(json.dumps(dict(document)), where=str(document["metadata"]["name"]))
     assert isinstance(endpoint, Endpoint), "an endpoint's process has an Endpoint"
