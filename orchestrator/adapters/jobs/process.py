@@ -28,7 +28,7 @@ from orchestrator.adapters.jobs.folder import JobFolder
 from orchestrator.adapters.jobs.log_writer import LogWriter
 from orchestrator.adapters.jobs.night import Nights
 from orchestrator.policy.batch_plan import BatchPlan
-from orchestrator.policy.lending.session import Stage, StageReason
+from orchestrator.policy.lending.session import NO_ENDING, Stage, StageReason
 from orchestrator.policy.queueing.orders import Phase
 from orchestrator.spec import TrainJob, load_text
 from orchestrator.spec.errors import UserError
@@ -113,8 +113,8 @@ def _desk(folder: JobFolder, job: TrainJob, around: dict[str, Any]) -> Desk:
     )
     log = _log(folder, around, ranks=Path(around["home"]) / "runs" / folder.job / "logs")
     nights = Nights(Path(around["home"]) / "runs" / folder.job).times
-    finish_s = 0.0 if job.spec.window is None else nights.finish_s if job.spec.register else nights.leave_s
-    chronicle = Chronicle(folder.job, plan=plan, steps=job.spec.steps, habits=HABITS, finish_s=finish_s)
+    ending = NO_ENDING if job.spec.window is None else nights.ending(registers=job.spec.register is not None)
+    chronicle = Chronicle(folder.job, plan=plan, steps=job.spec.steps, habits=HABITS, ending=ending)
     return Desk(folder, chronicle, log, time.time)
 
 
@@ -183,8 +183,11 @@ def _train(job: TrainJob, desk: Desk, around: dict[str, Any], door: Door) -> Run
     from orchestrator.adapters.ray_train.run import RunOptions, run_train_job
     from orchestrator.adapters.ray_train.signals import StopSignals
 
-    if said := Nights(Path(around["home"]) / "runs" / job.metadata.name).take_afterwards():
+    nights = Nights(Path(around["home"]) / "runs" / job.metadata.name)
+    if said := nights.take_afterwards():
         desk.stage(Stage.RELEASE, StageReason.IN_ORDER, None, said)
+    if staged := nights.take_staged():
+        desk.stage(Stage.STAGE_IN, StageReason.IN_ORDER, *staged)
     if job.spec.window is not None:
         desk.stage(Stage.TRAIN, StageReason.IN_ORDER, None, "")
     with StopSignals() as signals:
