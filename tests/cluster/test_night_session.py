@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from jobs.data import pack
+from orchestrator.adapters.files import read_json
+from orchestrator.adapters.jobs.aside import start_child
 from orchestrator.adapters.jobs.folder import JobFolder
 from orchestrator.adapters.jobs.letters import Letter
 from orchestrator.adapters.jobs.night import Nights
@@ -111,3 +113,9 @@ def test_a_night_that_is_over_leaves_a_version_and_the_job_its_state(tmp_path: P
     assert (second.phase, "once they are free" in second.detail) == (Phase.STOPPED, True), second.detail
     assert Registry(tmp_path / "models").get("night-gpt@2").provenance.run == f"nightly/{second.steps_done}"
     assert nights.take_afterwards().endswith("registered as night-gpt@2")
+    # A job that trained on would leave the same version by a process beside it.
+    beside = start_child(folder)
+    assert beside.wait() == 0, folder.output.read_text()[-2000:]
+    said = read_json(tmp_path / "runs" / "nightly" / "aside.json")["said"]
+    assert said.startswith(f"evaluated at step {second.steps_done}: bits_per_byte ")
+    assert said.endswith("registered as night-gpt@2")

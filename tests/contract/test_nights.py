@@ -300,7 +300,7 @@ def test_who_waits_for_the_devices_does_not_wait_for_the_evaluation(
 ) -> None:
     done: list[str] = []
     steps = Steps(evaluate=lambda: done.append("evaluated") or "evaluated", register=lambda: "registered as m@1")  # type: ignore[func-returns-value]
-    monkeypatch.setattr(ending, "_steps", lambda job, result, home: steps)
+    monkeypatch.setattr(ending, "steps_of", lambda job, result, home: steps)
     (job,) = load_text(JOB)
     stop = Letter(
         id="a", attempt=1, at_s=0.0, stop=True, until_s=1e12, night_over=not called_back, called_back=called_back
