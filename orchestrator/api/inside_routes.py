@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
@@ -63,10 +63,10 @@ async def begin(job: JobId, body: models.ExecBody, service: TheService, caller: 
 async def watch(job: JobId, visit: VisitId, service: TheService, caller: TheCaller) -> Any:
     """What the command says, once; whoever leaves before its end ends it."""
     found = await _visit(service, caller, job, visit)
-    return streaming(service, "exec", _frames(service.visits.watch(found)))
+    return streaming(service, "exec", _frames(service.visits.watch(found)), caller)
 
 
-async def _frames(said: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
+async def _frames(said: AsyncIterator[dict[str, Any]]) -> AsyncGenerator[str, None]:
     async for one in said:
         yield frame("exit" if "code" in one else "output", one) if one else KEEP_ALIVE
 
