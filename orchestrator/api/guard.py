@@ -121,7 +121,9 @@ class Guard:
         return watched
 
     def _note(self, scope: Scope, seen: _Seen) -> None:
-        if scope["method"] in _READING and seen.status not in (401, 403):
+        typed = scope["path"].endswith("/input") and seen.status == 200
+        if (scope["method"] in _READING or typed) and seen.status not in (401, 403):
+            # Of a command, its begin is a line: each key that is typed there would be one, with its time.
             return
         caller, client = seen.caller, scope.get("client")
         self._service.audit.write(
