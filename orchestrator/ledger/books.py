@@ -9,7 +9,7 @@ cost:TENANT for every lease; sponsor -> purse -> reserved -> spent for what a te
 
 Granted steps have a price, too: sponsors:TENANT -> pledged:TENANT when they are set aside, at what a step of the job was
 measured to cost, -> steps:TENANT as they are made, back to sponsors:TENANT if they are not. What they cost beyond that
-the house bears; steps that nobody had measured before are priced once they are made, at what they cost in their job.
+the house bears; steps that nobody had measured before are priced once they are made, at what their attempt has cost.
 """
 
 from __future__ import annotations
@@ -137,8 +137,8 @@ def pay(change: Change, job: JobRow, amount: int) -> None:
     change.jobs.put(_with_reserved(job, job.paid_in, set_aside - part))
 
 
-def pay_steps(change: Change, job: JobRow, steps: int) -> None:
-    """Pay for steps that a job has made beyond those it was known to have made."""
+def pay_steps(change: Change, job: JobRow, steps: int, made_by: AttemptRow) -> None:
+    """Pay for steps that an attempt has made beyond those its job was known to have made."""
     part = min(steps, job.reserved_iterations)
     if job.reserved_micro_usd:
         # Rounded down, so that the last step takes what is left, to the micro-dollar.
@@ -146,7 +146,7 @@ def pay_steps(change: Change, job: JobRow, steps: int) -> None:
         change.transfer(worth, Unit.MICRO_USD, f"pledged:{job.tenant}", f"steps:{job.tenant}", job=job.id)
         job = replace(job, reserved_micro_usd=job.reserved_micro_usd - worth)
     else:
-        worth = job.spent_micro_usd * steps // (job.steps_done + steps)
+        worth = sum(cost_micro_usd(held_ms, _price(change, pool)) for pool, held_ms in made_by.held_ms)
         change.transfer(worth, Unit.MICRO_USD, f"sponsors:{job.tenant}", f"steps:{job.tenant}", job=job.id)
     pay(change, job, steps)
 
@@ -157,10 +157,14 @@ def worth_of_steps(change: Change, job: JobRow, devices: Mapping[str, int]) -> i
     work_ms = round((job.work_left_s or 0.0) * 1000 * job.shape.devices_per_worker)
     worth, total = 0, sum(devices.values())
     for pool, count in devices.items():
-        meter = change.meters.get(pool)
-        assert meter is not None, f"pool {pool} was never observed"
-        worth += cost_micro_usd(work_ms * count // total, meter.micro_usd_per_device_hour)
+        worth += cost_micro_usd(work_ms * count // total, _price(change, pool))
     return worth
+
+
+def _price(change: Change, pool: str) -> int:
+    meter = change.meters.get(pool)
+    assert meter is not None, f"pool {pool} was never observed"
+    return meter.micro_usd_per_device_hour
 
 
 def reserve(change: Change, job: JobRow, unit: Unit, amount: int, *, worth: int = 0) -> JobRow:

@@ -57,7 +57,7 @@ def _set_aside(connection: Connection) -> Iterator[str]:
         held[f"{money}:{job.tenant}", Unit.MICRO_USD] += job.reserved_micro_usd
         held[f"reserved:{job.tenant}", Unit.DEVICE_MS] += job.reserved_device_ms
         held[f"reserved:{job.tenant}", Unit.ITERATIONS] += job.reserved_iterations
-    for row in forms.ACCOUNTS.load(connection):
+    for row in sorted(forms.ACCOUNTS.load(connection), key=lambda one: (one.name, one.unit)):
         is_meant = row.name.startswith(("reserved:", "pledged:"))
         if is_meant and row.balance != held[row.name, row.unit]:
             of_jobs = held[row.name, row.unit]

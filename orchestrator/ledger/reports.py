@@ -132,7 +132,7 @@ def _close(change: Change, job_id: str, attempt: AttemptRow, report: Report, out
 def _progress(change: Change, job: JobRow, attempt: AttemptRow, report: Report) -> JobRow:
     steps = max(job.steps_done, report.steps_done)
     if job.paid_in is Unit.ITERATIONS and steps > job.steps_done:
-        pay_steps(change, job, steps - job.steps_done)
+        pay_steps(change, job, steps - job.steps_done, attempt)
         job = current(change, job)
     work_left_s = job.work_left_s if report.work_left_s is None else report.work_left_s
     return _put(change, replace(job, steps_done=steps, work_left_s=work_left_s))

@@ -166,10 +166,10 @@ def test_usage_says_what_of_granted_steps_is_left_set_aside_and_spent(tmp_path: 
             return found
 
         assert (red()["jobs"], red()["granted_left"], red()["granted_steps_usd"]) == (0, {"iterations": 200}, "0")
-        client.post("/api/v1/jobs", json=job("a"))
+        client.post("/api/v1/jobs", json=job("a", workers={"min": 1, "max": 1, "resources": {"GPU": 1}}))
         world.run(3)
         assert (red()["granted_left"], red()["granted_set_aside"]) == ({"iterations": 100}, {"iterations": 100})
-        world.run(60)
+        world.run(110)
         assert client.get("/api/v1/jobs/a").json()["state"] == "succeeded"
         found = red()
         assert (found["granted_left"], found["granted_spent"]) == ({"iterations": 100}, {"iterations": 100})
