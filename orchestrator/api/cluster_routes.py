@@ -183,9 +183,7 @@ def _usage(service: Service, only: str | None) -> dict[str, Any]:
     known = {one.tenant: one for one in service.read.tenant_usage()}
     granted = {name.partition(":")[2] for found in balances.values() for name in found if name.startswith("purse:")}
     tenants = [
-        _tenant_use(name, known.get(name), balances)
-        for name in sorted(known.keys() | granted)
-        if only in (None, name)
+        _tenant_use(name, known.get(name), balances) for name in sorted(known.keys() | granted) if only in (None, name)
     ]
     return {
         "pools": dict(sorted(pools.items())) if only is None else {},

@@ -70,9 +70,7 @@ async def _read(service: Service, after: int, job: JobRow | None, tenant: str | 
     return await service.reading(service.read.events, after=after, job=of, tenant=tenant, limit=limit)
 
 
-async def _frames(
-    service: Service, after: int, job: JobRow | None, tenant: str | None
-) -> AsyncGenerator[str, None]:
+async def _frames(service: Service, after: int, job: JobRow | None, tenant: str | None) -> AsyncGenerator[str, None]:
     while not service.hub.stopping:
         count = service.hub.count
         # Asked before the events are read: what happened until then is among them.

@@ -26,9 +26,7 @@ def frame(kind: str, data: dict[str, Any], event_id: str | None = None) -> str:
     return f"{head}event: {kind}\ndata: {json.dumps(data, separators=(',', ':'), default=str)}\n\n"
 
 
-def streaming(
-    service: Service, kind: str, frames: AsyncGenerator[str, None], caller: Caller
-) -> StreamingResponse:
+def streaming(service: Service, kind: str, frames: AsyncGenerator[str, None], caller: Caller) -> StreamingResponse:
     """The answer; counted for as long as it is open. It ends when its reader's key is revoked or has expired: who
     connects again is refused."""
 

@@ -7,9 +7,9 @@
 So paid = useful + stalled + lost + draining + idle, exactly, once nothing is open or held. Money: provider:POOL ->
 cost:TENANT for every lease; sponsor -> purse -> reserved -> spent for what a tenant was granted.
 
-Granted steps have a price, too: sponsors:TENANT -> pledged:TENANT when they are set aside, at what a step of the job was
-measured to cost, -> steps:TENANT as they are made, back to sponsors:TENANT if they are not. What they cost beyond that
-the house bears; steps that nobody had measured before are priced once they are made, at what their attempt has cost.
+Granted steps have a price, too: sponsors:TENANT -> pledged:TENANT when they are set aside, at what a step of the job
+was measured to cost, -> steps:TENANT as they are made, back to sponsors:TENANT if they are not. What they cost beyond
+that the house bears; steps that nobody had measured before are priced once they are made, at what their attempt cost.
 """
 
 from __future__ import annotations
@@ -179,14 +179,15 @@ def reserve(change: Change, job: JobRow, unit: Unit, amount: int, *, worth: int 
 
 def refund(change: Change, job: JobRow) -> JobRow:
     """Give back what was set aside and is not used."""
-    if job.paid_in is None:
+    unit = job.paid_in
+    if unit is None:
         return job
-    change.transfer(_reserved(job), job.paid_in, f"reserved:{job.tenant}", f"purse:{job.tenant}", job=job.id)
-    if job.paid_in is Unit.ITERATIONS:
+    change.transfer(_reserved(job), unit, f"reserved:{job.tenant}", f"purse:{job.tenant}", job=job.id)
+    if unit is Unit.ITERATIONS:
         pledged = job.reserved_micro_usd
         change.transfer(pledged, Unit.MICRO_USD, f"pledged:{job.tenant}", f"sponsors:{job.tenant}", job=job.id)
         job = replace(job, reserved_micro_usd=0)
-    return replace(_with_reserved(job, job.paid_in, 0), paid_in=None)
+    return replace(_with_reserved(job, unit, 0), paid_in=None)
 
 
 def _reserved(job: JobRow) -> int:

@@ -90,8 +90,8 @@ class Group:
 
 @dataclass(slots=True)
 class SimJob:
-    """A job as its runner knows it. `highest`: the latest attempt that was ever asked for; `work_s`: all its work, which
-    its `steps` share equally."""
+    """A job as its runner knows it. `highest`: the latest attempt that was ever asked for; `work_s`: all its work,
+    which its `steps` share equally."""
 
     id: str
     work_left_s: float

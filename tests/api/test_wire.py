@@ -102,7 +102,7 @@ def test_nobody_is_sent_on_to_another_address(beyond: tuple[ApiWorld, httpx.Clie
 
 
 def test_the_begin_of_a_document_is_none(world: ApiWorld) -> None:
-    """Whose line breaks before the end of a YAML document may have sent another one, that is right as far as it goes."""
+    """Whose line breaks before the end of a document may have sent another one that is right as far as it goes."""
     body = yaml.safe_dump(job("a"), sort_keys=False).encode()
     said: list[dict[str, Any]] = [
         {"type": "http.request", "body": body, "more_body": True},

@@ -1,6 +1,8 @@
-"""Granted steps: set aside at what a step was measured to cost, spent as they are made, given back when they are not."""
+"""Granted steps: set aside at what a step was measured to cost, spent as they are made, given back if they are not."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 from sqlalchemy import update
@@ -8,7 +10,7 @@ from sqlalchemy import update
 from orchestrator.ledger import tables
 from orchestrator.ledger.states import Unit
 from orchestrator.policy.queueing.orders import Phase
-from tests.ledger.world import World, cluster, new
+from tests.ledger.world import World, cluster, new, sqlite
 
 GRANTED = """  tenants:
   - {name: red, grants: [{sponsor: boss, iterations: 200}]}
@@ -16,6 +18,12 @@ GRANTED = """  tenants:
 """
 # 400 device-seconds at 3.60 dollars an hour.
 PRICE = 400_000
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """One database will do: no statement here is a new one."""
+    return sqlite(tmp_path)
 
 
 @pytest.fixture

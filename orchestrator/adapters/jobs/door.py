@@ -2,7 +2,8 @@
 
 One JSON object a line. Whoever knocks says what he wants: `{"ask": "stacks", "rank"}` is answered with one line;
 `{"ask": "exec", "command", "rank", "node", "terminal"}` with `{"began"}` and then pieces of output and one `{"exit"}`,
-while he sends pieces of input, or another size of the terminal. A connection that breaks ends its command. Nothing of what passes is written anywhere.
+while he sends pieces of input, or another size of the terminal. A connection that breaks ends its command. Nothing of
+what passes is written anywhere.
 """
 
 from __future__ import annotations
@@ -105,9 +106,7 @@ class Door:
                 return {"text": dump.text, "path": path, "silent": list(dump.silent)}
             case "exec":
                 terminal = _terminal(wanted.get("terminal"))
-                command = inside.begin(
-                    wanted["command"], rank=wanted["rank"], node=wanted["node"], terminal=terminal
-                )
+                command = inside.begin(wanted["command"], rank=wanted["rank"], node=wanted["node"], terminal=terminal)
                 try:
                     return _converse(came, lines, command, at_terminal=terminal is not None)
                 finally:

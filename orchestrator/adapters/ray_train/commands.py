@@ -168,7 +168,7 @@ class Command:
         told = open(os.dup(ours), "wb", buffering=0)  # noqa: SIM115 - whoever writes closes it
         with self._changed:
             self._screen = ours
-        return process, ((open(ours, "rb", buffering=0), STDOUT),), told  # noqa: SIM115 - whoever reads closes it
+        return process, ((open(ours, "rb", buffering=0), STDOUT),), told
 
     def _popen(self, stdin: int, stdout: int, stderr: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         line = [sys.executable, "-I", "-S", str(_MORTAL), str(os.getpid()), *self._command]

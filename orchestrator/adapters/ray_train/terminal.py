@@ -1,6 +1,6 @@
 """A terminal that a command beside a rank sits at: a pseudo-terminal pair, its size, and all that it has started there.
 
-Free of Ray. A shell at a terminal puts what it starts into groups of their own; the session is what they have in common.
+Free of Ray. A shell at a terminal puts what it starts into groups of their own; they share the session.
 """
 
 from __future__ import annotations

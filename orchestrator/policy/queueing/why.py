@@ -7,7 +7,7 @@ only said if a decision on a copy of the cluster with that change starts the job
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from orchestrator.policy.queueing.decide import decide_queues
 from orchestrator.policy.queueing.decisions import Admit, Decisions, Explanation, Verdict

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.policy.queueing.decide import decide_queues
-from orchestrator.policy.queueing.parties import Contribution, Tenant
+from orchestrator.policy.queueing.parties import Contribution, Recent, Tenant
 from orchestrator.policy.queueing.shares import recent_after
 from tests.policy.queueing.build import changes, held_by, job, queue, settle, snapshot, started, waits
 from tests.policy.queueing.timeline import Timeline
