@@ -81,17 +81,18 @@ def _figure(run: Run, result: Result) -> Figure:
     ticks, tick_h = run.ticks[::step], run.world.tick_us / US_PER_HOUR
     hours = np.arange(len(ticks)) * tick_h * step
     _draw_held(held, run, hours, step)
-    _draw_progress(progress, run, hours, step)
+    done = _draw_progress(progress, run, hours, step)
     lost = _draw_stalls(stalls, run)
     carbon = _draw_bill(bill, run, result, hours, step)
     bill.set_xlabel(f"hours since {run.world.start.isoformat(timespec='minutes')}")
     for axes in (held, progress, stalls, bill):
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_ylim(bottom=0)
+        if axes is not progress:
+            axes.set_ylim(bottom=0)
         axes.margins(x=0.01)
         axes.grid(axis="y", color=_GRID, linewidth=0.8)
         axes.set_axisbelow(True)
-    for axes, others in ((held, ()), (progress, ()), (stalls, (lost,)), (bill, carbon)):
+    for axes, others in ((held, ()), (progress, (done,)), (stalls, (lost,)), (bill, carbon)):
         _explain(axes, *others)
     days = len(run.ticks) * tick_h / HOURS_A_DAY
     if days >= 2:
@@ -114,23 +115,31 @@ def _draw_held(axes: Axes, run: Run, hours: np.ndarray, step: int) -> None:
     axes.set_ylabel("devices")
 
 
-def _draw_progress(axes: Axes, run: Run, hours: np.ndarray, step: int) -> None:
+def _draw_progress(axes: Axes, run: Run, hours: np.ndarray, step: int) -> Axes:
+    """How far the work is ahead of a steady pace to the deadline, or behind it; beside the curve itself such a lead
+    would hardly be seen. Returns the second axes, of the part that is done."""
     world, tick_h = run.world, run.world.tick_us / US_PER_HOUR
-    done = np.array([t.done_us / US_PER_HOUR for t in run.ticks[::step]])
     work_h, deadline_h = world.work_us / US_PER_HOUR, world.deadline_us / US_PER_HOUR
-    pace = np.minimum((hours + tick_h) / deadline_h, 1.0) * work_h
-    for where, colour, name in ((done >= pace, _AHEAD, "ahead of the pace"), (done < pace, _BEHIND, "behind the pace")):
+    done = np.array([t.done_us / US_PER_HOUR for t in run.ticks[::step]])
+    ahead = done - np.minimum((hours + tick_h) / deadline_h, 1.0) * work_h
+    for where, colour, name in ((ahead >= 0, _AHEAD, "ahead of a steady pace"), (ahead < 0, _BEHIND, "behind it")):
         if where.any():
             axes.fill_between(
-                hours + tick_h, done, pace, where=where, interpolate=True, color=colour, label=name, linewidth=0
+                hours + tick_h, ahead, where=where, interpolate=True, color=colour, label=name, linewidth=0
             )
-    axes.plot(hours + tick_h, done, color=_SPOT, label="work done")
-    axes.plot([0, deadline_h], [0, work_h], color=_INK, linewidth=0.8, linestyle="--", label="steady pace")
+    axes.axhline(0.0, color=_INK, linewidth=0.8, linestyle="--")
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.axvline(deadline_h, color=_STALL, linewidth=1.0, label="deadline")
-    if run.finished_us is not None:
-        axes.plot([run.finished_us / US_PER_HOUR], [work_h], "o", color=_SPOT, markersize=5, label="finished")
     axes.set_ylabel("worker-hours")
+    part = axes.twinx()
+    part.plot(hours + tick_h, done / work_h, color=_SPOT, label="work done")
+    if run.finished_us is not None:
+        part.plot([run.finished_us / US_PER_HOUR], [1.0], "o", color=_SPOT, markersize=5, label="finished")
+    part.set_ylim(0, 1.05)
+    part.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    part.set_ylabel("of the work", color=_SPOT)
+    part.spines["top"].set_visible(False)
+    return part
 
 
 def _explain(axes: Axes, *others: Axes) -> None:
