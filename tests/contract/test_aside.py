@@ -6,10 +6,12 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from orchestrator.adapters.files import write_json
+from orchestrator.adapters.jobs import process
 from orchestrator.adapters.jobs.aside import QUIET_S, Aside, LoanEnd, leaves_versions
 from orchestrator.adapters.jobs.folder import JobFolder
 from orchestrator.adapters.jobs.letters import Letter
@@ -163,6 +165,15 @@ def test_what_goes_wrong_is_told_and_ends_nothing(tmp_path: Path) -> None:
     world.aside.look(again, 2061.0 + AFTERWARDS_S)  # it hangs
     assert world.children[0].killed
     assert "its process ended with -9" in world.told[-1][2]
+
+
+def test_the_jobs_process_shows_it_every_order() -> None:
+    shown: list[Letter | None] = []
+    ended = SimpleNamespace(wait=lambda seconds: len(shown) == 2)
+    desk = SimpleNamespace(look=lambda: None, order=SHRINKS)
+    aside = SimpleNamespace(look=lambda order, now_s: shown.append(order))
+    process._tick(desk, aside, ended)  # type: ignore[arg-type]
+    assert shown == [SHRINKS, SHRINKS]
 
 
 def test_it_does_not_outlive_who_asked_for_it(tmp_path: Path) -> None:
