@@ -191,6 +191,15 @@ def test_what_ended_earlier_nights_is_known_before_one_begins(
     assert nights.take_staged() is None
 
 
+def test_nights_that_nobody_can_read_keep_no_job_from_starting(plane: Plane, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "nightly"
+    run.mkdir(parents=True)
+    (run / "nights.json").write_text("{")
+    plane.world.now = OPENS_S
+    plane.until(OPENS_S + 180.0)
+    assert plane.job[0] is JobState.RUNNING
+
+
 def test_a_data_set_that_there_is_not_keeps_no_job_from_saying_so(tmp_path: Path, plane: Plane) -> None:
     def stage(ref: str, home: Path) -> int:
         raise UserError("there is no such data set")

@@ -13,9 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from orchestrator.adapters.files import read_json, write_json
 from orchestrator.policy.lending.session import UNSEEN, Stage, StageReason, StageTimes, next_stage
 from orchestrator.policy.lending.values import p95
+
+log = structlog.get_logger(__name__)
 
 KEPT = 20
 AFTERWARDS_S = 900.0
@@ -42,7 +46,7 @@ class Nights:
         self._path = folder / _FILE
         self._afterwards = folder / _AFTERWARDS
         self._staged = folder / _STAGED
-        self._took: dict[str, list[float]] = read_json(self._path) or {}
+        self._took = _earlier(self._path)
 
     def took(self, stage: Stage, seconds: float) -> None:
         """One more; kept at once."""
@@ -82,6 +86,15 @@ class Nights:
     def _p95(self, stage: Stage, otherwise_s: float) -> float:
         seen = self._took.get(stage.value, [])
         return p95(stage.value, seen) if seen else otherwise_s
+
+
+def _earlier(path: Path) -> dict[str, list[float]]:
+    """Seconds by stage; what nobody can read was never measured, and keeps no job from its nights."""
+    try:
+        return read_json(path) or {}
+    except (OSError, ValueError):
+        log.warning("a job's earlier nights cannot be read", file=str(path), exc_info=True)
+        return {}
 
 
 def end_night(
