@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,11 +48,12 @@ _for_people: Callable[[F], F] = ray.method(concurrency_group=PEOPLE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentFacts:
-    """Where a node's services listen; "" where there is none."""
+    """Where a node's services listen; "" where there is none. `secrets`: variables for this node's ranks alone."""
 
     node_id: str
     fork_socket: str
     keeper: KeeperFacts | None
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def keeper_socket(self) -> str:
@@ -77,6 +78,7 @@ class AgentConfig:
     preload: tuple[str, ...]
     dataset_dir: str
     environment: dict[str, str]
+    secrets: dict[str, str] = field(repr=False)
     notices: NoticePlan
 
 
@@ -150,7 +152,9 @@ class NodeAgent:
         if self._fork_server is not None and self._fork_server.ensure():
             self._fork_server.wait_ready(STEM_TIMEOUT_S)
         keeper = self._keeper.facts() if self._keeper else None
-        return AgentFacts(node_id=self._node_id, fork_socket=self._fork_socket, keeper=keeper)
+        return AgentFacts(
+            node_id=self._node_id, fork_socket=self._fork_socket, keeper=keeper, secrets=self._config.secrets
+        )
 
     def keeper_call(self, method: str, *args: Any) -> Any:
         """Call a method of this node's `KeeperHost`; None where there is no keeper."""

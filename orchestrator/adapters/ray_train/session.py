@@ -252,6 +252,7 @@ class Session:
             preload=self._prepared.preload,
             dataset_dir=str(self._prepared.dataset_dir),
             environment=self._prepared.environment,
+            secrets=self._prepared.secrets,
             notices=self._config.notices,
         )
 

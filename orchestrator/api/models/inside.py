@@ -50,6 +50,12 @@ class ExecInput(Model):
     end: bool = False
 
 
+class Code(Model):
+    """A folder of code that is here."""
+
+    id: str
+
+
 class Done(Model):
     """It was done."""
 
