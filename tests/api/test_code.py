@@ -39,7 +39,8 @@ def test_code_is_sent_once_and_a_job_names_it(made: tuple[ApiWorld, TestClient],
     assert (missing.status_code, missing.json()["code"]) == (404, "unknown")
     refused = client.post("/api/v1/jobs", json=named)
     assert refused.status_code == 404
-    assert f"spec.runtime.working_dir: there is no code {ident[:12]} here" in refused.text
+    assert refused.json()["detail"].startswith(f"there is no code {ident[:12]} here")
+    assert refused.json()["where"] == "job own: spec.runtime.working_dir"
     assert client.put(f"/api/v1/code/{ident}", content=packed, headers=GZIP).status_code == 201
     assert client.put(f"/api/v1/code/{ident}", content=packed, headers=GZIP).status_code == 200
     assert client.get(f"/api/v1/code/{ident}").json() == {"id": ident}

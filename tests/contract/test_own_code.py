@@ -12,6 +12,7 @@ import pytest
 
 from jobs.data import pack
 from orchestrator.adapters import own_packages
+from orchestrator.adapters.own_code import with_pinned_code
 from orchestrator.adapters.own_packages import install_packages
 from orchestrator.adapters.ray_train.prepare import Prepared, as_in_a_rank, prepare
 from orchestrator.spec import TrainJob, load_text
@@ -21,8 +22,9 @@ from tests.contract.test_ray_train_fitting import JOB, ROOT, SMALL
 TASK = """
 import os
 from jobs.models.gpt import task as gpt
+from jobs.models.task import Task
 
-def task(**args):
+def task(**args: int) -> Task:
     made = gpt(**args)
     made.seen = {"VERSION": "one", "S3_KEY": os.environ.get("S3_KEY"), "PLAIN": os.environ.get("PLAIN")}
     return made
@@ -68,9 +70,11 @@ def test_a_run_imports_the_folder_as_it_was_when_it_was_submitted(home: Path, fo
     module = (folder / "module").read_text()
     (folder / f"{module}.py").write_text("broken(")
     assert (ran / f"{module}.py").read_text() == TASK
-    (job,) = load_text(a_job(folder, "env: {}").model_dump_json().replace(str(folder), first.code))
-    assert isinstance(job, TrainJob)
-    assert prepare(job, home, "j").cwd == str(ran), "by its id it is the same, whatever the folder holds now"
+    kept = with_pinned_code(a_job(folder, "env: {}"), home)
+    assert kept.spec.runtime.working_dir not in (first.code, str(folder)), "the folder as it is now is other code"
+    runtime = kept.spec.runtime.model_copy(update={"working_dir": first.code})
+    again = kept.model_copy(update={"spec": kept.spec.model_copy(update={"runtime": runtime})})
+    assert prepare(again, home, "j").cwd == str(ran), "by its id it is the same, whatever the folder holds now"
 
 
 def test_secrets_are_variables_of_the_ranks_and_nowhere_written(home: Path, folder: Path) -> None:
