@@ -67,8 +67,10 @@ def stragglers(told: Iterable[Event]) -> list[dict[str, Any]]:
     return [slow[rank] for rank in sorted(slow)]
 
 
-def job(row: JobRow, workers_now: int, heard: tuple[Report, int] | None = None) -> dict[str, Any]:
-    """A job; `heard` is what its attempt said last, and when."""
+def job(
+    row: JobRow, workers_now: int, heard: tuple[Report, int] | None = None, reason_at_s: float | None = None
+) -> dict[str, Any]:
+    """A job; `heard` is what its attempt said last, and when; `reason_at_s`, when its reason to wait was decided."""
     shape, known = row.shape, progress_of(row, heard, workers_now)
     return {
         "id": row.id,
@@ -81,6 +83,7 @@ def job(row: JobRow, workers_now: int, heard: tuple[Report, int] | None = None) 
         "state": row.state,
         "reason": row.reason,
         "detail": row.detail,
+        "reason_at": None if reason_at_s is None else instant(reason_at_s),
         "eta": instant_ms(row.eta_ms),
         "workers": {
             "min": shape.sizes[0],
@@ -289,6 +292,8 @@ def _in_words(edit: Edit) -> str:
             return "take its own budget away, or raise it"
         case edits.GrantMoney(tenant=tenant, micro_usd=amount):
             return f"grant tenant {tenant} {usd(amount)} dollars"
+        case edits.GrantSteps(tenant=tenant, steps=steps):
+            return f"grant tenant {tenant} {steps} steps (iterations)"
         case edits.AddTenant(tenant=tenant, queue=queue):
             return f"let tenant {tenant} submit to queue {queue}"
         case edits.ReleaseQueue(queue=queue):
