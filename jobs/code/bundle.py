@@ -9,7 +9,7 @@ import tarfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, cast
 
 from jobs.code.listing import MAX_BYTES, MAX_FILES, CodeFile
 from orchestrator.spec.errors import ExitCode, UserError
@@ -49,7 +49,7 @@ def unpack(packed: bytes, folder: Path) -> None:
     would have taken.
     """
     try:
-        with tarfile.open(fileobj=_Opened(packed), mode="r|") as archive:
+        with tarfile.open(fileobj=cast(IO[bytes], _Opened(packed)), mode="r|") as archive:
             num_files = num_bytes = 0
             for entry in archive:
                 num_files, num_bytes = num_files + 1, num_bytes + entry.size

@@ -52,7 +52,7 @@ def install_packages(requirements: Sequence[str], home: Path) -> Path | None:
 
 def _present() -> dict[str, str]:
     """What is installed: name -> version."""
-    found = {}
+    found: dict[str, str] = {}
     for one in importlib.metadata.distributions():
         name: str | None = one.metadata["Name"]
         if name is not None:

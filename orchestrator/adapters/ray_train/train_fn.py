@@ -80,6 +80,7 @@ def _node(config: WorkerConfig, node_id: str, facts: AgentFacts, agent: Any) -> 
     return Node(
         node_id=node_id,
         keeper_socket=facts.keeper_socket,
+        dataset_dir=facts.dataset_dir,
         cwd=config.cwd,
         log_dir=Path(config.log_dir),
         env_of=env_of,
