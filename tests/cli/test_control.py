@@ -296,7 +296,7 @@ def test_names_of_jobs_complete_in_the_shell(
     [
         (dt.datetime.now(dt.UTC) + dt.timedelta(hours=1), ""),
         (dt.datetime.now(dt.UTC) - dt.timedelta(hours=2), "reasons are as of 2h ago"),
-        (None, "the server that answers does not decide"),
+        (None, "reasons are those written last"),
     ],
 )
 def test_reasons_to_wait_that_are_not_of_now_are_said_to_be_old(reason_at: dt.datetime | None, said: str) -> None:

@@ -61,7 +61,7 @@ def _old_reasons(items: list[Json]) -> str:
     if since is not None and _seconds_since(since) > _OLD_S:
         return f"reasons are as of {_age(since)} ago: no control cycle has ended since; see 'tide server status'"
     if told and since is None:
-        return "reasons may be some cycles old: the server that answers does not decide"
+        return "reasons are those written last: the server that answers does not decide, or has only begun to"
     return ""
 
 
