@@ -188,6 +188,10 @@ def test_usage_says_what_of_granted_steps_is_left_set_aside_and_spent(tmp_path: 
         assert verdict["verdict"]["reason"] == "BudgetExhausted"
         assert "101 steps; tenant 'red' has 100 steps left" in verdict["detail"]
         assert [one["text"] for one in verdict["unblock"]] == ["grant tenant red 1 steps (iterations)"]
+        # The same work again: by now a step is known to take a device-second, at 3.60 dollars an hour.
+        client.post("/api/v1/jobs", json=job("a", workers={"min": 1, "max": 1, "resources": {"GPU": 1}}))
+        world.run(1)
+        assert client.get("/api/v1/jobs/a").json()["set_aside"] == {**aside, "worth_usd": "0.1"}
 
 
 NIGHTS = CLUSTER + "  lending: {pools: [p], min_slice: 30m}\n"

@@ -144,7 +144,7 @@ def usage(output: Output = Format.TABLE) -> None:
     if output is Format.TABLE and running:
         used = ("RUNNING", "TENANT", "KWH", "G CO2", "USD BY THE HOUR")
         emit("Usage", found, output, table=make_table(used, running, right=used[2:]))
-    table = make_table(("TENANT", "JOBS", "DEVICE-HOURS", "USD", "GRANTS LEFT", "SET ASIDE", "SPENT"), tenants)
+    table = make_table(("TENANT", "JOBS", "DEVICE-HOURS", "USD", "GRANTS LEFT", "SET ASIDE", "GRANTS SPENT"), tenants)
     if output is Format.TABLE and pools:
         columns = ("POOL (device-hours)", *(kind.upper() for kind in kinds))
         emit("Usage", found, output, table=make_table(columns, pools, right=columns[1:]))
