@@ -47,6 +47,28 @@ def test_a_job_from_submission_to_its_end(server: Server, tmp_path: Path, capsys
         assert capsys.readouterr().out
 
 
+def test_a_job_takes_its_code_along_as_it_is_at_that_moment(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "own.py").write_text("x = 1\n")
+    assert tide("submit", job_file(tmp_path, "code-a", runtime={"working_dir": "project"})) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"the code in .*/project goes with it as code:[0-9a-f]{12} \(1 file, 0\.0 MiB\)", said), said
+    (folder / "own.py").write_text("x = 2\n")
+    assert tide("submit", job_file(tmp_path, "code-b", runtime={"working_dir": "project"})) == 0
+    kept = [path for path in sorted((server.home / "code").glob("*")) if path.is_dir()]
+    assert sorted((path / "own.py").read_text() for path in kept) == ["x = 1\n", "x = 2\n"]
+    assert tide("submit", "--dry-run", job_file(tmp_path, "code-c", runtime={"working_dir": "project"})) == 0
+    missing = job_file(tmp_path, "code-d", runtime={"working_dir": "nowhere"})
+    assert tide("submit", missing) == ExitCode.INVALID
+    assert "/nowhere: there is no such folder" in capsys.readouterr().err
+    for name in ("code-a", "code-b"):
+        answer(capsys, "cancel", name)
+
+
 def test_a_node_is_held_and_released_by_the_begin_of_its_name(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
