@@ -21,7 +21,7 @@ from orchestrator.spec.job_parts import Runtime
 async def admitted(service: Service, applied: Applied, job: Holder, now_s: float) -> NewJob:
     """A job as the ledger takes it. Raises: LedgerError for one that is refused."""
     new = new_holder(job, applied.cluster, now_s=now_s)
-    # What can be said without looking anything up is said first: most jobs ask for no promise.
+    # What can be said without looking anything up is said first: of most jobs nothing need be known.
     applied.admission.check(new, now_s=now_s)
     if _code_of(job) is not None:
         await service.reading(_require_code, service, job)
@@ -29,7 +29,7 @@ async def admitted(service: Service, applied: Applied, job: Holder, now_s: float
         await service.reading(_require_secrets, service, job)
     if job.spec.notify:
         await service.reading(_check_hooks, service, applied, job)
-    if not _asks_for_promises(new):
+    if not _is_to_be_known(new, applied):
         return new
     known = await service.reading(_known, service, [new])
     return _held_to(applied, new, known.get(new.name), now_s)
@@ -44,8 +44,8 @@ def all_admitted(service: Service, applied: Applied, jobs: Sequence[TrainJob], n
         _require_secrets(service, job)
         if job.spec.notify:
             _check_hooks(service, applied, job)
-    asking = [one for one in new if _asks_for_promises(one)]
-    known = _known(service, asking) if asking else {}
+    asked = [one for one in new if _is_to_be_known(one, applied)]
+    known = _known(service, asked) if asked else {}
     return tuple(_held_to(applied, one, known.get(one.name), now_s) for one in new)
 
 
@@ -105,11 +105,14 @@ def _check_hooks(service: Service, applied: Applied, job: Holder) -> None:
                 raise LedgerError(str(error), code=ExitCode.UNKNOWN, where=where, next_step=step) from None
 
 
-def _asks_for_promises(new: NewJob) -> bool:
+def _is_to_be_known(new: NewJob, applied: Applied) -> bool:
+    """Whether it matters what its steps cost: it asks for a promise, or its tenant's grants are to pay for it."""
     shape = new.shape
     promised = (shape.deadline_s, shape.budget_micro_usd, shape.budget_device_ms)
     # What steps cost is known of training only.
-    return shape.kind == "TrainJob" and any(one is not None for one in promised)
+    return shape.kind == "TrainJob" and (
+        new.tenant in applied.admission.metered or any(one is not None for one in promised)
+    )
 
 
 def _known(service: Service, jobs: Sequence[NewJob]) -> dict[str, Experience]:

@@ -18,7 +18,7 @@ import pytest
 
 from orchestrator.cli.control import connect
 from orchestrator.cli.control.follow import require_success
-from orchestrator.cli.control.jobs import _old_reasons
+from orchestrator.cli.control.jobs import _old_reasons, _set_aside
 from orchestrator.spec.errors import ExitCode, UserError
 from tests.cli.control_server import CLUSTER, PROGRAM, Server, answer, job_file, spawn, tide, until
 
@@ -318,7 +318,7 @@ def test_names_of_jobs_complete_in_the_shell(
     [
         (dt.datetime.now(dt.UTC) + dt.timedelta(hours=1), ""),
         (dt.datetime.now(dt.UTC) - dt.timedelta(hours=2), "reasons are as of 2h ago"),
-        (None, "the server that answers does not decide"),
+        (None, "reasons are those written last"),
     ],
 )
 def test_reasons_to_wait_that_are_not_of_now_are_said_to_be_old(reason_at: dt.datetime | None, said: str) -> None:
@@ -327,3 +327,23 @@ def test_reasons_to_wait_that_are_not_of_now_are_said_to_be_old(reason_at: dt.da
     assert said in _old_reasons([waits, runs])
     assert bool(_old_reasons([waits, runs])) is bool(said)
     assert _old_reasons([runs]) == ""
+
+
+@pytest.mark.parametrize(
+    ("one", "said"),
+    [
+        (None, None),
+        (
+            {"unit": "iterations", "amount": 60, "worth_usd": "0.1234"},
+            "60 steps of what its tenant was granted, worth 0.12 dollars",
+        ),
+        ({"unit": "iterations", "amount": 60, "worth_usd": None}, "60 steps of what its tenant was granted"),
+        ({"unit": "micro_usd", "amount": 1_500_000, "worth_usd": None}, "1.50 dollars of what its tenant was granted"),
+        (
+            {"unit": "device_ms", "amount": 1_800_000, "worth_usd": None},
+            "0.50 device-hours of what its tenant was granted",
+        ),
+    ],
+)
+def test_what_is_set_aside_is_said_in_its_own_unit(one: dict[str, Any] | None, said: str | None) -> None:
+    assert _set_aside(one) == said

@@ -238,12 +238,26 @@ async def _people_look_inside(plane: Plane) -> None:
     assert Path(where).parent == plane.state / "code", "a rank runs in the copy of its code"
     assert said_secret == "of red"
     assert said[-1] == {"code": 7, "why": ""}
+    await _people_sit_at_a_terminal(visits)
     dump = await visits.stacks("patient-job", None)
     nodes = plane.groups("patient-job")[-1].nodes
     for rank in range(4):
         assert f"=== rank {rank} on node {nodes[rank][:12]}, in step " in dump["text"]
     assert dump["text"].count("(MainThread)") + dump["text"].count('"MainThread"') >= 4
     assert Path(dump["path"]).read_text() == dump["text"]
+
+
+async def _people_sit_at_a_terminal(visits: Visits) -> None:
+    command = ["sh", "-c", "read line; echo got $line $TERM $RANK; stty size"]
+    terminal = {"rows": 30, "columns": 90, "term": "vt100"}
+    visit = await visits.begin("patient-job", "t", command, rank=1, node=None, terminal=terminal)
+    assert visit.terminal
+    await visits.tell(visit, b"this\n", end=False, size={"rows": 30, "columns": 91})
+    said = [one async for one in visits.watch(visit)]
+    assert {one["stream"] for one in said[:-1]} == {"stdout"}
+    out = b"".join(base64.b64decode(one["data"]) for one in said[:-1]).decode()
+    assert out.endswith("got this vt100 1\r\n30 91\r\n"), out
+    assert said[-1] == {"code": 0, "why": ""}
 
 
 def _is_as_if_nothing_had_happened(plane: Plane) -> None:
