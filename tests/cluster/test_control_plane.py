@@ -62,12 +62,12 @@ spec:
   task: tests.cluster.ray_train_task:task
   args: {{pace_file: {pace}}}
   data: {{dataset: corpus@latest, seed: 3}}
-  batch: {{global_batch_size: 24, micro_batch_size: 2}}
+  batch: {{global_batch_size: 12, micro_batch_size: 2}}
   steps: {steps}
   deepspeed: {{zero_stage: 1, precision: fp32}}
   checkpoint: {{every: 600s, snapshot_every_steps: 50}}
 """
-LONG, SHORT = 400, 40
+LONG, SHORT = 320, 25
 
 
 class Plane:
@@ -166,7 +166,7 @@ def plane(tmp_path: Path) -> Iterator[Plane]:
 
 
 def test_a_job_gives_way_and_grows_back_and_never_notices_that_its_orchestrator_is_killed(plane: Plane) -> None:
-    set_pace(0.05)
+    set_pace(0.1)
     await_host(plane.state / "ray", timeout_s=PATIENCE_S)
     plane.submit("patient-job", "red", "patient", priority=10, most=4, steps=LONG)
     plane.start()
