@@ -19,7 +19,7 @@ from orchestrator.api import (
     node_routes,
     openapi,
     plan_routes,
-    problems,
+    problem_answers,
     schedule_routes,
 )
 from orchestrator.api.service import Service
@@ -39,7 +39,7 @@ def create_app(service: Service) -> FastAPI:
 
     app = FastAPI(title="Tideline control plane", version=version, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.service = service
-    problems.install(app)
+    problem_answers.install(app)
     for room in (
         plan_routes,
         log_routes,

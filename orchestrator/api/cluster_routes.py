@@ -10,7 +10,7 @@ from orchestrator.api import documents, models, render
 from orchestrator.api.differences import live_changes, must_drain
 from orchestrator.api.openapi import document_body
 from orchestrator.api.parts import NameFilter, TheCaller, TheService, known_names
-from orchestrator.api.problems import responses
+from orchestrator.api.problem_answers import responses
 from orchestrator.api.service import Service
 from orchestrator.ledger.errors import ConflictError, LedgerError
 from orchestrator.ledger.job_reads import JobFilter

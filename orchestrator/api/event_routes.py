@@ -11,7 +11,8 @@ from fastapi.responses import StreamingResponse
 from orchestrator.api import models, render
 from orchestrator.api.models import JOB_PATTERN
 from orchestrator.api.parts import Limit, NameFilter, TheCaller, TheService, job_for
-from orchestrator.api.problems import gone, responses
+from orchestrator.api.problem_answers import responses
+from orchestrator.api.problems import gone
 from orchestrator.api.service import Service
 from orchestrator.api.streams import KEEP_ALIVE, KEEP_ALIVE_S, frame, stream_answer, streaming
 from orchestrator.ledger.event_reads import Event

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +73,29 @@ def test_a_full_disk_is_no_bug_of_ours(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "No space left on device" in err
     assert "Free some" in err
     assert "bug" not in err
+
+
+def test_a_file_that_the_user_named_is_no_bug_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(place: Path) -> None:
+        monkeypatch.setattr("typer.core.TyperGroup.main", lambda *_, **__: (place / "job.yaml").write_text(""))
+
+    write(tmp_path / "none")
+    for named in (str(tmp_path / "none"), f"--to={tmp_path / 'none' / 'job.yaml'}"):
+        assert run(["study", "promote", "s", named]) == ExitCode.INVALID
+        err = capsys.readouterr().err
+        assert err == f"error: {tmp_path / 'none' / 'job.yaml'}: No such file or directory. Name another file or folder\n"
+    assert run(["study", "promote", "s", "--to", str(tmp_path / "other")]) == ExitCode.BUG
+
+
+def test_a_state_folder_that_cannot_be_made_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TIDE_HOME", str(tmp_path / "file" / "home"))
+    assert run(["models", "ls"]) == ExitCode.INVALID
+    assert "TIDE_HOME" in capsys.readouterr().err
 
 
 def test_whoever_stops_reading_hears_nothing_of_it() -> None:
