@@ -9,7 +9,6 @@ from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
 
 from orchestrator.api import models, render
-from orchestrator.api.models import JOB_PATTERN
 from orchestrator.api.parts import Limit, NameFilter, TheCaller, TheService, job_for
 from orchestrator.api.problem_answers import responses
 from orchestrator.api.problems import gone
@@ -18,6 +17,7 @@ from orchestrator.api.streams import KEEP_ALIVE, KEEP_ALIVE_S, frame, stream_ans
 from orchestrator.ledger.event_reads import Event
 from orchestrator.ledger.rows import JobRow
 from orchestrator.ledger.states import ENDED
+from orchestrator.spec.names import JOB_PATTERN
 
 router = APIRouter(prefix="/api/v1/events", tags=["events"])
 _MOST_SEQ = 2**63 - 1

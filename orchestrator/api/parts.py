@@ -8,11 +8,10 @@ from fastapi import Depends, Header, Path, Query, Request
 
 from orchestrator.api.admission import unknown_name
 from orchestrator.api.callers import Caller
-from orchestrator.api.models import JOB_PATTERN
 from orchestrator.api.service import Service
 from orchestrator.ledger.keys import Role
 from orchestrator.ledger.rows import JobRow
-from orchestrator.spec.names import NAME_PATTERN
+from orchestrator.spec.names import JOB_PATTERN, NAME_PATTERN
 
 MOST_ITEMS = 1000
 KEY_PATTERN = r"^[\x21-\x7e]{1,128}$"

@@ -8,6 +8,8 @@ from orchestrator.spec.problems import BadValueError, Code
 from orchestrator.spec.scalars import parse_text, scalar_text, shown
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+JOB_PATTERN = NAME_PATTERN[:-1] + r"(\.[1-9][0-9]{0,8})?$"
+"""NAME is its latest run, NAME.N that run."""
 REFERENCE_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?@[A-Za-z0-9]([A-Za-z0-9._:-]{0,126}[A-Za-z0-9])?$"
 TASK_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
 URL_PATTERN = r"^(file:///|s3://|gs://|abfs://)[^\s]+$"

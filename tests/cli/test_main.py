@@ -98,6 +98,19 @@ def test_a_state_folder_that_cannot_be_made_is_said(
     assert "TIDE_HOME" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("verb", [["study", "status"], ["study", "resume"], ["checkpoint", "ls"], ["resize"]])
+@pytest.mark.parametrize("name", ["", "..", "../../etc", "a" * 300, "Two Words", "\x1b[31m", "a\n"])
+def test_what_cannot_be_a_name_becomes_no_folder(
+    verb: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TIDE_HOME", str(tmp_path))
+    assert run([*verb, name, *(["3"] if verb == ["resize"] else [])]) == ExitCode.INVALID
+    err = capsys.readouterr().err
+    assert "cannot name a" in err
+    assert "\x1b" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_whoever_stops_reading_hears_nothing_of_it() -> None:
     """`tide schema Cluster | true`: the pipe is closed before it was read."""
     reads, writes = os.pipe()

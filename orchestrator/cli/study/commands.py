@@ -11,6 +11,7 @@ import typer
 
 from orchestrator.cli.foreground import refuse_without_effect
 from orchestrator.cli.home import home_dir
+from orchestrator.cli.names import require_name
 from orchestrator.cli.output import Format, Output, emit, make_table
 from orchestrator.cli.study.here import STOP_FILE, drive, has_begun, put_aside, say
 from orchestrator.cli.study.rates import ClusterFile, PoolName, Price, Watts, kept_rates, rates_of
@@ -69,7 +70,7 @@ def resume(
 ) -> None:
     """Go on with a study that was stopped, or whose driver died: no finished trial is lost, none is run twice."""
     home = home_dir()
-    folder = home / "studies" / name
+    folder = _folder(name)
     before = _load(folder)[0]
     study = load_one(file, Study) if file is not None else before
     if study.metadata.name != name:
@@ -96,7 +97,7 @@ def stop(
     """End a running study in order: its trials save their state, and it can go on later. Exit 101: not stopped yet."""
     from orchestrator.study.journal import is_driven
 
-    folder = home_dir() / "studies" / name
+    folder = _folder(name)
     _load(folder)
     if not is_driven(folder):
         raise UserError("nobody runs it", code=ExitCode.CONFLICT, where=name)
@@ -114,7 +115,7 @@ def best(name: Name, output: Output = Format.TABLE) -> None:
     """Show the best trial: its values, its results over seeds, and what it cost. Exit 101: there is none yet."""
     from orchestrator.study.summary import best_values
 
-    study, record, folder = _load(home_dir() / "studies" / name)
+    study, record, folder = _load(_folder(name))
     trial = _best(study, record)
     values = {"study": name, **best_values(trial, study, record, kept_rates(folder))}
     results = values["results"]
@@ -140,7 +141,7 @@ def compare(
     from orchestrator.study.standing import ranked
     from orchestrator.study.summary import comparison
 
-    study, record, _ = _load(home_dir() / "studies" / name)
+    study, record, _ = _load(_folder(name))
     chosen = trials or [one.trial for one in ranked(record, study.spec.metric, study.spec.mode)[:5]]
     if unknown := [one for one in chosen if one not in record.trials]:
         known = ", ".join(record.trials) or "none yet"
@@ -169,7 +170,7 @@ def export(
     from orchestrator.study.journal import is_driven
     from orchestrator.study.pages import write_page
 
-    study, record, folder = _load(home_dir() / "studies" / name)
+    study, record, folder = _load(_folder(name))
     rates, running, out = kept_rates(folder), is_driven(folder), to or folder / "export"
     paths = write(study, record, rates, out, running=running)
     paths.append(write_page(study, record, rates, out / "report.html", running=running))
@@ -191,7 +192,7 @@ def promote(
     """Write the TrainJob with the best trial's values, marked with where they came from."""
     from orchestrator.study.promote import promoted, to_yaml
 
-    study, record, _ = _load(home_dir() / "studies" / name)
+    study, record, _ = _load(_folder(name))
     if trial is not None and trial not in record.trials:
         raise UserError(f"there is no trial {trial!r}", code=ExitCode.UNKNOWN, where=name)
     chosen = record.trials[trial] if trial is not None else _best(study, record)
@@ -208,6 +209,10 @@ def promote(
 # -- what the verbs share ---------------------------------------------------------------------------------------
 
 
+def _folder(name: str) -> Path:
+    return home_dir() / "studies" / require_name(name, "study")
+
+
 def _load(folder: Path) -> tuple[Study, StudyRecord, Path]:
     from orchestrator.study.journal import read_journal
     from orchestrator.study.opened import study_of
@@ -221,7 +226,7 @@ def _values(name: str) -> dict[str, Any]:
     from orchestrator.study.journal import is_driven
     from orchestrator.study.summary import summary
 
-    study, record, folder = _load(home_dir() / "studies" / name)
+    study, record, folder = _load(_folder(name))
     return summary(study, record, kept_rates(folder), running=is_driven(folder))
 
 
