@@ -85,7 +85,9 @@ def test_a_file_that_the_user_named_is_no_bug_of_ours(
     for named in (str(tmp_path / "none"), f"--to={tmp_path / 'none' / 'job.yaml'}"):
         assert run(["study", "promote", "s", named]) == ExitCode.INVALID
         err = capsys.readouterr().err
-        assert err == f"error: {tmp_path / 'none' / 'job.yaml'}: No such file or directory. Name another file or folder\n"
+        assert (
+            err == f"error: {tmp_path / 'none' / 'job.yaml'}: No such file or directory. Name another file or folder\n"
+        )
     assert run(["study", "promote", "s", "--to", str(tmp_path / "other")]) == ExitCode.BUG
 
 

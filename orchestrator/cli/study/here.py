@@ -26,7 +26,7 @@ STOP_FILE = "stop"
 
 
 def drive(study: Study, home: Path, given: Rates, output: Format) -> None:
-    """Run it to its end, print what came of it, and write the report. Raises: UserError (detached) when it was stopped."""
+    """Run it to its end, print what came of it, write the report. Raises: UserError (detached) when it was stopped."""
     from rich.console import Console
 
     from orchestrator.study.pages import write_page
