@@ -1,4 +1,4 @@
-"""What every test gets: no network but loopback, no time limit of a property, skips that must be on the allowed list."""
+"""What every test gets: no network but loopback, no time limit for properties, skips that must be on the list."""
 
 from __future__ import annotations
 

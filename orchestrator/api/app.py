@@ -6,7 +6,7 @@ import contextlib
 import importlib.metadata
 from collections.abc import AsyncIterator
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from orchestrator.api import (
     cluster_routes,
@@ -22,6 +22,7 @@ from orchestrator.api import (
     problem_answers,
     schedule_routes,
 )
+from orchestrator.api.parts import known_parameters
 from orchestrator.api.service import Service
 
 
@@ -37,7 +38,16 @@ def create_app(service: Service) -> FastAPI:
         finally:
             await service.hub.stop()
 
-    app = FastAPI(title="Tideline control plane", version=version, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="Tideline control plane",
+        version=version,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        dependencies=[Depends(known_parameters)],
+        # To another address of the same server, as this one believes: behind a proxy that does TLS, in plain text.
+        redirect_slashes=False,
+    )
     app.state.service = service
     problem_answers.install(app)
     for room in (

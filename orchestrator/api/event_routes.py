@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
-from fastapi.responses import StreamingResponse
 
 from orchestrator.api import models, render
 from orchestrator.api.parts import Limit, NameFilter, TheCaller, TheService, job_for
@@ -50,7 +49,7 @@ async def list_events(
     start = int(last_event_id) if last_event_id is not None else after
     await _not_purged(service, start)
     if follow:
-        return _stream(service, start, row, only)
+        return streaming(service, "events", _frames(service, start, row, only), caller)
     found = await _read(service, start, row, only, limit)
     return {"items": [render.event(one) for one in found], "next_after": found[-1].seq if found else start}
 
@@ -72,11 +71,7 @@ async def _read(service: Service, after: int, job: JobRow | None, tenant: str | 
     return await service.reading(service.read.events, after=after, job=of, tenant=tenant, limit=limit)
 
 
-def _stream(service: Service, after: int, job: JobRow | None, tenant: str | None) -> StreamingResponse:
-    return streaming(service, "events", _frames(service, after, job, tenant))
-
-
-async def _frames(service: Service, after: int, job: JobRow | None, tenant: str | None) -> AsyncIterator[str]:
+async def _frames(service: Service, after: int, job: JobRow | None, tenant: str | None) -> AsyncGenerator[str, None]:
     while not service.hub.stopping:
         count = service.hub.count
         # Asked before the events are read: what happened until then is among them.

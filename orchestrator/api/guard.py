@@ -18,10 +18,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from orchestrator.api.callers import Caller
 from orchestrator.api.documents import MAX_BATCH, MAX_BATCH_BYTES, MAX_DOCUMENT_BYTES
 from orchestrator.api.problem_answers import of
-from orchestrator.api.problems import ApiError, forbidden, too_large, unauthenticated
+from orchestrator.api.problems import ApiError, ProblemCode, forbidden, too_large, unauthenticated
 from orchestrator.api.service import Service
 from orchestrator.api.short_way import ShortWay
 from orchestrator.ledger.keys import Role
+from orchestrator.spec.errors import ExitCode
 
 _log = structlog.get_logger(__name__)
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
@@ -121,7 +122,9 @@ class Guard:
         return watched
 
     def _note(self, scope: Scope, seen: _Seen) -> None:
-        if scope["method"] in _READING and seen.status not in (401, 403):
+        typed = scope["path"].endswith("/input") and seen.status == 200
+        if (scope["method"] in _READING or typed) and seen.status not in (401, 403):
+            # Of a command, its begin is a line: each key that is typed there would be one, with its time.
             return
         caller, client = seen.caller, scope.get("client")
         self._service.audit.write(
@@ -163,7 +166,8 @@ def _is_loopback(host: str) -> bool:
 
 
 async def _whole_body(scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> Receive:
-    """The body, read as far as is allowed. Raises: ApiError (413), before more than that is in memory."""
+    """The body, read as far as is allowed. Raises: ApiError: 413, before more than that is in memory; 400 for one whose
+    sender has gone before its end."""
     if b"content-length" not in headers and b"transfer-encoding" not in headers:
         return receive
     batch = scope["path"] == BATCH_PATH
@@ -175,7 +179,8 @@ async def _whole_body(scope: Scope, headers: dict[bytes, bytes], receive: Receiv
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            break
+            # The begin of a document may be a document, and another one than was meant.
+            raise ApiError(400, ProblemCode.USAGE, "the body ended before it was whole", exit_code=ExitCode.USAGE)
         parts.append(message.get("body", b""))
         num_bytes += len(parts[-1])
         more = message.get("more_body", False)

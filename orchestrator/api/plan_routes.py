@@ -56,7 +56,8 @@ async def try_plan(request: Request, service: TheService, caller: TheCaller) -> 
 
 def _with(service: Service, job: Holder, new: NewJob, cluster: Cluster, tenant: str | None) -> models.Plan:
     snapshot = service.snapshot()
-    value = replace(_value(service, job, cluster, snapshot.now_s), work_s=new.shape.work_s)
+    value = _value(service, job, cluster, snapshot.now_s)
+    value = replace(value, work_s=new.shape.work_s, min_slice_s=new.shape.min_slice_s)
     running = {one.job.id for one in snapshot.running}
     if value.id in running:
         number = next(number for number in range(2, len(running) + 3) if f"{value.id}.{number}" not in running)

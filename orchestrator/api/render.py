@@ -53,8 +53,10 @@ def stragglers(told: Iterable[Event]) -> list[dict[str, Any]]:
     return [slow[rank] for rank in sorted(slow)]
 
 
-def job(row: JobRow, workers_now: int, heard: tuple[Report, int] | None = None) -> dict[str, Any]:
-    """A job; `heard` is what its attempt said last, and when."""
+def job(
+    row: JobRow, workers_now: int, heard: tuple[Report, int] | None = None, reason_at_s: float | None = None
+) -> dict[str, Any]:
+    """A job; `heard` is what its attempt said last, and when; `reason_at_s`, when its reason to wait was decided."""
     shape, known = row.shape, progress_of(row, heard, workers_now)
     return {
         "id": row.id,
@@ -67,6 +69,7 @@ def job(row: JobRow, workers_now: int, heard: tuple[Report, int] | None = None) 
         "state": row.state,
         "reason": row.reason,
         "detail": row.detail,
+        "reason_at": None if reason_at_s is None else instant(reason_at_s),
         "eta": instant_ms(row.eta_ms),
         "workers": {
             "min": shape.sizes[0],

@@ -106,6 +106,8 @@ def _in_words(edit: Edit) -> str:
             return "take its own budget away, or raise it"
         case edits.GrantMoney(tenant=tenant, micro_usd=amount):
             return f"grant tenant {tenant} {usd(amount)} dollars"
+        case edits.GrantSteps(tenant=tenant, steps=steps):
+            return f"grant tenant {tenant} {steps} steps (iterations)"
         case edits.AddTenant(tenant=tenant, queue=queue):
             return f"let tenant {tenant} submit to queue {queue}"
         case edits.ReleaseQueue(queue=queue):

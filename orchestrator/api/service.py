@@ -20,6 +20,7 @@ from orchestrator.api.callers import KeyRing
 from orchestrator.api.counts import HttpCounts
 from orchestrator.api.hub import Hub
 from orchestrator.api.problems import unreachable
+from orchestrator.api.reasons import Reasons
 from orchestrator.api.watch import WatchedLedger
 from orchestrator.api.writer import Writer
 from orchestrator.ledger.errors import LedgerError
@@ -84,6 +85,7 @@ class Service:
         footprint: Callable[[str], Footprint | None] = lambda job: None,
     ) -> None:
         self.ledger, self.read, self.watched, self.loop, self.logs = ledger, ledger.read, watched, loop, logs
+        self.reasons = Reasons(watched)
         self.clock = clock
         self.check_cluster = check_cluster
         self.secrets = secrets

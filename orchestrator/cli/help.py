@@ -66,7 +66,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "pause": ("tide pause demo",),
     "resume": ("tide resume demo",),
     "resize": ("tide resize demo 3", "tide resize demo auto"),
-    "exec": ("tide exec demo -- nvidia-smi", "tide exec demo --rank 5 -- sh -c 'df -h . ; env | sort'"),
+    "exec": (
+        "tide exec demo -- nvidia-smi",
+        "tide exec demo --rank 5 -- sh -c 'df -h . ; env | sort'",
+        "tide exec -t demo -- bash",
+    ),
     "dump": ("tide dump demo", "tide dump demo --rank 3"),
     "data": ("tide data pack src/ --name my-code --include '*.py'", "tide data ls"),
     "data pack": ("tide data pack src/ --name my-code --include '*.py' --exclude tests",),

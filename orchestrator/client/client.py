@@ -131,9 +131,12 @@ class Client:
         """Take something below /api/v1 away."""
         return self._json(self._send("DELETE", f"{API}{path}"))
 
-    def begin_exec(self, job: str, command: Sequence[str], *, rank: int | None, node: str | None) -> Json:
-        """Run a command beside a worker of a job."""
+    def begin_exec(
+        self, job: str, command: Sequence[str], *, rank: int | None, node: str | None, terminal: Json | None = None
+    ) -> Json:
+        """Run a command beside a worker of a job, at a terminal of that kind and size if need be."""
         body: Json = {"command": list(command), "rank": rank, "node": node}
+        body |= {} if terminal is None else {"terminal": terminal}
         return self._json(self._send("POST", f"{API}/jobs/{_part(job)}/exec", json=body))
 
     def stacks(self, job: str, rank: int | None) -> Json:

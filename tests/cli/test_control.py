@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import http.server
 import json
 import re
@@ -17,6 +18,7 @@ import pytest
 
 from orchestrator.cli.control import connect
 from orchestrator.cli.control.follow import require_success
+from orchestrator.cli.control.jobs import _old_reasons
 from orchestrator.spec.errors import ExitCode, UserError
 from tests.cli.control_server import CLUSTER, PROGRAM, Server, answer, job_file, spawn, tide, until
 
@@ -287,3 +289,19 @@ def test_names_of_jobs_complete_in_the_shell(
     done = subprocess.run(["bash", "-c", typed], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["complete-me"]
     assert tide("cancel", "complete-me") == 0
+
+
+@pytest.mark.parametrize(
+    ("reason_at", "said"),
+    [
+        (dt.datetime.now(dt.UTC) + dt.timedelta(hours=1), ""),
+        (dt.datetime.now(dt.UTC) - dt.timedelta(hours=2), "reasons are as of 2h ago"),
+        (None, "the server that answers does not decide"),
+    ],
+)
+def test_reasons_to_wait_that_are_not_of_now_are_said_to_be_old(reason_at: dt.datetime | None, said: str) -> None:
+    waits = {"reason": "GangIncomplete", "reason_at": None if reason_at is None else reason_at.isoformat()}
+    runs = {"reason": None, "reason_at": None}
+    assert said in _old_reasons([waits, runs])
+    assert bool(_old_reasons([waits, runs])) is bool(said)
+    assert _old_reasons([runs]) == ""

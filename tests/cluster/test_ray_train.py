@@ -160,8 +160,8 @@ def test_growth_notice_and_kills_change_nothing_but_the_size(
 def test_room_that_is_taken_between_two_attempts_is_done_without_and_a_notice_file_moves_the_run_in_time(
     fixed: tuple[RunResult, Watch], cluster: LocalCluster, home: Path
 ) -> None:
-    """2 -> 4 while somebody's actor waits for the same room; a worker is killed and that actor takes its room: -> 3 from
-    the keepers; then a rank stands still; -> 2 when a file announces the end of a node. ZeRO 2."""
+    """2 -> 4 while somebody's actor waits for the same room; a worker is killed and that actor takes its room: -> 3
+    from the keepers; then a rank stands still; -> 2 when a file announces the end of a node. ZeRO 2."""
     added: list[str] = []
     foreign: list[ray.actor.ActorHandle] = []
     waits: list[bool] = []

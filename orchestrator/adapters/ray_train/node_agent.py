@@ -34,6 +34,7 @@ from orchestrator.adapters.ray_train.notice_desk import NoticeDesk, NoticePlan, 
 from orchestrator.adapters.ray_train.protocol import Announced
 from orchestrator.adapters.ray_train.roster import Roster
 from orchestrator.adapters.ray_train.stacks import RankProcess, RankStack, read_stacks
+from orchestrator.adapters.ray_train.terminal import Size, Terminal
 
 log = structlog.get_logger(__name__)
 
@@ -182,9 +183,9 @@ class NodeAgent:
         return read_stacks(ranks if rank is None else {rank: self._roster.find(rank)})
 
     @_for_people
-    def begin(self, rank: int, command: Sequence[str]) -> str:
+    def begin(self, rank: int, command: Sequence[str], terminal: Terminal | None = None) -> str:
         """Start a command beside a rank; what it is called. Raises: UserError."""
-        return self._commands.begin(rank, command)
+        return self._commands.begin(rank, command, terminal)
 
     @_for_people
     def hear(self, name: str, taken: int, wait_s: float) -> Heard:
@@ -192,9 +193,9 @@ class NodeAgent:
         return self._commands.find(name).hear(taken, wait_s)
 
     @_for_people
-    def tell(self, name: str, data: bytes, end: bool) -> bool:
-        """Input for a command, or its end; False: try again later. Raises: UserError."""
-        return self._commands.find(name).tell(data, end=end)
+    def tell(self, name: str, data: bytes, end: bool, size: Size | None = None) -> bool:
+        """Input for a command, its end, or its terminal's size; False: try again later. Raises: UserError."""
+        return self._commands.find(name).tell(data, end=end, size=size)
 
     @_for_people
     def let_go(self, name: str) -> None:

@@ -29,8 +29,9 @@ class Progress(Model):
 
 
 class Job(Model):
-    """One run. `reason`, `detail`, `eta`: why it waits, or how it ended. `progress`: of one that runs, while its
-    server leads."""
+    """One run. `reason`, `detail`, `eta`: why it waits, or how it ended; `reason_at`: when that was decided, null where
+    this server does not decide: what another one wrote may be some cycles old. `progress`: of one that runs, while
+    its server leads."""
 
     id: str
     name: str
@@ -42,6 +43,7 @@ class Job(Model):
     state: JobState
     reason: WaitReason | None
     detail: str
+    reason_at: str | None
     eta: str | None
     workers: Workers
     submitted_at: str

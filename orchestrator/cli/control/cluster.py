@@ -137,14 +137,14 @@ def usage(output: Output = Format.TABLE) -> None:
     kinds = ("paid", "useful", "stalled", "lost", "draining", "idle", "open", "held")
     pools = [(name, *(f"{each.get(kind, 0) / 3600:.2f}" for kind in kinds)) for name, each in found["pools"].items()]
     tenants = [
-        (one["tenant"], one["jobs"], f"{one['device_hours']:.2f}", one["spent_usd"], _left(one["granted_left"]))
+        (one["tenant"], one["jobs"], f"{one['device_hours']:.2f}", one["spent_usd"], *_grants(one))
         for one in found["tenants"]
     ]
     running = [(one["job"], one["tenant"], *_used(one)) for one in found["running"]]
     if output is Format.TABLE and running:
         used = ("RUNNING", "TENANT", "KWH", "G CO2", "USD BY THE HOUR")
         emit("Usage", found, output, table=make_table(used, running, right=used[2:]))
-    table = make_table(("TENANT", "JOBS", "DEVICE-HOURS", "USD", "GRANTS LEFT"), tenants)
+    table = make_table(("TENANT", "JOBS", "DEVICE-HOURS", "USD", "GRANTS LEFT", "SET ASIDE", "SPENT"), tenants)
     if output is Format.TABLE and pools:
         columns = ("POOL (device-hours)", *(kind.upper() for kind in kinds))
         emit("Usage", found, output, table=make_table(columns, pools, right=columns[1:]))
@@ -161,7 +161,15 @@ def _used(one: Json) -> tuple[str, str, str]:
     )
 
 
-def _left(granted: Json) -> str:
+def _grants(one: Json) -> tuple[str, str, str]:
+    """What of its grants is left, set aside and spent; a server of before says what is left only."""
+    spent = _amounts(one.get("granted_spent", {}))
+    worth = one.get("granted_steps_usd")
+    priced = f" (steps worth {float(worth):.2f} dollars)" if worth is not None and float(worth) else ""
+    return _amounts(one["granted_left"]), _amounts(one.get("granted_set_aside", {})), spent + priced
+
+
+def _amounts(granted: Json) -> str:
     parts = []
     if "micro_usd" in granted:
         parts.append(f"{granted['micro_usd'] / 1e6:.2f} dollars")

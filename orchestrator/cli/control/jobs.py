@@ -21,6 +21,8 @@ from orchestrator.cli.output import Format, Output, emit, make_table
 
 ps_app, describe_app, why_app, logs_app, events_app = (typer.Typer() for _ in range(5))
 Json = dict[str, Any]
+# A cycle a second is the rule; a slow one takes a few.
+_OLD_S = 15.0
 
 
 @ps_app.command()
@@ -47,6 +49,19 @@ def ps(
         output,
         table=make_table(columns, rows) if rows else "no jobs" + ("" if everything else "; -a also shows ended ones"),
     )
+    if old := _old_reasons(items):
+        typer.echo(old, err=True)
+
+
+def _old_reasons(items: list[Json]) -> str:
+    """What is to be said of reasons to wait that are not of now; nothing is the rule."""
+    told = [one.get("reason_at") for one in items if one["reason"]]
+    since = min((one for one in told if one is not None), default=None)
+    if since is not None and _seconds_since(since) > _OLD_S:
+        return f"reasons are as of {_age(since)} ago: no control cycle has ended since; see 'tide server status'"
+    if told and since is None:
+        return "reasons may be some cycles old: the server that answers does not decide"
+    return ""
 
 
 def _row(job: Json) -> list[str]:
@@ -68,7 +83,11 @@ def _planned(schedule: Json) -> list[str]:
 
 
 def _age(since: str) -> str:
-    return _spoken((dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(since)).total_seconds())
+    return _spoken(_seconds_since(since))
+
+
+def _seconds_since(instant: str) -> float:
+    return (dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(instant)).total_seconds()
 
 
 def _in(until: str) -> str:
