@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from orchestrator.cli.home import home_dir
-from orchestrator.cli.names import require_name
 from orchestrator.cli.output import Format, Output, emit, make_table
 from orchestrator.spec.errors import ExitCode, UserError
+from orchestrator.spec.names import require_name
 
 if TYPE_CHECKING:
     from jobs.train.state.manifest import Manifest

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.cli.home import home_dir
-from orchestrator.cli.names import require_name
 from orchestrator.cli.output import Format, Output, emit
 from orchestrator.spec.errors import ExitCode, UserError
+from orchestrator.spec.names import require_name
 
 app = typer.Typer()
 

@@ -11,13 +11,13 @@ import typer
 
 from orchestrator.cli.foreground import refuse_without_effect
 from orchestrator.cli.home import home_dir
-from orchestrator.cli.names import require_name
 from orchestrator.cli.output import Format, Output, emit, make_table
 from orchestrator.cli.study.here import STOP_FILE, drive, has_begun, put_aside, say
 from orchestrator.cli.study.rates import ClusterFile, PoolName, Price, Watts, kept_rates, rates_of
 from orchestrator.cli.study.tables import config_text, short_names, study_table
 from orchestrator.spec import Study, load_one
 from orchestrator.spec.errors import ExitCode, UserError
+from orchestrator.spec.names import require_name
 
 if TYPE_CHECKING:
     from orchestrator.study.record import StudyRecord, TrialRecord
@@ -91,7 +91,7 @@ def status(name: Name, output: Output = Format.TABLE) -> None:
 def stop(
     name: Name,
     wait_s: Annotated[
-        float, typer.Option("--wait", metavar="SECONDS", help="How long to wait until it has stopped.")
+        float, typer.Option("--wait", min=0.0, metavar="SECONDS", help="How long to wait until it has stopped.")
     ] = 120.0,
 ) -> None:
     """End a running study in order: its trials save their state, and it can go on later. Exit 101: not stopped yet."""
