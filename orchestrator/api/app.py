@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI
 
 from orchestrator.api import (
     cluster_routes,
+    code_routes,
     event_routes,
     health_routes,
     inside_routes,
@@ -54,6 +55,7 @@ def create_app(service: Service) -> FastAPI:
         plan_routes,
         log_routes,
         job_routes,
+        code_routes,
         inside_routes,
         event_routes,
         cluster_routes,

@@ -50,8 +50,13 @@ async def list_events(
     await _not_purged(service, start)
     if follow:
         return streaming(service, "events", _frames(service, start, row, only), caller)
+    # Asked before the events are read: what happened until then is among them.
+    last = await service.reading(service.read.last_event)
     found = await _read(service, start, row, only, limit)
-    return {"items": [render.event(one) for one in found], "next_after": found[-1].seq if found else start}
+    # Whoever asks for few of many goes on behind those that are none of his, so that his place is not removed.
+    upto = found[-1].seq if found else start
+    seen = upto if len(found) == limit else max(upto, last)
+    return {"items": [render.event(one) for one in found], "next_after": seen}
 
 
 async def _not_purged(service: Service, after: int) -> None:

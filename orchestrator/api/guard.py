@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from jobs.code.bundle import MAX_PACKED_BYTES
 from orchestrator.api.callers import Caller
 from orchestrator.api.documents import MAX_BATCH, MAX_BATCH_BYTES, MAX_DOCUMENT_BYTES
 from orchestrator.api.problem_answers import of
@@ -27,6 +28,7 @@ from orchestrator.spec.errors import ExitCode
 _log = structlog.get_logger(__name__)
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
 BATCH_PATH = "/api/v1/jobs/batch"
+CODE_PATHS = "/api/v1/code/"
 _PROCESS, _NUMBERS = secrets.token_hex(4), itertools.count(1)
 """Requests are numbered; the begin of a number tells processes apart."""
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -170,11 +172,10 @@ async def _whole_body(scope: Scope, headers: dict[bytes, bytes], receive: Receiv
     sender has gone before its end."""
     if b"content-length" not in headers and b"transfer-encoding" not in headers:
         return receive
-    batch = scope["path"] == BATCH_PATH
-    limit = MAX_BATCH_BYTES if batch else MAX_DOCUMENT_BYTES
+    limit, step = _limit(scope["path"])
     announced = headers.get(b"content-length", b"0")
     if announced.isdigit() and (len(announced) > 18 or int(announced) > limit):
-        raise _too_large(limit, batch)
+        raise too_large(f"the body is larger than {limit:,} bytes", step)
     parts, num_bytes, more = [], 0, True
     while more:
         message = await receive()
@@ -185,7 +186,7 @@ async def _whole_body(scope: Scope, headers: dict[bytes, bytes], receive: Receiv
         num_bytes += len(parts[-1])
         more = message.get("more_body", False)
         if num_bytes > limit:
-            raise _too_large(limit, batch)
+            raise too_large(f"the body is larger than {limit:,} bytes", step)
     replayed: list[Message] = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
 
     async def replay() -> Message:
@@ -194,6 +195,10 @@ async def _whole_body(scope: Scope, headers: dict[bytes, bytes], receive: Receiv
     return replay
 
 
-def _too_large(limit: int, batch: bool) -> ApiError:
-    step = f"Send at most {MAX_BATCH:,} jobs in one request" if batch else "Send many jobs to /api/v1/jobs/batch"
-    return too_large(f"the body is larger than {limit:,} bytes", step)
+def _limit(path: str) -> tuple[int, str]:
+    """How many bytes a body may have there, and what to do with more."""
+    if path == BATCH_PATH:
+        return MAX_BATCH_BYTES, f"Send at most {MAX_BATCH:,} jobs in one request"
+    if path.startswith(CODE_PATHS):
+        return MAX_PACKED_BYTES, "Leave out what is no code: name it in .tideignore"
+    return MAX_DOCUMENT_BYTES, "Send many jobs to /api/v1/jobs/batch"

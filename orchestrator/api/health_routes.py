@@ -29,11 +29,18 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
+# Whoever balances load may ask for heads only.
+router.add_api_route("/healthz", healthz, methods=["HEAD"], include_in_schema=False)
+
+
 @router.get("/readyz", response_model=models.Readiness, responses={503: {"model": models.Readiness}})
 async def readyz(service: TheService) -> JSONResponse:
     """Reads are answered, and somebody decides: this server, or another one that was heard of lately."""
     document = await service.reading(_readiness, service)
     return JSONResponse(document, status_code=200 if document["status"] == "ok" else 503)
+
+
+router.add_api_route("/readyz", readyz, methods=["HEAD"], include_in_schema=False)
 
 
 def _readiness(service: Service) -> dict[str, Any]:

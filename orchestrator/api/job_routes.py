@@ -205,6 +205,7 @@ def _detail(service: Service, row: JobRow) -> dict[str, Any]:
     now = sum(one.world_size for one in attempts[-1:] if one.ended_ms is None)
     return {
         **_rendered(service, row, now),
+        "set_aside": render.set_aside(row),
         "serving": service.describe(row.id) if row.shape.kind == "Endpoint" and row.state not in ENDED else None,
         "footprint": render.footprint(service.footprint(row.id)),
         "attempts": [render.attempt(one) for one in attempts],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -15,6 +16,7 @@ from orchestrator.spec.errors import ExitCode, FencedError, UnreachableError, Us
 from orchestrator.spec.problems import SpecError
 
 _log = structlog.get_logger(__name__)
+_MOST_SAID = 20
 
 _BY_EXIT = {
     ExitCode.USAGE: ProblemCode.USAGE,
@@ -79,14 +81,20 @@ def of(error: BaseException) -> ApiError:
 
 
 def _invalid(error: RequestValidationError) -> ApiError:
-    first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
+    first, *others = error.errors()
     if first["type"] == "json_invalid":
         reason = first.get("ctx", {}).get("error", "cannot be read")
         return ApiError(400, ProblemCode.USAGE, f"the body is not JSON: {reason}", exit_code=ExitCode.USAGE)
-    name = ".".join(location[1:]) or location[0]
-    text = str(first["msg"]).removeprefix("Value error, ")
-    return ApiError(422, ProblemCode.INVALID, text, exit_code=ExitCode.INVALID, where=f"{location[0]} {name}")
+    where, text = _said(first)
+    # Everything at once, as of documents.
+    text = "; ".join([text, *(": ".join(_said(one)) for one in others[:_MOST_SAID])])
+    return ApiError(422, ProblemCode.INVALID, text, exit_code=ExitCode.INVALID, where=where)
+
+
+def _said(error: Mapping[str, Any]) -> tuple[str, str]:
+    """Where something is wrong, and what."""
+    kind, *path = [str(part) for part in error["loc"]]
+    return f"{kind} {'.'.join(path) or kind}", str(error["msg"]).removeprefix("Value error, ")
 
 
 def _http(error: HTTPException) -> ApiError:

@@ -6,7 +6,7 @@ import datetime as dt
 import json
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import Any
+from typing import Any, assert_never
 from urllib.parse import urlsplit
 
 from orchestrator.api.progress import Progress, progress_of
@@ -14,6 +14,7 @@ from orchestrator.ledger.event_reads import Event
 from orchestrator.ledger.keys import KeyRow
 from orchestrator.ledger.life import placement_of
 from orchestrator.ledger.rows import AttemptRow, JobRow, LeaseRow, NoticeRow
+from orchestrator.ledger.states import Unit
 from orchestrator.policy.queueing.decisions import Placement
 from orchestrator.policy.queueing.orders import NoteKind, Report
 from orchestrator.service.footprint import Footprint
@@ -101,6 +102,22 @@ def _progress(known: Progress) -> dict[str, Any]:
         "steps_per_s": known.steps_per_s,
         "finish_at": instant_ms(known.finish_ms),
     }
+
+
+def set_aside(row: JobRow) -> dict[str, Any] | None:
+    """What is set aside for a job in its tenant's grants."""
+    match row.paid_in:
+        case Unit.ITERATIONS:
+            worth = usd(row.reserved_micro_usd) if row.reserved_micro_usd else None
+            return {"unit": row.paid_in, "amount": row.reserved_iterations, "worth_usd": worth}
+        case Unit.MICRO_USD:
+            return {"unit": row.paid_in, "amount": row.reserved_micro_usd, "worth_usd": None}
+        case Unit.DEVICE_MS:
+            return {"unit": row.paid_in, "amount": row.reserved_device_ms, "worth_usd": None}
+        case None:
+            return None
+        case _:
+            assert_never(row.paid_in)
 
 
 def footprint(found: Footprint | None) -> dict[str, float | None] | None:

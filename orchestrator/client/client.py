@@ -116,6 +116,14 @@ class Client:
             return self.get("/plan")
         return self._json(self._send("POST", f"{API}/plan", json=document))
 
+    def has_code(self, code: str) -> bool:
+        """Whether the server has a folder of code."""
+        return self._send("GET", f"{API}/code/{_part(code)}", allow=(404,)).status_code == 200
+
+    def send_code(self, code: str, packed: bytes) -> None:
+        """Send one; twice is once."""
+        self._send("PUT", f"{API}/code/{_part(code)}", content=packed, headers={"content-type": "application/gzip"})
+
     def apply(self, document: Mapping[str, Any], *, dry_run: bool) -> Json:
         """Apply a Cluster, or say what would change."""
         params = {"dry_run": "true" if dry_run else "false"}
@@ -197,13 +205,14 @@ class Client:
         path: str,
         *,
         json: Any = None,
+        content: bytes | None = None,
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         allow: Sequence[int] = (),
     ) -> httpx.Response:
         try:
             self._knock()
-            answer = self._http.request(method, path, json=json, params=params, headers=headers)
+            answer = self._http.request(method, path, json=json, content=content, params=params, headers=headers)
         except httpx.TransportError as error:
             self._knocked = False
             raise self._unreachable(error) from error

@@ -20,6 +20,10 @@ WORD_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 ADDRESS_PATTERN = r"^(auto|local|[A-Za-z0-9._-]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5})$"
 API_PATTERN = r"^(https://[^\s/@?#]+|http://(127\.[0-9.]+|localhost|\[::1\])(:[0-9]{1,5})?)(/[^\s?#]*)?$"
 KEY_PATH_PATTERN = r"^[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z_][A-Za-z0-9_-]*)*$"
+_VERSION = r"(===|==|~=|!=|<=|>=|<|>) ?[A-Za-z0-9.*+!_-]+"
+REQUIREMENT_PATTERN = (
+    r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?(\[[A-Za-z0-9._,-]+\])? ?(" + _VERSION + "(, ?" + _VERSION + ")*)?$"
+)
 _NAME_WANT = "it must be 1..63 lower-case letters, digits and '-', with a letter or digit at both ends"
 _REFERENCE_WANT = "it must be name@version, such as python-stdlib@latest or gpt-code@3"
 _TASK_WANT = "it must be module.path:factory, such as jobs.models.gpt:task"
@@ -121,6 +125,15 @@ def parse_key_path(value: object) -> str:
     if matches(KEY_PATH_PATTERN, text):
         return text
     raise BadValueError(Code.BAD_NAME, f"{shown(text)} is not a path of keys", want)
+
+
+def parse_requirement(value: object) -> str:
+    """A package of the index, with its versions: einops~=0.8.0. No options, addresses or files."""
+    want = "it must be a package's name and its versions, such as einops==0.8.1 or 'tokenizers>=0.20,<1'"
+    text = scalar_text(value, want)
+    if matches(REQUIREMENT_PATTERN, text):
+        return text
+    raise BadValueError(Code.WRONG_VALUE, f"{shown(text)} is not a package", want)
 
 
 def parse_file(value: object) -> str:

@@ -70,6 +70,10 @@ def test_one_bad_submission_does_not_spoil_those_it_shares_a_transaction_with(
     assert codes == [409, 201, 409, 201]
 
 
+def test_heads_are_answered_to_whoever_balances_load(client: TestClient) -> None:
+    assert client.head("/healthz").status_code == client.head("/readyz").status_code == 200
+
+
 def test_readiness_is_refused_while_nobody_decides(world: ApiWorld, client: TestClient) -> None:
     assert client.get("/readyz").json()["leader"] == "one"
     world.world.clock.at_s += 60  # nobody has said anything for a minute
@@ -169,8 +173,11 @@ def test_usage_says_what_of_granted_steps_is_left_set_aside_and_spent(tmp_path: 
         client.post("/api/v1/jobs", json=job("a", workers={"min": 1, "max": 1, "resources": {"GPU": 1}}))
         world.run(3)
         assert (red()["granted_left"], red()["granted_set_aside"]) == ({"iterations": 100}, {"iterations": 100})
+        aside = {"unit": "iterations", "amount": 100, "worth_usd": None}
+        assert client.get("/api/v1/jobs/a").json()["set_aside"] == aside
         world.run(110)
         assert client.get("/api/v1/jobs/a").json()["state"] == "succeeded"
+        assert client.get("/api/v1/jobs/a").json()["set_aside"] is None
         found = red()
         assert (found["granted_left"], found["granted_spent"]) == ({"iterations": 100}, {"iterations": 100})
         # Nobody had measured its steps before: they are worth what they have cost.
@@ -181,6 +188,10 @@ def test_usage_says_what_of_granted_steps_is_left_set_aside_and_spent(tmp_path: 
         assert verdict["verdict"]["reason"] == "BudgetExhausted"
         assert "101 steps; tenant 'red' has 100 steps left" in verdict["detail"]
         assert [one["text"] for one in verdict["unblock"]] == ["grant tenant red 1 steps (iterations)"]
+        # The same work again: by now a step is known to take a device-second, at 3.60 dollars an hour.
+        client.post("/api/v1/jobs", json=job("a", workers={"min": 1, "max": 1, "resources": {"GPU": 1}}))
+        world.run(1)
+        assert client.get("/api/v1/jobs/a").json()["set_aside"] == {**aside, "worth_usd": "0.1"}
 
 
 NIGHTS = CLUSTER + "  lending: {pools: [p], min_slice: 30m}\n"

@@ -73,6 +73,9 @@ def test_every_error_over_the_wire_is_a_problem_document(beyond: tuple[ApiWorld,
     problem(found, 405, "method")
     assert set(found.headers["allow"].split(", ")) <= {"GET", "POST"}
     assert problem(client.get(JOBS, params={"limit": "0"}, headers=key), 422, "invalid")["where"] == "query limit"
+    both = problem(client.get(JOBS, params={"limit": "0", "state": "gone"}, headers=key), 422, "invalid")
+    assert "greater than or equal to 1" in both["detail"] + both["where"]
+    assert {"limit", "state.0"} <= set((both["where"] + " " + both["detail"]).replace(":", " ").split())
     problem(client.post(f"{JOBS}/a/resize", json={"workers": "x"}, headers=key), 422, "invalid")
     broken = client.post(f"{JOBS}/a/resize", content=b"{", headers=key | {"content-type": "application/json"})
     problem(broken, 400, "usage")

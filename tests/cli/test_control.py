@@ -18,7 +18,7 @@ import pytest
 
 from orchestrator.cli.control import connect
 from orchestrator.cli.control.follow import require_success
-from orchestrator.cli.control.jobs import _old_reasons
+from orchestrator.cli.control.jobs import _old_reasons, _set_aside
 from orchestrator.spec.errors import ExitCode, UserError
 from tests.cli.control_server import CLUSTER, PROGRAM, Server, answer, job_file, spawn, tide, until
 
@@ -45,6 +45,28 @@ def test_a_job_from_submission_to_its_end(server: Server, tmp_path: Path, capsys
     for verb in (("ps", "-a"), ("describe", "a"), ("why", "a"), ("events", "a"), ("usage",), ("queue", "leases")):
         assert tide(*verb) == 0
         assert capsys.readouterr().out
+
+
+def test_a_job_takes_its_code_along_as_it_is_at_that_moment(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "own.py").write_text("x = 1\n")
+    assert tide("submit", job_file(tmp_path, "code-a", runtime={"working_dir": "project"})) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"the code in .*/project goes with it as code:[0-9a-f]{12} \(1 file, 0\.0 MiB\)", said), said
+    (folder / "own.py").write_text("x = 2\n")
+    assert tide("submit", job_file(tmp_path, "code-b", runtime={"working_dir": "project"})) == 0
+    kept = [path for path in sorted((server.home / "code").glob("*")) if path.is_dir()]
+    assert sorted((path / "own.py").read_text() for path in kept) == ["x = 1\n", "x = 2\n"]
+    assert tide("submit", "--dry-run", job_file(tmp_path, "code-c", runtime={"working_dir": "project"})) == 0
+    missing = job_file(tmp_path, "code-d", runtime={"working_dir": "nowhere"})
+    assert tide("submit", missing) == ExitCode.INVALID
+    assert "/nowhere: there is no such folder" in capsys.readouterr().err
+    for name in ("code-a", "code-b"):
+        answer(capsys, "cancel", name)
 
 
 def test_a_node_is_held_and_released_by_the_begin_of_its_name(
@@ -310,7 +332,7 @@ def test_names_of_jobs_complete_in_the_shell(
     [
         (dt.datetime.now(dt.UTC) + dt.timedelta(hours=1), ""),
         (dt.datetime.now(dt.UTC) - dt.timedelta(hours=2), "reasons are as of 2h ago"),
-        (None, "the server that answers does not decide"),
+        (None, "reasons are those written last"),
     ],
 )
 def test_reasons_to_wait_that_are_not_of_now_are_said_to_be_old(reason_at: dt.datetime | None, said: str) -> None:
@@ -319,3 +341,23 @@ def test_reasons_to_wait_that_are_not_of_now_are_said_to_be_old(reason_at: dt.da
     assert said in _old_reasons([waits, runs])
     assert bool(_old_reasons([waits, runs])) is bool(said)
     assert _old_reasons([runs]) == ""
+
+
+@pytest.mark.parametrize(
+    ("one", "said"),
+    [
+        (None, None),
+        (
+            {"unit": "iterations", "amount": 60, "worth_usd": "0.1234"},
+            "60 steps of what its tenant was granted, worth 0.12 dollars",
+        ),
+        ({"unit": "iterations", "amount": 60, "worth_usd": None}, "60 steps of what its tenant was granted"),
+        ({"unit": "micro_usd", "amount": 1_500_000, "worth_usd": None}, "1.50 dollars of what its tenant was granted"),
+        (
+            {"unit": "device_ms", "amount": 1_800_000, "worth_usd": None},
+            "0.50 device-hours of what its tenant was granted",
+        ),
+    ],
+)
+def test_what_is_set_aside_is_said_in_its_own_unit(one: dict[str, Any] | None, said: str | None) -> None:
+    assert _set_aside(one) == said

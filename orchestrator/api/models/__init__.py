@@ -23,7 +23,7 @@ from orchestrator.api.models.decisions import (
     Verdict,
     Why,
 )
-from orchestrator.api.models.inside import Done, Exec, ExecBody, ExecInput, Stacks, StacksBody
+from orchestrator.api.models.inside import Code, Done, Exec, ExecBody, ExecInput, Stacks, StacksBody
 from orchestrator.api.models.jobs import (
     Attempt,
     Footprint,
@@ -61,6 +61,7 @@ __all__ = [
     "Attempt",
     "Change",
     "ClusterDifference",
+    "Code",
     "Done",
     "Effect",
     "Event",

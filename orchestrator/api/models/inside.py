@@ -67,6 +67,12 @@ class ExecInput(Model):
     size: TerminalSize | None = None
 
 
+class Code(Model):
+    """A folder of code that is here."""
+
+    id: str
+
+
 class Done(Model):
     """It was done."""
 

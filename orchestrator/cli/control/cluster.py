@@ -145,7 +145,7 @@ def usage(output: Output = Format.TABLE) -> None:
     if output is Format.TABLE and running:
         used = ("RUNNING", "TENANT", "KWH", "G CO2", "USD BY THE HOUR")
         emit("Usage", found, output, table=make_table(used, running, right=used[2:]))
-    table = make_table(("TENANT", "JOBS", "DEVICE-HOURS", "USD", "GRANTS LEFT", "SET ASIDE", "SPENT"), tenants)
+    table = make_table(("TENANT", "JOBS", "DEVICE-HOURS", "USD", "GRANTS LEFT", "SET ASIDE", "GRANTS SPENT"), tenants)
     if output is Format.TABLE and pools:
         columns = ("POOL (device-hours)", *(kind.upper() for kind in kinds))
         emit("Usage", found, output, table=make_table(columns, pools, right=columns[1:]))
@@ -164,13 +164,14 @@ def _used(one: Json) -> tuple[str, str, str]:
 
 def _grants(one: Json) -> tuple[str, str, str]:
     """What of its grants is left, set aside and spent; a server of before says what is left only."""
-    spent = _amounts(one.get("granted_spent", {}))
+    spent = amounts(one.get("granted_spent", {}))
     worth = one.get("granted_steps_usd")
     priced = f" (steps worth {float(worth):.2f} dollars)" if worth is not None and float(worth) else ""
-    return _amounts(one["granted_left"]), _amounts(one.get("granted_set_aside", {})), spent + priced
+    return amounts(one["granted_left"]), amounts(one.get("granted_set_aside", {})), spent + priced
 
 
-def _amounts(granted: Json) -> str:
+def amounts(granted: Json) -> str:
+    """Amounts by unit, in words."""
     parts = []
     if "micro_usd" in granted:
         parts.append(f"{granted['micro_usd'] / 1e6:.2f} dollars")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from orchestrator.cli.control.cluster import amounts
 from orchestrator.cli.control.connect import Job, connected, job_names
 from orchestrator.cli.control.follow import (
     detaching,
@@ -61,7 +62,7 @@ def _old_reasons(items: list[Json]) -> str:
     if since is not None and _seconds_since(since) > _OLD_S:
         return f"reasons are as of {_age(since)} ago: no control cycle has ended since; see 'tide server status'"
     if told and since is None:
-        return "reasons may be some cycles old: the server that answers does not decide"
+        return "reasons are those written last: the server that answers does not decide, or has only begun to"
     return ""
 
 
@@ -118,6 +119,7 @@ def _described(job: Json) -> Any:
     facts += _serving(job["serving"]) if serves else [("steps", _steps(job))]
     facts += [("failures, preemptions, resizes", f"{job['failures']}, {job['preemptions']}, {job['resizes']}")]
     facts += [("spent", f"{job['spent_usd']} dollars, {job['device_hours']:.3f} device-hours")]
+    facts += [("set aside", _set_aside(job.get("set_aside")))]
     facts += [("held up by", _slow(one)) for one in job["stragglers"]]
     facts += [("used", _used(job["footprint"]))]
     rows = [(name, value) for name, value in facts if value not in (None, "")]
@@ -125,6 +127,14 @@ def _described(job: Json) -> Any:
     rows += [(f"attempt {one['attempt']}", _attempt(one)) for one in job["attempts"]]
     rows += [(f"told {one['host']}", _notice(one)) for one in job["notices"]]
     return make_table((job["id"], ""), rows)
+
+
+def _set_aside(one: Json | None) -> str | None:
+    """What its tenant's grants pay for it with; a server of before does not say."""
+    if one is None:
+        return None
+    worth = "" if one["worth_usd"] is None else f", worth {float(one['worth_usd']):.2f} dollars"
+    return f"{amounts({one['unit']: one['amount']})} of what its tenant was granted{worth}"
 
 
 def _slow(one: Json) -> str:
