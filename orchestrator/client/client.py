@@ -28,7 +28,7 @@ _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 _STREAM_TIMEOUT = httpx.Timeout(45.0, connect=5.0)
 _RETRY_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 API = "/api/v1"
-_PART = r"[A-Za-z0-9][A-Za-z0-9._~-]{0,127}"
+_PART = r"[A-Za-z0-9][A-Za-z0-9._:~-]{0,127}"
 
 
 class Client:
@@ -118,11 +118,11 @@ class Client:
 
     def has_code(self, code: str) -> bool:
         """Whether the server has a folder of code."""
-        return self._send("GET", f"{API}/code/{_part(code)}", allow=(404,)).status_code == 200
+        return self._send("GET", f"{API}/code/{part(code)}", allow=(404,)).status_code == 200
 
     def send_code(self, code: str, packed: bytes) -> None:
         """Send one; twice is once."""
-        self._send("PUT", f"{API}/code/{_part(code)}", content=packed, headers={"content-type": "application/gzip"})
+        self._send("PUT", f"{API}/code/{part(code)}", content=packed, headers={"content-type": "application/gzip"})
 
     def apply(self, document: Mapping[str, Any], *, dry_run: bool) -> Json:
         """Apply a Cluster, or say what would change."""
@@ -261,7 +261,7 @@ def _job(name: str) -> str:
 def part(name: str) -> str:
     """A name as one part of an address. Raises: UserError for what can be none, before anybody is asked."""
     if not matches(_PART, name):
-        raise UserError(f"{shown(name)} is no name; it must be letters, digits, '.', '_', '~' and '-'")
+        raise UserError(f"{shown(name)} is no name; it must be letters, digits and any of . _ : ~ -")
     return name
 
 
