@@ -72,7 +72,7 @@ def _held(service: Service) -> dict[tuple[str | None, str], int]:
 
 
 def _jobs_of(
-    queue: str, counts: dict[tuple[str, str, str | None], int], decided: dict[str, Counter[str]] | None
+    queue: str, counts: dict[tuple[str, str, str | None], int], decided: Counter[tuple[str, str]] | None
 ) -> dict[str, Any]:
     mine = {(state, reason): count for (of, state, reason), count in counts.items() if of == queue}
     running = sum(count for (state, _), count in mine.items() if state in HOLDING or state == JobState.DRAINING)
@@ -82,7 +82,7 @@ def _jobs_of(
             reasons[reason] += count
     if decided is not None:
         # What is written of thousands follows some cycles behind.
-        reasons = decided.get(queue, Counter())
+        reasons = Counter({reason: count for (of, reason), count in decided.items() if of == queue})
     return {"waiting": sum(mine.values()) - running, "running": running, "reasons": dict(sorted(reasons.items()))}
 
 

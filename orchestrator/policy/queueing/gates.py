@@ -144,10 +144,12 @@ class Gatekeeper:
 
 def closes_at_s(board: Board, job: Job) -> float | None:
     """When the window closes in which a job runs: now if it is closed; None without a window."""
-    hours = board.windows.get(job.window) if job.window is not None else None
-    if hours is None:
+    if job.window is None or job.window not in board.windows:
         return None
-    return board.snapshot.now_s + time_left_s([hours.window], now_s=board.snapshot.now_s)
+    if job.window not in board.closes:
+        now_s = board.snapshot.now_s
+        board.closes[job.window] = now_s + time_left_s([board.windows[job.window].window], now_s=now_s)
+    return board.closes[job.window]
 
 
 def next_opening_s(board: Board) -> float | None:

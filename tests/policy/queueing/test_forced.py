@@ -162,7 +162,8 @@ def night_of(min_slice_s=1800.0, started_s=SIX - 7 * 3600.0, ending=ENDING):
 
 def test_a_night_ends_early_enough_for_what_must_follow_and_by_the_close():
     ends = night_of()
-    assert changes(ends(SIX - 301.0)) == {}
+    before = ends(SIX - 301.0)
+    assert (changes(before), before.wake_at_s) == ({}, SIX - 300.0)
     decisions = ends(SIX - 300.0)
     assert changes(decisions) == {"j": ("window_closed", 0)}
     assert decisions.changes[0].drain_until_s == SIX
@@ -187,5 +188,7 @@ def test_no_night_begins_without_room_for_its_slice_and_the_way_out(min_slice_s)
     one = replace(job("j", 4, window="night"), min_slice_s=min_slice_s, ending=ENDING)
     begins = lambda left_s: decide_queues(snapshot(now_s=SIX - left_s, windows=(NIGHT,), waiting=(one,)))  # noqa: E731
     assert started(begins(least_s)) == {"j": 4}
+    assert "evaluation waits for another night" in begins(least_s).starts[0].detail
+    assert "then what ends a night" in begins(least_s + 275.0).starts[0].detail
     (waits,) = begins(least_s - 1.0).waits
     assert (waits.why.reason, waits.why.eta_s) == (WaitReason.WINDOW_TOO_SHORT, SIX + 16 * 3600.0)
