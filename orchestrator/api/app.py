@@ -20,7 +20,7 @@ from orchestrator.api import (
     node_routes,
     openapi,
     plan_routes,
-    problems,
+    problem_answers,
     schedule_routes,
 )
 from orchestrator.api.parts import known_parameters
@@ -50,7 +50,7 @@ def create_app(service: Service) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
-    problems.install(app)
+    problem_answers.install(app)
     for room in (
         plan_routes,
         log_routes,

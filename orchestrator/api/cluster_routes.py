@@ -11,7 +11,7 @@ from orchestrator.api import documents, models, render
 from orchestrator.api.differences import live_changes, must_drain
 from orchestrator.api.openapi import document_body
 from orchestrator.api.parts import NameFilter, TheCaller, TheService, known_names
-from orchestrator.api.problems import responses
+from orchestrator.api.problem_answers import responses
 from orchestrator.api.service import Service
 from orchestrator.ledger.errors import ConflictError, LedgerError
 from orchestrator.ledger.job_reads import JobFilter
@@ -72,7 +72,7 @@ def _held(service: Service) -> dict[tuple[str | None, str], int]:
 
 
 def _jobs_of(
-    queue: str, counts: dict[tuple[str, str, str | None], int], decided: dict[str, Counter[str]] | None
+    queue: str, counts: dict[tuple[str, str, str | None], int], decided: Counter[tuple[str, str]] | None
 ) -> dict[str, Any]:
     mine = {(state, reason): count for (of, state, reason), count in counts.items() if of == queue}
     running = sum(count for (state, _), count in mine.items() if state in HOLDING or state == JobState.DRAINING)
@@ -82,7 +82,7 @@ def _jobs_of(
             reasons[reason] += count
     if decided is not None:
         # What is written of thousands follows some cycles behind.
-        reasons = decided.get(queue, Counter())
+        reasons = Counter({reason: count for (of, reason), count in decided.items() if of == queue})
     return {"waiting": sum(mine.values()) - running, "running": running, "reasons": dict(sorted(reasons.items()))}
 
 

@@ -14,7 +14,8 @@ from fastapi.responses import JSONResponse
 from jobs.code.store import CodeStore
 from orchestrator.api import models
 from orchestrator.api.parts import TheCaller, TheService
-from orchestrator.api.problems import ApiError, ProblemCode, responses
+from orchestrator.api.problem_answers import responses
+from orchestrator.api.problems import ApiError, ProblemCode
 from orchestrator.api.service import Service
 from orchestrator.ledger.keys import Role
 from orchestrator.spec.errors import ExitCode

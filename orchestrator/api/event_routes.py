@@ -8,14 +8,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query
 
 from orchestrator.api import models, render
-from orchestrator.api.models import JOB_PATTERN
 from orchestrator.api.parts import Limit, NameFilter, TheCaller, TheService, job_for
-from orchestrator.api.problems import gone, responses
+from orchestrator.api.problem_answers import responses
+from orchestrator.api.problems import gone
 from orchestrator.api.service import Service
 from orchestrator.api.streams import KEEP_ALIVE, KEEP_ALIVE_S, frame, stream_answer, streaming
 from orchestrator.ledger.event_reads import Event
 from orchestrator.ledger.rows import JobRow
 from orchestrator.ledger.states import ENDED
+from orchestrator.spec.names import JOB_PATTERN
 
 router = APIRouter(prefix="/api/v1/events", tags=["events"])
 _MOST_SEQ = 2**63 - 1

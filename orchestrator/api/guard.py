@@ -18,7 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from jobs.code.bundle import MAX_PACKED_BYTES
 from orchestrator.api.callers import Caller
 from orchestrator.api.documents import MAX_BATCH, MAX_BATCH_BYTES, MAX_DOCUMENT_BYTES
-from orchestrator.api.problems import ApiError, ProblemCode, forbidden, of, too_large, unauthenticated
+from orchestrator.api.problem_answers import of
+from orchestrator.api.problems import ApiError, ProblemCode, forbidden, too_large, unauthenticated
 from orchestrator.api.service import Service
 from orchestrator.api.short_way import ShortWay
 from orchestrator.ledger.keys import Role

@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from orchestrator.api import models, render
 from orchestrator.api.parts import TheService
-from orchestrator.api.problems import responses
+from orchestrator.api.problem_answers import responses
 from orchestrator.api.service import Service
 from orchestrator.ledger.errors import LedgerError
 from orchestrator.ports import UnreachableError

@@ -15,7 +15,8 @@ from fastapi import APIRouter, Path
 from orchestrator.api import models
 from orchestrator.api.callers import Caller
 from orchestrator.api.parts import JobId, TheCaller, TheService, job_for
-from orchestrator.api.problems import ApiError, ProblemCode, responses
+from orchestrator.api.problem_answers import responses
+from orchestrator.api.problems import ApiError, ProblemCode
 from orchestrator.api.service import Service
 from orchestrator.api.streams import KEEP_ALIVE, frame, stream_answer, streaming
 from orchestrator.ledger.errors import ConflictError

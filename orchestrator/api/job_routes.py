@@ -25,7 +25,7 @@ from orchestrator.api.parts import (
     job_for,
     known_names,
 )
-from orchestrator.api.problems import responses
+from orchestrator.api.problem_answers import responses
 from orchestrator.api.service import Applied, Service
 from orchestrator.ledger.errors import ConflictError
 from orchestrator.ledger.job_reads import JobFilter

@@ -13,7 +13,8 @@ from fastapi import APIRouter, Header, Query
 from orchestrator.api import models
 from orchestrator.api.callers import Caller
 from orchestrator.api.parts import JobId, TheCaller, TheService, job_for
-from orchestrator.api.problems import ApiError, ProblemCode, gone, responses
+from orchestrator.api.problem_answers import responses
+from orchestrator.api.problems import ApiError, ProblemCode, gone
 from orchestrator.api.service import Service
 from orchestrator.api.streams import KEEP_ALIVE, KEEP_ALIVE_S, frame, stream_answer, streaming
 from orchestrator.ledger.rows import JobRow

@@ -10,14 +10,13 @@ from fastapi.routing import APIRoute
 
 from orchestrator.api.admission import unknown_name
 from orchestrator.api.callers import Caller
-from orchestrator.api.models import JOB_PATTERN
 from orchestrator.api.problems import ApiError, ProblemCode
 from orchestrator.api.service import Service
 from orchestrator.ledger.keys import Role
 from orchestrator.ledger.rows import JobRow
 from orchestrator.spec.errors import ExitCode
 from orchestrator.spec.fields import did_you_mean
-from orchestrator.spec.names import NAME_PATTERN
+from orchestrator.spec.names import JOB_PATTERN, NAME_PATTERN
 from orchestrator.spec.scalars import shown
 
 MOST_ITEMS = 1000

@@ -42,16 +42,16 @@ class Reasons:
         eta_ms = None if why.eta_s is None else round(why.eta_s * 1000)
         return replace(row, reason=why.reason.value, detail=why.detail, eta_ms=eta_ms), told.snapshot.now_s
 
-    def counts(self, tenant: str | None) -> dict[str, Counter[str]] | None:
+    def counts(self, tenant: str | None = None) -> Counter[tuple[str, str]] | None:
         """Jobs that wait by queue and reason; of one tenant, or all. None where this server does not decide."""
         told = self._now()
         if told is None:
             return None
-        found: dict[str, Counter[str]] = {}
+        found: Counter[tuple[str, str]] = Counter()
         for job in told.snapshot.waiting:
             why = told.by_job.get(job.id)
             if why is not None and tenant in (None, job.tenant):
-                found.setdefault(job.queue, Counter())[why.reason.value] += 1
+                found[job.queue, why.reason.value] += 1
         return found
 
     def _now(self) -> _Told | None:

@@ -220,10 +220,7 @@ def _service(
     options: ServerOptions, ledger: Ledger, watched: WatchedLedger, loop: ControlLoop, ports: LivePorts
 ) -> Service:
     registry = CollectorRegistry()
-    if ports.metrics is not None:
-        ports.metrics.leading = lambda: loop.health().leading
-        registry.register(ports.metrics)
-    return Service(
+    service = Service(
         ledger,
         watched,
         loop,
@@ -237,6 +234,11 @@ def _service(
         describe=ports.describe,
         footprint=ports.footprint,
     )
+    if ports.metrics is not None:
+        ports.metrics.leading = lambda: loop.health().leading
+        ports.metrics.waiting = service.reasons.counts
+        registry.register(ports.metrics)
+    return service
 
 
 def _anything(cluster: Cluster) -> None:

@@ -87,7 +87,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "models ls": ("tide models ls", "tide models ls demo-gpt"),
     "models show": ("tide models show demo-gpt@latest -o json",),
     "models verify": ("tide models verify demo-gpt@2",),
-    "models alias": ("tide models alias demo-gpt@2 champion",),
+    "models alias": ("tide models alias demo-gpt@2 champion", "tide models alias demo-gpt champion --remove"),
     "study": (
         f"tide study run {_STUDY}",
         "tide study status demo-rate",

@@ -60,12 +60,22 @@ def verify(ref: Ref, output: Output = Format.TABLE) -> None:
 def alias(
     ref: Ref,
     name: Annotated[str, typer.Argument(help="The alias, such as champion.", show_default=False)],
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Forget the alias of this model; the version stays.")
+    ] = False,
     output: Output = Format.TABLE,
 ) -> None:
     """Let an alias name a version; endpoints that follow the alias load it."""
-    version = _registry().set_alias(ref, name)
-    result = {"model": version.model, "alias": name, "number": version.number}
-    emit("ModelAlias", result, output, table=f"{version.model}@{name} is now {version.ref}")
+    registry = _registry()
+    if remove:
+        registry.remove_alias(ref, name)
+        result: dict[str, Any] = {"model": ref, "alias": name, "number": None}
+        said = f"{ref} has no alias {name} any more"
+    else:
+        version = registry.set_alias(ref, name)
+        result = {"model": version.model, "alias": name, "number": version.number}
+        said = f"{version.model}@{name} is now {version.ref}"
+    emit("ModelAlias", result, output, table=said)
 
 
 def _registry() -> Registry:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 
+from orchestrator.spec.errors import UserError
 from orchestrator.spec.problems import BadValueError, Code
 from orchestrator.spec.scalars import parse_text, scalar_text, shown
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+JOB_PATTERN = NAME_PATTERN[:-1] + r"(\.[1-9][0-9]{0,8})?$"
+"""NAME is its latest run, NAME.N that run."""
+_KEPT_PATTERN = JOB_PATTERN[:-1] + r"(~[1-9][0-9]{0,8})?$"
 REFERENCE_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?@[A-Za-z0-9]([A-Za-z0-9._:-]{0,126}[A-Za-z0-9])?$"
 TASK_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
 URL_PATTERN = r"^(file:///|s3://|gs://|abfs://)[^\s]+$"
@@ -137,6 +141,17 @@ def parse_file(value: object) -> str:
     text = parse_text(value, "it must be a path, relative to this file or absolute")
     if "\0" in text or "\n" in text:
         raise BadValueError(Code.WRONG_VALUE, f"{shown(text)} is not a path", "it must be one line of printable text")
+    return text
+
+
+def require_name(text: str, what: str) -> str:
+    """The name, if a job or study can have it: also NAME.2, its second run, and NAME~1, which was put aside.
+
+    Raises: UserError, before a folder or an address is made of it.
+    """
+    if not matches(_KEPT_PATTERN, text):
+        want = "it must be 1 to 63 lower-case letters, digits and '-', and may end in '.' and the number of a run"
+        raise UserError(f"{shown(text)} cannot name a {what}; {want}")
     return text
 
 

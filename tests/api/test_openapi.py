@@ -6,7 +6,9 @@ number of examples of each route, the same ones every time.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+import tests
 from orchestrator.adapters.jobs.door import Door
 from orchestrator.api.guard import Entrance, Guard
 from orchestrator.service.visits import Visits
@@ -96,3 +99,10 @@ def test_every_kind_that_is_sent_is_in_the_document(app: FastAPI) -> None:
     schemas = app.openapi()["components"]["schemas"]
     assert {"TrainJob", "Cluster", "ProblemDocument"} <= schemas.keys()
     assert "HTTPValidationError" not in schemas
+
+
+def test_every_address_is_on_the_page_for_people(app: FastAPI) -> None:
+    page = (Path(tests.__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:GET|POST|PUT|DELETE) /[^` ]+)`", page))
+    there = {f"{method.upper()} {path}" for path, of in app.openapi()["paths"].items() for method in of}
+    assert named == there

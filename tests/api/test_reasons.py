@@ -6,10 +6,12 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from starlette.testclient import TestClient
 
 from orchestrator.api import render
 from orchestrator.ledger import telling
+from orchestrator.service.metrics import PlaneMetrics
 from tests.api.world import ApiWorld
 from tests.ledger.world import new
 
@@ -43,6 +45,20 @@ def test_everybody_is_listed_with_the_reason_that_was_decided_last(behind: ApiWo
     assert {one["reason_at"] for one in found.values()} == {render.instant(decided[0].now_s)}
     (queue,) = [one for one in client.get("/api/v1/queues").json()["items"] if one["name"] == "main"]
     assert (queue["waiting"], queue["reasons"]) == (5, {"OnHold": 5})
+
+
+def test_depths_are_counted_by_the_reason_that_was_decided_last(behind: ApiWorld) -> None:
+    metrics = PlaneMetrics(behind.world.ledger.read)
+    metrics.waiting = behind.service.reasons.counts
+    registry = CollectorRegistry()
+    registry.register(metrics)
+
+    def depth(reason: str) -> float | None:
+        return registry.get_sample_value("tide_queue_jobs", {"queue": "main", "reason": reason})
+
+    assert (depth("OnHold"), depth("GangIncomplete")) == (5, None)
+    behind.watched.decided = None
+    assert (depth("OnHold"), depth("GangIncomplete")) == (1, 4)
 
 
 def test_who_has_changed_since_the_decision_is_what_he_is_now(behind: ApiWorld, client: TestClient) -> None:

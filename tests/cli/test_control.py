@@ -151,6 +151,20 @@ def test_names_that_are_not_there(server: Server, tmp_path: Path, capsys: pytest
     assert tide("why", "nothing") == 4
 
 
+@pytest.mark.parametrize("name", ["", "Two Words", "../jobs", "a/b", "\x1b[31m", "a" * 300])
+def test_what_can_be_no_name_is_refused_before_anybody_is_asked(
+    server: Server, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb in (["describe"], ["why"], ["logs"], ["dump"], ["cancel"], ["queue", "hold"]):
+        assert tide(*verb, name) == 3
+        err = capsys.readouterr().err
+        assert "cannot name a job" in err or "is no name" in err
+        assert "\x1b" not in err
+    assert tide("keys", "revoke", name) == 3
+    assert capsys.readouterr().err == "error: that is no id of a key. 'tide keys ls' shows the ids\n"
+    assert tide("resize", "a", "0") == 3
+
+
 def test_a_name_in_use_is_a_conflict_and_an_idempotency_key_is_none(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -91,6 +91,7 @@ def test_a_job_runs_to_an_exported_model(fixed: tuple[RunResult, Watch]) -> None
     assert result.model_dir is not None
     model, config = load_model(result.model_dir)
     assert config.task == "tests.cluster.ray_train_task:task"
+    assert (result.model_dir / "code" / "tests" / "cluster" / "ray_train_task.py").is_file(), "it carries its code"
     assert sum(parameter.numel() for parameter in model.parameters()) > 0
     assert result.metrics["bits_per_byte"] > 0
 

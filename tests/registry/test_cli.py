@@ -63,6 +63,12 @@ def test_alias_moves_what_a_name_means(registry: Registry, capsys: pytest.Captur
     assert registry.get("gpt-demo@champion").number == 1
 
 
+def test_an_alias_is_forgotten_and_its_version_stays(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+    registry.set_alias("gpt-demo@1", "champion")
+    assert json.loads(tide(capsys, "alias", "gpt-demo", "champion", "--remove", "-o", "json")[1])["number"] is None
+    assert (registry.aliases("gpt-demo"), registry.get("gpt-demo@1").number) == ({}, 1)
+
+
 @pytest.mark.parametrize(
     ("argv", "exit_code"),
     [
@@ -70,6 +76,8 @@ def test_alias_moves_what_a_name_means(registry: Registry, capsys: pytest.Captur
         (["show", "gpt-demo@9"], 4),
         (["ls", "absent"], 4),
         (["alias", "gpt-demo@1", "latest"], 3),
+        (["alias", "gpt-demo", "nobody", "--remove"], 4),
+        (["alias", "gpt-demo@1", "champion", "--remove"], 3),
         (["show", "Gpt Demo"], 3),
     ],
 )

@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 import structlog
 
 from jobs.data import ensure_dataset, open_dataset
+from jobs.models.own_code import importing_from
 from jobs.models.task import Task, load_task
 from jobs.train.config import OptimizerConfig, RankJob
 from jobs.train.footprint import Footprint, footprint, require_small
@@ -47,16 +48,22 @@ class Prepared:
     secrets: dict[str, str] = field(repr=False)
     preload: tuple[str, ...]
 
+    @property
+    def code_dir(self) -> Path | None:
+        """The folder of the job's own code; None if it brought none."""
+        return Path(self.cwd) if self.code else None
+
 
 def prepare(job: TrainJob, home: Path, run_id: str) -> Prepared:
     """Resolve data set, task and storage. Raises: UserError for whatever does not exist or does not fit."""
     spec = job.spec
     runtime = pinned(spec.runtime, home)
     folder = code_folder(runtime, home)
-    packages = install_packages(runtime.pip, home)
-    code_paths = tuple(str(path) for path in (folder, packages) if path is not None)
+    added = install_packages(runtime.pip, home)
+    packages = () if added is None else (str(added),)
+    code_paths = packages if folder is None else (str(folder), *packages)
     secrets = _secrets(job, home)
-    with _as_in_a_rank(code_paths, {**spec.runtime.env, **secrets}):
+    with _as_in_a_rank(folder, packages, {**spec.runtime.env, **secrets}):
         task = load_task(spec.task, spec.args)
     dataset_dir = ensure_dataset(spec.data.dataset, home)
     size = _footprint(task)
@@ -149,18 +156,20 @@ def _rank_job(job: TrainJob, run_id: str, dataset_dir: str, storage_url: str, co
 
 def as_in_a_rank(prepared: Prepared) -> contextlib.AbstractContextManager[None]:
     """What the task's own code finds here, too, for as long as the context lasts: its import path and variables."""
-    return _as_in_a_rank(prepared.job.code_paths, {**prepared.environment, **prepared.secrets})
+    packages = tuple(path for path in prepared.job.code_paths if path != prepared.cwd)
+    return _as_in_a_rank(prepared.code_dir, packages, {**prepared.environment, **prepared.secrets})
 
 
 @contextlib.contextmanager
-def _as_in_a_rank(paths: tuple[str, ...], variables: Mapping[str, str]) -> Iterator[None]:
-    before, were = list(sys.path), {name: os.environ.get(name) for name in variables}
-    sys.path[:0] = [path for path in paths if path not in sys.path]
+def _as_in_a_rank(code: Path | None, packages: tuple[str, ...], variables: Mapping[str, str]) -> Iterator[None]:
+    were = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
-        yield
+        with contextlib.nullcontext() if code is None else importing_from(code):
+            # They stay: only what is not installed is in there, and a module may import more of them at any time.
+            sys.path.extend(path for path in packages if path not in sys.path)
+            yield
     finally:
-        sys.path[:] = before
         for name, value in were.items():
             if value is None:
                 os.environ.pop(name, None)

@@ -147,7 +147,9 @@ def _result(
         from orchestrator.adapters.ray_train.outcome import validation_metrics
 
         step = saved or record.steps_done
-        model_dir = export_checkpoint(prepared.storage_url, job.metadata.name, step, run_dir / "model")
+        model_dir = export_checkpoint(
+            prepared.storage_url, job.metadata.name, step, run_dir / "model", code=prepared.code_dir
+        )
         metrics = validation_metrics(prepared, model_dir) or metrics
     return RunResult(
         run_id=job.metadata.name,

@@ -1,6 +1,6 @@
 """What the API answers, as pydantic models: times as ISO 8601 in UTC, money as decimal strings, counts as integers."""
 
-from orchestrator.api.models.base import JOB_PATTERN, Model
+from orchestrator.api.models.base import Model
 from orchestrator.api.models.capacity import (
     AppliedCluster,
     ClusterDifference,
@@ -57,7 +57,6 @@ from orchestrator.api.models.server import (
 )
 
 __all__ = [
-    "JOB_PATTERN",
     "AppliedCluster",
     "Attempt",
     "Change",

@@ -11,6 +11,7 @@ import typer
 from orchestrator.cli.control.connect import connected
 from orchestrator.cli.output import Format, Output, emit, make_table
 from orchestrator.cli.submit import submit
+from orchestrator.client.client import part
 from orchestrator.spec import Cluster, Endpoint, load_one_of
 
 apply_app, usage_app = typer.Typer(), typer.Typer()
@@ -89,7 +90,7 @@ def release(queue: Name, output: Output = Format.TABLE) -> None:
 
 def _set(queue: str, verb: str, line: str, output: Format) -> None:
     with connected(start=True) as client:
-        found = client.post(f"/queues/{queue}/{verb}")
+        found = client.post(f"/queues/{part(queue)}/{verb}")
     emit("QueueList", found, output, table=f"queue {queue} {line}")
 
 

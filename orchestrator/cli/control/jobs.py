@@ -19,6 +19,7 @@ from orchestrator.cli.control.follow import (
     show_log,
 )
 from orchestrator.cli.output import Format, Output, emit, make_table
+from orchestrator.spec.names import require_name
 
 ps_app, describe_app, why_app, logs_app, events_app = (typer.Typer() for _ in range(5))
 Json = dict[str, Any]
@@ -249,7 +250,7 @@ def logs(
     output: Output = Format.TABLE,
 ) -> None:
     """Print what a job's workers said. With -f: exit 0, 100 (failed) or 103 (cancelled); Ctrl-C detaches (130)."""
-    path = f"/jobs/{job}/logs"
+    path = f"/jobs/{require_name(job, 'job')}/logs"
     with connected() as client:
         if follow:
             client.job(job)

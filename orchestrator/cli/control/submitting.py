@@ -52,8 +52,8 @@ def _progress(event: ServerEvent) -> None:
 
 
 def decision_of(job: TrainJob | Endpoint | Study) -> Json:
-    """What the next cycle would decide if the job were submitted now."""
-    with connected(start=True) as client:
+    """What the next cycle would decide if the job were submitted now. Changes nothing, so it starts no server."""
+    with connected() as client:
         return client.plan(_document(job))
 
 

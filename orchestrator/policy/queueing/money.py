@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from orchestrator.policy.queueing.parties import NOTHING, Purse
 from orchestrator.policy.queueing.values import Job, Spending
+from orchestrator.spec.quantities import render_duration
 
 MS_PER_HOUR = 3_600_000
 
@@ -77,10 +78,11 @@ def reserve_from(purse: Purse, job: Job, one: Bill) -> Purse | None:
     return NOTHING if job.steps_left == 0 else None
 
 
-def asked(job: Job, one: Bill) -> str:
+def asked(job: Job, one: Bill, unknown_run_s: float) -> str:
     """What a purse must have for a bill, in words: each of these would do."""
     steps = f", or {job.steps_left} steps" if job.steps_left else ""
-    return f"{one.micro_usd / 1e6:.2f} dollars, or {one.device_ms / MS_PER_HOUR:.2f} device-hours{steps}"
+    guess = f" (for {render_duration(unknown_run_s)}: nobody knows how long it runs)" if job.work_s is None else ""
+    return f"{one.micro_usd / 1e6:.2f} dollars, or {one.device_ms / MS_PER_HOUR:.2f} device-hours{guess}{steps}"
 
 
 def contents(purse: Purse) -> str:

@@ -74,6 +74,15 @@ def test_a_job_beyond_its_grant_is_told_what_it_needs_and_what_is_left():
     )
 
 
+def test_who_cannot_pay_is_told_what_is_a_guess_and_what_others_have():
+    decisions = spend(Purse(iterations=200), job("a", 2, steps_left=150), job("b", 2, steps_left=201))
+    why = decisions.verdict("b").why
+    assert "device-hours (for 1d: nobody knows how long it runs), or 201 steps; " in why.detail
+    assert why.detail.endswith(
+        "has 200 steps left of what it was granted, 150 steps of it set aside for its other jobs"
+    )
+
+
 def test_a_small_budget_of_its_own_is_all_that_is_set_aside():
     limited = job("j", 2, work_s=7200.0, spending=Spending(micro_usd=500_000))
     decisions = spend(Purse(micro_usd=600_000), limited)
