@@ -1,4 +1,4 @@
-"""What every test gets: no network but loopback, and skips that must be on the allowed list."""
+"""What every test gets: no network but loopback, no time limit for properties, skips that must be on the list."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import settings
 
 # Set before anything imports Ray, DeepSpeed or torch.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# The first use of a model builds it, and machines are shared.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 _LOOPBACK = re.compile(r"^(127\.|::1$|localhost$|0\.0\.0\.0$|::$|$)")
 _ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")

@@ -1,4 +1,5 @@
-"""A trained model as a folder: `config.json` says which task built it, `model.safetensors` holds its weights.
+"""A trained model as a folder: `config.json` says which task built it, `model.safetensors` holds its weights, and
+`code/` what the task is imported from where that is not installed.
 
 Nothing is unpickled, and a tensor that does not belong to the architecture is an error that names it.
 """
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from jobs.data.folders import writing
+from jobs.models.own_code import CODE_FOLDER, importing_from
 from jobs.models.task import load_task
 from orchestrator.spec.errors import ExitCode, UserError
 
@@ -67,9 +69,10 @@ def load_model(folder: str | Path) -> tuple[nn.Module, ModelConfig]:
     """
     folder = Path(folder)
     config = read_config(folder)
-    task = load_task(config.task, config.args)
-    with torch.random.fork_rng(devices=[]):  # building draws random weights; the caller's generator stays as it was
-        model = task.build_model()
+    with importing_from(folder / CODE_FOLDER):
+        task = load_task(config.task, config.args)
+        with torch.random.fork_rng(devices=[]):  # building draws random weights; the caller's generator stays as it was
+            model = task.build_model()
     load_weights(model, folder / WEIGHTS_FILE)
     return model.eval(), config
 

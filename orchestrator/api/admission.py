@@ -51,6 +51,11 @@ class Admission:
     seen: tuple[Pool, ...] = ()
     _verdicts: OrderedDict[tuple[object, ...], LedgerError | None] = field(default_factory=OrderedDict)
     _most: OrderedDict[tuple[object, ...], int] = field(default_factory=OrderedDict)
+    metered: frozenset[str] = field(init=False)
+    """Tenants whose grants pay for their jobs."""
+
+    def __post_init__(self) -> None:
+        self.metered = frozenset(one.name for one in self.facts.tenants if one.grants)
 
     def check(self, job: NewJob, *, now_s: float, known: Experience | None = None) -> None:
         """Raises: LedgerError (unknown, forbidden, never). `known`: what steps of the same work cost before."""

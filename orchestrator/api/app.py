@@ -6,10 +6,11 @@ import contextlib
 import importlib.metadata
 from collections.abc import AsyncIterator
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from orchestrator.api import (
     cluster_routes,
+    code_routes,
     event_routes,
     health_routes,
     inside_routes,
@@ -19,9 +20,10 @@ from orchestrator.api import (
     node_routes,
     openapi,
     plan_routes,
-    problems,
+    problem_answers,
     schedule_routes,
 )
+from orchestrator.api.parts import known_parameters
 from orchestrator.api.service import Service
 
 
@@ -37,13 +39,23 @@ def create_app(service: Service) -> FastAPI:
         finally:
             await service.hub.stop()
 
-    app = FastAPI(title="Tideline control plane", version=version, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="Tideline control plane",
+        version=version,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        dependencies=[Depends(known_parameters)],
+        # To another address of the same server, as this one believes: behind a proxy that does TLS, in plain text.
+        redirect_slashes=False,
+    )
     app.state.service = service
-    problems.install(app)
+    problem_answers.install(app)
     for room in (
         plan_routes,
         log_routes,
         job_routes,
+        code_routes,
         inside_routes,
         event_routes,
         cluster_routes,

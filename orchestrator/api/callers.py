@@ -103,6 +103,13 @@ class KeyRing:
         role = role_of(row, self.cluster())
         return Caller(actor=f"key:{row.id}", role=role, tenant=row.tenant, scope=row.id)
 
+    def still(self, caller: Caller) -> bool:
+        """Whether a caller would still be let in: his key was not revoked, and has not expired. Reads the database."""
+        if caller.tenant is None:
+            return True
+        now_s = self.clock()
+        return any(row.id == caller.scope and _holds(row, now_s) for row in self.read.api_keys())
+
     def any_issued(self) -> bool:
         """Whether there is a key that opens something: from then on nobody enters over TCP without one."""
         now_s = self.clock()

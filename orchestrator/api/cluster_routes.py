@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
@@ -10,11 +11,12 @@ from orchestrator.api import documents, models, render
 from orchestrator.api.differences import live_changes, must_drain
 from orchestrator.api.openapi import document_body
 from orchestrator.api.parts import NameFilter, TheCaller, TheService, known_names
-from orchestrator.api.problems import responses
+from orchestrator.api.problem_answers import responses
 from orchestrator.api.service import Service
 from orchestrator.ledger.errors import ConflictError, LedgerError
 from orchestrator.ledger.job_reads import JobFilter
 from orchestrator.ledger.keys import Role
+from orchestrator.ledger.reading import TenantUsage
 from orchestrator.ledger.states import ENDED, HOLDING, JobState, Unit
 from orchestrator.policy.queueing.from_spec import queues_of
 from orchestrator.policy.queueing.values import LeaseState
@@ -38,7 +40,7 @@ async def list_queues(service: TheService, caller: TheCaller) -> dict[str, Any]:
 
 def _queues(service: Service, cluster: Cluster, tenant: str | None) -> list[dict[str, Any]]:
     held, holds = _held(service), service.read.holds()
-    counts = service.read.queue_counts(tenant)
+    counts, decided = service.read.queue_counts(tenant), service.reasons.counts(tenant)
     return [
         {
             "name": queue.name,
@@ -56,7 +58,7 @@ def _queues(service: Service, cluster: Cluster, tenant: str | None) -> list[dict
                 }
                 for one in queue.quotas
             ],
-            **_jobs_of(queue.name, counts),
+            **_jobs_of(queue.name, counts, decided),
         }
         for queue in queues_of(cluster)
     ]
@@ -69,13 +71,18 @@ def _held(service: Service) -> dict[tuple[str | None, str], int]:
     return found
 
 
-def _jobs_of(queue: str, counts: dict[tuple[str, str, str | None], int]) -> dict[str, Any]:
+def _jobs_of(
+    queue: str, counts: dict[tuple[str, str, str | None], int], decided: Counter[tuple[str, str]] | None
+) -> dict[str, Any]:
     mine = {(state, reason): count for (of, state, reason), count in counts.items() if of == queue}
     running = sum(count for (state, _), count in mine.items() if state in HOLDING or state == JobState.DRAINING)
-    reasons: dict[str, int] = {}
+    reasons: Counter[str] = Counter()
     for (_, reason), count in mine.items():
         if reason is not None:
-            reasons[reason] = reasons.get(reason, 0) + count
+            reasons[reason] += count
+    if decided is not None:
+        # What is written of thousands follows some cycles behind.
+        reasons = Counter({reason: count for (of, reason), count in decided.items() if of == queue})
     return {"waiting": sum(mine.values()) - running, "running": running, "reasons": dict(sorted(reasons.items()))}
 
 
@@ -173,25 +180,33 @@ def _usage(service: Service, only: str | None) -> dict[str, Any]:
         kind, _, pool = account.partition(":")
         if kind == "paid" or kind in _USED_FOR:
             pools.setdefault(pool, {})[kind] = abs(amount) / 1000
+    known = {one.tenant: one for one in service.read.tenant_usage()}
+    granted = {name.partition(":")[2] for found in balances.values() for name in found if name.startswith("purse:")}
     tenants = [
-        {
-            "tenant": one.tenant,
-            "jobs": one.jobs,
-            "spent_usd": render.usd(one.micro_usd),
-            "device_hours": one.device_ms / 3_600_000,
-            "granted_left": {
-                unit.value: found[f"purse:{one.tenant}"]
-                for unit, found in balances.items()
-                if f"purse:{one.tenant}" in found
-            },
-        }
-        for one in service.read.tenant_usage()
-        if only in (None, one.tenant)
+        _tenant_use(name, known.get(name), balances) for name in sorted(known.keys() | granted) if only in (None, name)
     ]
     return {
         "pools": dict(sorted(pools.items())) if only is None else {},
         "tenants": tenants,
         "running": _running(service, only),
+    }
+
+
+def _tenant_use(name: str, used: TenantUsage | None, balances: dict[Unit, dict[str, int]]) -> dict[str, Any]:
+    def of(kind: str) -> dict[str, int]:
+        return {unit.value: found.get(f"{kind}:{name}", 0) for unit, found in balances.items() if mine in found}
+
+    mine = f"purse:{name}"
+    steps = balances[Unit.MICRO_USD].get(f"steps:{name}", 0)
+    return {
+        "tenant": name,
+        "jobs": used.jobs if used else 0,
+        "spent_usd": render.usd(used.micro_usd if used else 0),
+        "device_hours": used.device_ms / 3_600_000 if used else 0.0,
+        "granted_left": of("purse"),
+        "granted_set_aside": of("reserved"),
+        "granted_spent": of("spent"),
+        "granted_steps_usd": render.usd(steps) if mine in balances[Unit.ITERATIONS] else None,
     }
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
-from fastapi.responses import StreamingResponse
 
 from orchestrator.api import models, render
-from orchestrator.api.models import JOB_PATTERN
 from orchestrator.api.parts import Limit, NameFilter, TheCaller, TheService, job_for
-from orchestrator.api.problems import gone, responses
+from orchestrator.api.problem_answers import responses
+from orchestrator.api.problems import gone
 from orchestrator.api.service import Service
 from orchestrator.api.streams import KEEP_ALIVE, KEEP_ALIVE_S, frame, stream_answer, streaming
 from orchestrator.ledger.event_reads import Event
 from orchestrator.ledger.rows import JobRow
 from orchestrator.ledger.states import ENDED
+from orchestrator.spec.names import JOB_PATTERN
 
 router = APIRouter(prefix="/api/v1/events", tags=["events"])
 _MOST_SEQ = 2**63 - 1
@@ -49,9 +49,14 @@ async def list_events(
     start = int(last_event_id) if last_event_id is not None else after
     await _not_purged(service, start)
     if follow:
-        return _stream(service, start, row, only)
+        return streaming(service, "events", _frames(service, start, row, only), caller)
+    # Asked before the events are read: what happened until then is among them.
+    last = await service.reading(service.read.last_event)
     found = await _read(service, start, row, only, limit)
-    return {"items": [render.event(one) for one in found], "next_after": found[-1].seq if found else start}
+    # Whoever asks for few of many goes on behind those that are none of his, so that his place is not removed.
+    upto = found[-1].seq if found else start
+    seen = upto if len(found) == limit else max(upto, last)
+    return {"items": [render.event(one) for one in found], "next_after": seen}
 
 
 async def _not_purged(service: Service, after: int) -> None:
@@ -71,11 +76,7 @@ async def _read(service: Service, after: int, job: JobRow | None, tenant: str | 
     return await service.reading(service.read.events, after=after, job=of, tenant=tenant, limit=limit)
 
 
-def _stream(service: Service, after: int, job: JobRow | None, tenant: str | None) -> StreamingResponse:
-    return streaming(service, "events", _frames(service, after, job, tenant))
-
-
-async def _frames(service: Service, after: int, job: JobRow | None, tenant: str | None) -> AsyncIterator[str]:
+async def _frames(service: Service, after: int, job: JobRow | None, tenant: str | None) -> AsyncGenerator[str, None]:
     while not service.hub.stopping:
         count = service.hub.count
         # Asked before the events are read: what happened until then is among them.

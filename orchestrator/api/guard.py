@@ -15,16 +15,20 @@ from dataclasses import dataclass
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from jobs.code.bundle import MAX_PACKED_BYTES
 from orchestrator.api.callers import Caller
 from orchestrator.api.documents import MAX_BATCH, MAX_BATCH_BYTES, MAX_DOCUMENT_BYTES
-from orchestrator.api.problems import ApiError, forbidden, of, too_large, unauthenticated
+from orchestrator.api.problem_answers import of
+from orchestrator.api.problems import ApiError, ProblemCode, forbidden, too_large, unauthenticated
 from orchestrator.api.service import Service
 from orchestrator.api.short_way import ShortWay
 from orchestrator.ledger.keys import Role
+from orchestrator.spec.errors import ExitCode
 
 _log = structlog.get_logger(__name__)
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
 BATCH_PATH = "/api/v1/jobs/batch"
+CODE_PATHS = "/api/v1/code/"
 _PROCESS, _NUMBERS = secrets.token_hex(4), itertools.count(1)
 """Requests are numbered; the begin of a number tells processes apart."""
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -120,7 +124,9 @@ class Guard:
         return watched
 
     def _note(self, scope: Scope, seen: _Seen) -> None:
-        if scope["method"] in _READING and seen.status not in (401, 403):
+        typed = scope["path"].endswith("/input") and seen.status == 200
+        if (scope["method"] in _READING or typed) and seen.status not in (401, 403):
+            # Of a command, its begin is a line: each key that is typed there would be one, with its time.
             return
         caller, client = seen.caller, scope.get("client")
         self._service.audit.write(
@@ -162,24 +168,25 @@ def _is_loopback(host: str) -> bool:
 
 
 async def _whole_body(scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> Receive:
-    """The body, read as far as is allowed. Raises: ApiError (413), before more than that is in memory."""
+    """The body, read as far as is allowed. Raises: ApiError: 413, before more than that is in memory; 400 for one whose
+    sender has gone before its end."""
     if b"content-length" not in headers and b"transfer-encoding" not in headers:
         return receive
-    batch = scope["path"] == BATCH_PATH
-    limit = MAX_BATCH_BYTES if batch else MAX_DOCUMENT_BYTES
+    limit, step = _limit(scope["path"])
     announced = headers.get(b"content-length", b"0")
     if announced.isdigit() and (len(announced) > 18 or int(announced) > limit):
-        raise _too_large(limit, batch)
+        raise too_large(f"the body is larger than {limit:,} bytes", step)
     parts, num_bytes, more = [], 0, True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            break
+            # The begin of a document may be a document, and another one than was meant.
+            raise ApiError(400, ProblemCode.USAGE, "the body ended before it was whole", exit_code=ExitCode.USAGE)
         parts.append(message.get("body", b""))
         num_bytes += len(parts[-1])
         more = message.get("more_body", False)
         if num_bytes > limit:
-            raise _too_large(limit, batch)
+            raise too_large(f"the body is larger than {limit:,} bytes", step)
     replayed: list[Message] = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
 
     async def replay() -> Message:
@@ -188,6 +195,10 @@ async def _whole_body(scope: Scope, headers: dict[bytes, bytes], receive: Receiv
     return replay
 
 
-def _too_large(limit: int, batch: bool) -> ApiError:
-    step = f"Send at most {MAX_BATCH:,} jobs in one request" if batch else "Send many jobs to /api/v1/jobs/batch"
-    return too_large(f"the body is larger than {limit:,} bytes", step)
+def _limit(path: str) -> tuple[int, str]:
+    """How many bytes a body may have there, and what to do with more."""
+    if path == BATCH_PATH:
+        return MAX_BATCH_BYTES, f"Send at most {MAX_BATCH:,} jobs in one request"
+    if path.startswith(CODE_PATHS):
+        return MAX_PACKED_BYTES, "Leave out what is no code: name it in .tideignore"
+    return MAX_DOCUMENT_BYTES, "Send many jobs to /api/v1/jobs/batch"

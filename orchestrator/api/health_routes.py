@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from orchestrator.api import models, render
 from orchestrator.api.parts import TheService
-from orchestrator.api.problems import responses
+from orchestrator.api.problem_answers import responses
 from orchestrator.api.service import Service
 from orchestrator.ledger.errors import LedgerError
 from orchestrator.ports import UnreachableError
@@ -29,11 +29,18 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
+# Whoever balances load may ask for heads only.
+router.add_api_route("/healthz", healthz, methods=["HEAD"], include_in_schema=False)
+
+
 @router.get("/readyz", response_model=models.Readiness, responses={503: {"model": models.Readiness}})
 async def readyz(service: TheService) -> JSONResponse:
     """Reads are answered, and somebody decides: this server, or another one that was heard of lately."""
     document = await service.reading(_readiness, service)
     return JSONResponse(document, status_code=200 if document["status"] == "ok" else 503)
+
+
+router.add_api_route("/readyz", readyz, methods=["HEAD"], include_in_schema=False)
 
 
 def _readiness(service: Service) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
@@ -15,7 +15,8 @@ from fastapi import APIRouter, Path
 from orchestrator.api import models
 from orchestrator.api.callers import Caller
 from orchestrator.api.parts import JobId, TheCaller, TheService, job_for
-from orchestrator.api.problems import ApiError, ProblemCode, responses
+from orchestrator.api.problem_answers import responses
+from orchestrator.api.problems import ApiError, ProblemCode
 from orchestrator.api.service import Service
 from orchestrator.api.streams import KEEP_ALIVE, frame, stream_answer, streaming
 from orchestrator.ledger.errors import ConflictError
@@ -48,11 +49,15 @@ async def begin(job: JobId, body: models.ExecBody, service: TheService, caller: 
     if not body.command[0]:
         raise UserError("command[0]: it is empty; it must name a program", code=ExitCode.INVALID)
     try:
-        visit = await service.visits.begin(row.id, caller.actor, body.command, rank=body.rank, node=body.node)
+        terminal = None if body.terminal is None else body.terminal.model_dump()
+        visit = await service.visits.begin(
+            row.id, caller.actor, body.command, rank=body.rank, node=body.node, terminal=terminal
+        )
     except NoDoorError:
         raise _without_process(row) from None
     output = f"/api/v1/jobs/{row.id}/exec/{visit.id}/output"
-    return {"id": visit.id, "job": row.id, "rank": visit.rank, "node": visit.node, "output": output}
+    where = {"rank": visit.rank, "node": visit.node, "terminal": visit.terminal}
+    return {"id": visit.id, "job": row.id, **where, "output": output}
 
 
 @router.get(
@@ -63,10 +68,10 @@ async def begin(job: JobId, body: models.ExecBody, service: TheService, caller: 
 async def watch(job: JobId, visit: VisitId, service: TheService, caller: TheCaller) -> Any:
     """What the command says, once; whoever leaves before its end ends it."""
     found = await _visit(service, caller, job, visit)
-    return streaming(service, "exec", _frames(service.visits.watch(found)))
+    return streaming(service, "exec", _frames(service.visits.watch(found)), caller)
 
 
-async def _frames(said: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
+async def _frames(said: AsyncIterator[dict[str, Any]]) -> AsyncGenerator[str, None]:
     async for one in said:
         yield frame("exit" if "code" in one else "output", one) if one else KEEP_ALIVE
 
@@ -81,7 +86,8 @@ async def tell(
         data = base64.b64decode(body.data, validate=True)
     except binascii.Error as error:
         raise ApiError(422, ProblemCode.INVALID, f"data: {error}", exit_code=ExitCode.INVALID) from None
-    await service.visits.tell(found, data, end=body.end)
+    size = None if body.size is None else body.size.model_dump()
+    await service.visits.tell(found, data, end=body.end, size=size)
     return {"done": True}
 
 

@@ -25,7 +25,7 @@ from orchestrator.api.parts import (
     job_for,
     known_names,
 )
-from orchestrator.api.problems import responses
+from orchestrator.api.problem_answers import responses
 from orchestrator.api.service import Applied, Service
 from orchestrator.ledger.errors import ConflictError
 from orchestrator.ledger.job_reads import JobFilter
@@ -73,9 +73,14 @@ async def list_jobs(
     shown = rows[:limit]
     following = cursor_of(shown[-1].id) if len(rows) > limit else None
     return {
-        "items": [render.job(row, sizes.get(row.id, 0), service.ledger.heard(row.id)) for row in shown],
+        "items": [_rendered(service, row, sizes.get(row.id, 0)) for row in shown],
         "next_cursor": following,
     }
+
+
+def _rendered(service: Service, row: JobRow, workers_now: int) -> dict[str, Any]:
+    newest, reason_at_s = service.reasons.newest(row)
+    return render.job(newest, workers_now, service.ledger.heard(row.id), reason_at_s)
 
 
 def _page(service: Service, which: JobFilter) -> tuple[list[JobRow], dict[str, int]]:
@@ -199,7 +204,8 @@ def _detail(service: Service, row: JobRow) -> dict[str, Any]:
     attempts = read.attempts(row.id)
     now = sum(one.world_size for one in attempts[-1:] if one.ended_ms is None)
     return {
-        **render.job(row, now, service.ledger.heard(row.id)),
+        **_rendered(service, row, now),
+        "set_aside": render.set_aside(row),
         "serving": service.describe(row.id) if row.shape.kind == "Endpoint" and row.state not in ENDED else None,
         "footprint": render.footprint(service.footprint(row.id)),
         "attempts": [render.attempt(one) for one in attempts],
@@ -221,7 +227,7 @@ async def _do(
         await service.writer.do(lambda: work(row.id))
     after = await service.reading(service.read.job, row.id)
     sizes = await service.reading(service.read.world_sizes, [row.id])
-    return render.job(after, sizes.get(row.id, 0), service.ledger.heard(row.id))
+    return _rendered(service, after, sizes.get(row.id, 0))
 
 
 _VERB: dict[str, Any] = {"response_model": models.Job, "responses": responses(404, 409)}

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Path
 from orchestrator.api import models, render
 from orchestrator.api.callers import Caller, lesser
 from orchestrator.api.parts import TheCaller, TheService
-from orchestrator.api.problems import forbidden, responses
+from orchestrator.api.problem_answers import responses
+from orchestrator.api.problems import forbidden
 from orchestrator.api.service import Service
 from orchestrator.ledger.errors import LedgerError
 from orchestrator.ledger.keys import Role

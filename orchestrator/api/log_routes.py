@@ -5,7 +5,7 @@ Offsets are positions in bytes of the kept file; what is answered is cut between
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
@@ -13,7 +13,8 @@ from fastapi import APIRouter, Header, Query
 from orchestrator.api import models
 from orchestrator.api.callers import Caller
 from orchestrator.api.parts import JobId, TheCaller, TheService, job_for
-from orchestrator.api.problems import ApiError, ProblemCode, gone, responses
+from orchestrator.api.problem_answers import responses
+from orchestrator.api.problems import ApiError, ProblemCode, gone
 from orchestrator.api.service import Service
 from orchestrator.api.streams import KEEP_ALIVE, KEEP_ALIVE_S, frame, stream_answer, streaming
 from orchestrator.ledger.rows import JobRow
@@ -58,7 +59,7 @@ async def get_logs(
         first = attempt or 1
         if first <= row.attempt:
             await _chunk(service, row.id, first, offset, 1)  # a stream cannot answer 410 any more
-        return streaming(service, "logs", _frames(service, row, first, offset, one_only))
+        return streaming(service, "logs", _frames(service, row, first, offset, one_only), caller)
     number = attempt or max(1, row.attempt)
     return _page(row.id, number, _cut(await _chunk(service, row.id, number, offset, limit)))
 
@@ -111,7 +112,9 @@ def _page(job: str, attempt: int, chunk: LogChunk) -> dict[str, Any]:
     }
 
 
-async def _frames(service: Service, row: JobRow, attempt: int, offset: int, one_only: bool) -> AsyncIterator[str]:
+async def _frames(
+    service: Service, row: JobRow, attempt: int, offset: int, one_only: bool
+) -> AsyncGenerator[str, None]:
     silent_s = 0.0
     while not service.hub.stopping:
         # Asked before the log is read: what was said until then is in it.

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import Annotated
 
 from fastapi import Depends, Header, Path, Query, Request
+from fastapi.routing import APIRoute
 
 from orchestrator.api.admission import unknown_name
 from orchestrator.api.callers import Caller
-from orchestrator.api.models import JOB_PATTERN
+from orchestrator.api.problems import ApiError, ProblemCode
 from orchestrator.api.service import Service
 from orchestrator.ledger.keys import Role
 from orchestrator.ledger.rows import JobRow
-from orchestrator.spec.names import NAME_PATTERN
+from orchestrator.spec.errors import ExitCode
+from orchestrator.spec.fields import did_you_mean
+from orchestrator.spec.names import JOB_PATTERN, NAME_PATTERN
+from orchestrator.spec.scalars import shown
 
 MOST_ITEMS = 1000
 KEY_PATTERN = r"^[\x21-\x7e]{1,128}$"
@@ -45,6 +50,39 @@ IdempotencyKey = Annotated[
         description="The same key with the same body is answered as before; with another body it is a conflict.",
     ),
 ]
+
+
+async def known_parameters(request: Request) -> None:
+    """Raises: ApiError (422) for a parameter that the route does not have: passed over, `?states=running` would list
+    everything."""
+    route = request.scope["route"]
+    if isinstance(route, APIRoute) and request.url.path.startswith("/api/"):
+        refuse_unknown(request.query_params.keys(), _parameters(route))
+
+
+def _parameters(route: APIRoute) -> frozenset[str]:
+    found, todo = set[str](), [route.dependant]
+    while todo:
+        one = todo.pop()
+        found |= {field.alias for field in one.query_params}
+        todo += one.dependencies
+    return frozenset(found)
+
+
+def refuse_unknown(given: Iterable[str], known: Collection[str]) -> None:
+    """Raises: ApiError (422) for the first of these query parameters that is not known."""
+    for name in given:
+        if name not in known:
+            step = did_you_mean(name, tuple(sorted(known))) or "GET /openapi.json describes every parameter"
+            have = f"there are {', '.join(sorted(known))}" if known else "there are none here"
+            raise ApiError(
+                422,
+                ProblemCode.INVALID,
+                f"there is no parameter {shown(name)}; {have}",
+                exit_code=ExitCode.INVALID,
+                where="query",
+                next_step=step,
+            )
 
 
 async def job_for(service: Service, caller: Caller, name: str, role: Role = Role.VIEWER) -> JobRow:

@@ -7,11 +7,12 @@ from typing import Annotated, assert_never
 
 from fastapi import APIRouter, Query, Request
 
-from orchestrator.api import documents, models, render
+from orchestrator.api import documents, models, render, render_decisions
 from orchestrator.api.intake import admitted
 from orchestrator.api.openapi import document_body
 from orchestrator.api.parts import JobId, TheCaller, TheService, job_for
-from orchestrator.api.problems import ApiError, ProblemCode, responses
+from orchestrator.api.problem_answers import responses
+from orchestrator.api.problems import ApiError, ProblemCode
 from orchestrator.api.service import Service
 from orchestrator.cycle import decide
 from orchestrator.ledger.errors import UnknownJobError
@@ -55,7 +56,8 @@ async def try_plan(request: Request, service: TheService, caller: TheCaller) -> 
 
 def _with(service: Service, job: Holder, new: NewJob, cluster: Cluster, tenant: str | None) -> models.Plan:
     snapshot = service.snapshot()
-    value = replace(_value(service, job, cluster, snapshot.now_s), work_s=new.shape.work_s)
+    value = _value(service, job, cluster, snapshot.now_s)
+    value = replace(value, work_s=new.shape.work_s, min_slice_s=new.shape.min_slice_s)
     running = {one.job.id for one in snapshot.running}
     if value.id in running:
         number = next(number for number in range(2, len(running) + 3) if f"{value.id}.{number}" not in running)
@@ -90,10 +92,10 @@ def _plan(snapshot: Snapshot, job: str | None, tenant: str | None) -> models.Pla
     mine |= {one.job.id for one in snapshot.running if tenant in (None, one.job.tenant)}
     return models.Plan(
         at=render.instant(snapshot.now_s),
-        job=None if job is None else render.verdict(decisions.verdict(job)),
-        starts=[render.verdict(one) for one in decisions.starts if one.job in mine],
-        changes=[render.effect(one) for one in decisions.changes if one.job in mine],
-        waiting=render.reasons(decisions, mine),
+        job=None if job is None else render_decisions.verdict(decisions.verdict(job)),
+        starts=[render_decisions.verdict(one) for one in decisions.starts if one.job in mine],
+        changes=[render_decisions.effect(one) for one in decisions.changes if one.job in mine],
+        waiting=render_decisions.reasons(decisions, mine),
     )
 
 
@@ -122,17 +124,17 @@ def _why(service: Service, row: JobRow, edits: list[Edit]) -> models.Why:
         return models.Why(job=row.id, state=row.state, detail=row.detail)
     decisions = decide(snapshot)
     if runs:
-        effects = [render.effect(one) for one in decisions.changes if one.job == row.id]
+        effects = [render_decisions.effect(one) for one in decisions.changes if one.job == row.id]
         return models.Why(job=row.id, state=row.state, detail=row.detail, effect=next(iter(effects), None))
     answer = explain(snapshot, row.id, decisions)
-    found = render.verdict(answer.verdict)
-    other = render.verdict(decide(edited(snapshot, edits)).verdict(row.id)) if edits else None
+    found = render_decisions.verdict(answer.verdict)
+    other = render_decisions.verdict(decide(edited(snapshot, edits)).verdict(row.id)) if edits else None
     return models.Why(
         job=row.id,
         state=row.state,
         detail=found.detail,
         verdict=found,
-        unblock=[render.change(edit) for edit in answer.unblock],
+        unblock=[render_decisions.change(edit) for edit in answer.unblock],
         what_if=other,
     )
 

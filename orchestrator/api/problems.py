@@ -1,7 +1,7 @@
-"""Errors as problem documents (RFC 9457): the status and exit code of every condition, and what to do next.
+"""Problem documents (RFC 9457): what an error looks like, and those that routes raise themselves.
 
 `code` is a closed set that programs switch on; `detail` is for people. What a client sent is never repeated where it
-could be a secret.
+could be a secret. How every other error becomes one: `problem_answers`.
 """
 
 from __future__ import annotations
@@ -10,18 +10,12 @@ import enum
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import structlog
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
-from starlette.exceptions import HTTPException
 
-from orchestrator.spec.errors import ExitCode, FencedError, UnreachableError, UserError
-from orchestrator.spec.problems import SpecError
+from orchestrator.spec.errors import ExitCode
 
 MEDIA_TYPE = "application/problem+json"
-_log = structlog.get_logger(__name__)
 
 
 class ProblemCode(enum.StrEnum):
@@ -58,23 +52,6 @@ _TITLES = {
     ProblemCode.BUSY: "Too many writes are waiting",
     ProblemCode.UNREACHABLE: "The control plane cannot answer this now",
     ProblemCode.BUG: "An unexpected error",
-}
-_BY_EXIT = {
-    ExitCode.USAGE: ProblemCode.USAGE,
-    ExitCode.INVALID: ProblemCode.INVALID,
-    ExitCode.UNKNOWN: ProblemCode.UNKNOWN,
-    ExitCode.FORBIDDEN: ProblemCode.FORBIDDEN,
-    ExitCode.UNREACHABLE: ProblemCode.UNREACHABLE,
-    ExitCode.CONFLICT: ProblemCode.CONFLICT,
-    ExitCode.NEVER: ProblemCode.NEVER,
-}
-_BY_STATUS = {
-    400: (ProblemCode.USAGE, ExitCode.USAGE),
-    401: (ProblemCode.UNAUTHENTICATED, ExitCode.FORBIDDEN),
-    404: (ProblemCode.UNKNOWN, ExitCode.UNKNOWN),
-    405: (ProblemCode.METHOD, ExitCode.USAGE),
-    413: (ProblemCode.TOO_LARGE, ExitCode.INVALID),
-    415: (ProblemCode.MEDIA_TYPE, ExitCode.USAGE),
 }
 
 
@@ -153,30 +130,6 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def from_user_error(error: UserError) -> ApiError:
-    """The problem that a refusal is."""
-    code = ExitCode(error.code)
-    problems: list[dict[str, str]] = []
-    if isinstance(error, SpecError):
-        problems = [
-            {
-                "where": f"{one.file}:{one.line}:{one.column}" if one.line else one.file,
-                **{key: str(getattr(one, key)) for key in ("code", "path", "what", "want", "next_step")},
-            }
-            for one in error.problems
-        ]
-    return ApiError(
-        code.http_status,
-        _BY_EXIT.get(code, ProblemCode.BUG),
-        error.problem,
-        exit_code=code,
-        where=error.where,
-        next_step=error.next_step,
-        problems=problems,
-        headers={"retry-after": "2"} if code is ExitCode.UNREACHABLE else None,
-    )
-
-
 def unauthenticated(detail: str) -> ApiError:
     """401; the key itself is never repeated."""
     return ApiError(
@@ -241,85 +194,3 @@ def bug() -> ApiError:
         exit_code=ExitCode.BUG,
         next_step="Report it with the server's log",
     )
-
-
-def of(error: BaseException) -> ApiError:
-    """The problem that any error is."""
-    match error:
-        case ApiError():
-            return error
-        case UserError():
-            return from_user_error(error)
-        case UnreachableError():
-            return unreachable("the database does not answer")
-        case FencedError():
-            return unreachable("this server has just lost the lead to another one; nothing was written by it")
-        case RequestValidationError():
-            return _invalid(error)
-        case HTTPException():
-            return _http(error)
-        case _:
-            return bug()
-
-
-def _invalid(error: RequestValidationError) -> ApiError:
-    first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
-    if first["type"] == "json_invalid":
-        reason = first.get("ctx", {}).get("error", "cannot be read")
-        return ApiError(400, ProblemCode.USAGE, f"the body is not JSON: {reason}", exit_code=ExitCode.USAGE)
-    name = ".".join(location[1:]) or location[0]
-    text = str(first["msg"]).removeprefix("Value error, ")
-    return ApiError(422, ProblemCode.INVALID, text, exit_code=ExitCode.INVALID, where=f"{location[0]} {name}")
-
-
-def _http(error: HTTPException) -> ApiError:
-    code, exit_code = _BY_STATUS.get(error.status_code, (ProblemCode.USAGE, ExitCode.USAGE))
-    detail = "there is no such address" if error.status_code == 404 else str(error.detail)
-    return ApiError(
-        error.status_code,
-        code,
-        detail,
-        exit_code=exit_code,
-        next_step="GET /openapi.json describes every address",
-        headers=error.headers,
-    )
-
-
-def install(app: FastAPI) -> None:
-    """Make every error of the application leave as a problem document."""
-    for kind in (ApiError, UserError, UnreachableError, FencedError, RequestValidationError, HTTPException):
-        app.add_exception_handler(kind, _answer)
-    app.add_exception_handler(Exception, _unexpected)
-
-
-async def _answer(_: Request, error: Exception) -> JSONResponse:
-    return of(error).response()
-
-
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    _log.error("unexpected error in a request", path=request.url.path, exc_info=error)
-    return bug().response()
-
-
-def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says of errors that a route may answer beside those that every route may."""
-    every = {*statuses, 400, 401, 403, 422, 500, 503}
-    body = {"content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}}
-    return {status: {"description": _described(status), **body} for status in sorted(every)}
-
-
-def _described(status: int) -> str:
-    return {
-        400: "The request cannot be read.",
-        401: "No key, or one that opens nothing.",
-        403: "Role, tenant or budget do not allow it.",
-        404: "There is no such thing.",
-        409: "The state of things forbids it.",
-        410: "What was asked for was removed after its time of keeping.",
-        413: "The request is too large.",
-        415: "The body is of another type than JSON or YAML.",
-        422: "A value is not valid, or (code `never`) the job can never run as written.",
-        500: "A bug of ours.",
-        503: "The database, the leader or Ray does not answer, or too many writes wait.",
-    }[status]

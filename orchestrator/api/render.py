@@ -1,34 +1,21 @@
-"""Rows and decisions as the API answers them."""
+"""Rows of the ledger as the API answers them; decisions: `render_decisions`."""
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from decimal import Decimal
-from typing import Any
+from typing import Any, assert_never
 from urllib.parse import urlsplit
 
-from orchestrator.api import models
 from orchestrator.api.progress import Progress, progress_of
 from orchestrator.ledger.event_reads import Event
 from orchestrator.ledger.keys import KeyRow
 from orchestrator.ledger.life import placement_of
 from orchestrator.ledger.rows import AttemptRow, JobRow, LeaseRow, NoticeRow
-from orchestrator.policy.queueing import edits
-from orchestrator.policy.queueing.decisions import (
-    Admit,
-    Change,
-    Decisions,
-    Evict,
-    Placement,
-    Reject,
-    Verdict,
-    WaitReason,
-    workers_in,
-)
-from orchestrator.policy.queueing.edits import Edit
+from orchestrator.ledger.states import Unit
+from orchestrator.policy.queueing.decisions import Placement
 from orchestrator.policy.queueing.orders import NoteKind, Report
 from orchestrator.service.footprint import Footprint
 
@@ -67,8 +54,10 @@ def stragglers(told: Iterable[Event]) -> list[dict[str, Any]]:
     return [slow[rank] for rank in sorted(slow)]
 
 
-def job(row: JobRow, workers_now: int, heard: tuple[Report, int] | None = None) -> dict[str, Any]:
-    """A job; `heard` is what its attempt said last, and when."""
+def job(
+    row: JobRow, workers_now: int, heard: tuple[Report, int] | None = None, reason_at_s: float | None = None
+) -> dict[str, Any]:
+    """A job; `heard` is what its attempt said last, and when; `reason_at_s`, when its reason to wait was decided."""
     shape, known = row.shape, progress_of(row, heard, workers_now)
     return {
         "id": row.id,
@@ -81,6 +70,7 @@ def job(row: JobRow, workers_now: int, heard: tuple[Report, int] | None = None) 
         "state": row.state,
         "reason": row.reason,
         "detail": row.detail,
+        "reason_at": None if reason_at_s is None else instant(reason_at_s),
         "eta": instant_ms(row.eta_ms),
         "workers": {
             "min": shape.sizes[0],
@@ -112,6 +102,22 @@ def _progress(known: Progress) -> dict[str, Any]:
         "steps_per_s": known.steps_per_s,
         "finish_at": instant_ms(known.finish_ms),
     }
+
+
+def set_aside(row: JobRow) -> dict[str, Any] | None:
+    """What is set aside for a job in its tenant's grants."""
+    match row.paid_in:
+        case Unit.ITERATIONS:
+            worth = usd(row.reserved_micro_usd) if row.reserved_micro_usd else None
+            return {"unit": row.paid_in, "amount": row.reserved_iterations, "worth_usd": worth}
+        case Unit.MICRO_USD:
+            return {"unit": row.paid_in, "amount": row.reserved_micro_usd, "worth_usd": None}
+        case Unit.DEVICE_MS:
+            return {"unit": row.paid_in, "amount": row.reserved_device_ms, "worth_usd": None}
+        case None:
+            return None
+        case _:
+            assert_never(row.paid_in)
 
 
 def footprint(found: Footprint | None) -> dict[str, float | None] | None:
@@ -203,108 +209,3 @@ def key(row: KeyRow) -> dict[str, Any]:
         "expires_at": instant_ms(row.expires_ms),
         "revoked_at": instant_ms(row.revoked_ms),
     }
-
-
-def verdict(found: Verdict) -> models.Verdict:
-    """What is decided for a waiting job."""
-    if isinstance(found, Admit):
-        return models.Verdict(
-            job=found.job,
-            decision="start",
-            reason=found.reason,
-            detail=found.detail,
-            eta=None,
-            pool=None,
-            missing=0,
-            workers=workers_in(found.placement),
-            placement=[models.Seat(**one) for one in seats(found.placement)],
-        )
-    why = found.why
-    return models.Verdict(
-        job=found.job,
-        decision="never" if isinstance(found, Reject) else "wait",
-        reason=why.reason,
-        detail=why.detail,
-        eta=None if why.eta_s is None else instant(why.eta_s),
-        pool=why.pool,
-        missing=max(0, why.missing),
-        workers=None,
-        placement=[],
-    )
-
-
-def effect(change: Change) -> models.Effect:
-    """What is decided for a running job."""
-    stops = isinstance(change, Evict)
-    return models.Effect(
-        job=change.job,
-        action="evict" if stops else "resize",
-        cause=change.cause.value,
-        detail=change.detail,
-        workers=0 if isinstance(change, Evict) else workers_in(change.placement),
-        drain_until=instant(change.drain_until_s),
-        for_job=change.for_job,
-    )
-
-
-def reasons(decisions: Decisions, jobs: Collection[str]) -> dict[str, int]:
-    """How many of these jobs wait, by reason."""
-    found: dict[str, int] = {}
-    for group in decisions.waits:
-        reason: WaitReason = group.why.reason
-        if count := sum(job in jobs for job in group.jobs):
-            found[reason.value] = found.get(reason.value, 0) + count
-    return dict(sorted(found.items()))
-
-
-def change(edit: Edit) -> models.Change:
-    """An edit in words and values."""
-    values = {one.name: _plain(getattr(edit, one.name)) for one in dataclasses.fields(edit)}
-    return models.Change(kind=type(edit).__name__, text=_in_words(edit), values=values)
-
-
-def _plain(value: Any) -> Any:
-    return [list(one) for one in value] if isinstance(value, tuple) else value
-
-
-def _in_words(edit: Edit) -> str:
-    match edit:
-        case edits.ResumeJob(job=of):
-            return f"resume it: tide resume {of}"
-        case edits.SetMinWorkers(min_workers=least):
-            return f"accept {least} workers (workers.min)"
-        case edits.SetPriority(priority=priority):
-            return f"give it priority {priority}"
-        case edits.SetCoupling(coupling=coupling):
-            return f"let its workers sit as coupling {coupling.value} allows"
-        case edits.SetWindow(window=window):
-            return "let it run at any time" if window is None else f"run it in window {window}"
-        case edits.MoveToQueue(queue=queue):
-            return f"submit it to queue {queue}"
-        case edits.StageData():
-            return "bring its data set to the cluster"
-        case edits.MeetDependencies():
-            return "let the jobs it waits for succeed"
-        case edits.LiftBudget():
-            return "take its own budget away, or raise it"
-        case edits.GrantMoney(tenant=tenant, micro_usd=amount):
-            return f"grant tenant {tenant} {usd(amount)} dollars"
-        case edits.AddTenant(tenant=tenant, queue=queue):
-            return f"let tenant {tenant} submit to queue {queue}"
-        case edits.ReleaseQueue(queue=queue):
-            return f"release the queue: tide queue release {queue}"
-        case edits.RaiseQuota(queue=queue, pool=pool, devices=devices):
-            return f"raise the quota of queue {queue} in pool {pool} by {devices}"
-        case edits.AddDevices(pool=pool, devices=devices):
-            return f"add {devices} devices to pool {pool}"
-        case edits.CutHeadroom(pool=pool, devices=devices):
-            return f"keep {devices} devices of pool {pool} less for endpoints"
-        case edits.ReleaseNodes(pool=pool):
-            return f"let nodes of pool {pool} that are held back take work again"
-        case edits.SeePool(pool=pool):
-            return f"bring pool {pool} back into sight"
-        case edits.RaiseStarts(max_starts=most):
-            return f"let one cycle start {most} jobs"
-        case edits.GiveBack(seats=given):
-            who = ", ".join(sorted({holder for holder, _, _, _ in given}))
-            return f"have {who} give back {sum(devices for _, _, _, devices in given)} devices"

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path
 
 from orchestrator.api import models, render
 from orchestrator.api.parts import TheCaller, TheService
-from orchestrator.api.problems import responses
+from orchestrator.api.problem_answers import responses
 from orchestrator.api.service import Service
 from orchestrator.ledger.errors import UnknownJobError
 from orchestrator.ledger.keys import Role

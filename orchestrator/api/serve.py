@@ -26,13 +26,15 @@ import structlog
 import uvicorn
 from prometheus_client import CollectorRegistry
 
+from jobs.code.store import CodeStore
+from orchestrator.adapters.secret_files import SECRETS_FOLDER
 from orchestrator.api.app import create_app
 from orchestrator.api.audit import AuditLog
 from orchestrator.api.differences import must_drain
 from orchestrator.api.guard import Guard
 from orchestrator.api.listening import Listener, tcp_listener, unix_listener
 from orchestrator.api.rehearsal import rehearsed_ports
-from orchestrator.api.retention import Retention
+from orchestrator.api.retention import CodeRetention, Retention
 from orchestrator.api.service import Service
 from orchestrator.api.watch import WatchedLedger
 from orchestrator.ledger.errors import ConflictError
@@ -41,7 +43,7 @@ from orchestrator.ledger.repository import Ledger
 from orchestrator.ledger.schema import check_schema, upgrade, version_of
 from orchestrator.ledger.states import ENDED, JobState
 from orchestrator.ports import UnreachableError
-from orchestrator.service.folders import JOBS_FOLDER, SECRETS_FOLDER
+from orchestrator.service.folders import JOBS_FOLDER
 from orchestrator.service.herald import Herald
 from orchestrator.service.local_nodes import default_cluster
 from orchestrator.service.logs import FileLogArchive
@@ -90,7 +92,8 @@ def run_server(options: ServerOptions, *, say: Callable[[str], None]) -> None:
         ports = _ports(options, ledger)
         watched = WatchedLedger(ledger)
         retention = Retention(ledger, ports.logs, options.keep_events_s, options.keep_logs_s)
-        of_loop = replace(ports, ledger=watched, chores=(*ports.chores, retention))
+        of_code = CodeRetention(ledger, CodeStore(options.home), options.keep_logs_s)
+        of_loop = replace(ports, ledger=watched, chores=(*ports.chores, retention, of_code))
         loop = ControlLoop(of_loop, every_s=options.every_s)
         service = _service(options, ledger, watched, loop, ports)
         stack.callback(service.close)
@@ -217,10 +220,7 @@ def _service(
     options: ServerOptions, ledger: Ledger, watched: WatchedLedger, loop: ControlLoop, ports: LivePorts
 ) -> Service:
     registry = CollectorRegistry()
-    if ports.metrics is not None:
-        ports.metrics.leading = lambda: loop.health().leading
-        registry.register(ports.metrics)
-    return Service(
+    service = Service(
         ledger,
         watched,
         loop,
@@ -230,9 +230,15 @@ def _service(
         visits=Visits(None if options.rehearse else options.home / JOBS_FOLDER / "jobs"),
         check_cluster=_anything if options.rehearse else _runnable,
         secrets=options.home / SECRETS_FOLDER,
+        code=CodeStore(options.home),
         describe=ports.describe,
         footprint=ports.footprint,
     )
+    if ports.metrics is not None:
+        ports.metrics.leading = lambda: loop.health().leading
+        ports.metrics.waiting = service.reasons.counts
+        registry.register(ports.metrics)
+    return service
 
 
 def _anything(cluster: Cluster) -> None:

@@ -14,12 +14,14 @@ from typing import Any, Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry
 
+from jobs.code.store import CodeStore
 from orchestrator.api.admission import Admission
 from orchestrator.api.audit import AuditLog
 from orchestrator.api.callers import KeyRing
 from orchestrator.api.counts import HttpCounts
 from orchestrator.api.hub import Hub
 from orchestrator.api.problems import unreachable
+from orchestrator.api.reasons import Reasons
 from orchestrator.api.watch import WatchedLedger
 from orchestrator.api.writer import Writer
 from orchestrator.ledger.errors import LedgerError
@@ -65,7 +67,7 @@ class Applied:
 
 class Service:
     """One per process. `check_cluster` raises UserError for a Cluster that this server could not run on;
-    `secrets` is the folder of what hooks are signed with."""
+    `secrets` is the folder of what hooks are signed with, `code` where jobs' own code is kept."""
 
     def __init__(
         self,
@@ -80,13 +82,16 @@ class Service:
         visits: Visits | None = None,
         check_cluster: Callable[[Cluster], None] = lambda cluster: None,
         secrets: Path | None = None,
+        code: CodeStore | None = None,
         describe: Callable[[str], dict[str, Any] | None] = lambda job: None,
         footprint: Callable[[str], Footprint | None] = lambda job: None,
     ) -> None:
         self.ledger, self.read, self.watched, self.loop, self.logs = ledger, ledger.read, watched, loop, logs
+        self.reasons = Reasons(watched)
         self.clock = clock
         self.check_cluster = check_cluster
         self.secrets = secrets
+        self.code = code
         self.describe = describe
         self.footprint = footprint
         self.audit = audit or AuditLog(None)

@@ -13,9 +13,9 @@ import structlog
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from orchestrator.api import problems
+from orchestrator.api import problem_answers
 from orchestrator.api.job_routes import accept_job
-from orchestrator.api.parts import KEY_PATTERN
+from orchestrator.api.parts import KEY_PATTERN, refuse_unknown
 from orchestrator.api.problems import ApiError, ProblemCode
 from orchestrator.api.service import Service
 from orchestrator.spec.errors import ExitCode
@@ -39,9 +39,10 @@ class ShortWay:
         scope["route"] = _ROUTE
         request = Request(scope, receive)
         try:
+            refuse_unknown(request.query_params.keys(), ())
             answer = await accept_job(request, self._service, request.state.caller, _key(request))
         except Exception as error:
-            found = problems.of(error)
+            found = problem_answers.of(error)
             if found.code is ProblemCode.BUG:
                 _log.error("unexpected error in a request", path=PATH, exc_info=error)
             answer = found.response()

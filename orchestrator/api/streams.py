@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from fastapi.responses import StreamingResponse
 
+from orchestrator.api.callers import Caller
 from orchestrator.api.service import Service
 
 MEDIA_TYPE = "text/event-stream"
 KEEP_ALIVE_S = 15.0
 KEEP_ALIVE = ": still here\n\n"
+ASK_EVERY_S = 5.0
+"""How often it is asked whether the reader of a stream may still read it, at the next frame after so long."""
 
 
 def frame(kind: str, data: dict[str, Any], event_id: str | None = None) -> str:
@@ -21,15 +26,22 @@ def frame(kind: str, data: dict[str, Any], event_id: str | None = None) -> str:
     return f"{head}event: {kind}\ndata: {json.dumps(data, separators=(',', ':'), default=str)}\n\n"
 
 
-def streaming(service: Service, kind: str, frames: AsyncIterator[str]) -> StreamingResponse:
-    """The answer; counted for as long as it is open."""
+def streaming(service: Service, kind: str, frames: AsyncGenerator[str, None], caller: Caller) -> StreamingResponse:
+    """The answer; counted for as long as it is open. It ends when its reader's key is revoked or has expired: who
+    connects again is refused."""
 
     async def counted() -> AsyncIterator[str]:
         with service.counts.streams.labels(kind).track_inprogress():
             # What is sent at once tells a reader, and every proxy in between, that the stream is there.
             yield ": open\n\n"
-            async for text in frames:
-                yield text
+            asked_s = time.monotonic()
+            async with contextlib.aclosing(frames):
+                async for text in frames:
+                    if time.monotonic() - asked_s >= ASK_EVERY_S:
+                        asked_s = time.monotonic()
+                        if not await service.reading(service.keys.still, caller):
+                            return
+                    yield text
 
     return StreamingResponse(counted(), media_type=MEDIA_TYPE, headers={"x-accel-buffering": "no"})
 

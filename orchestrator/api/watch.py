@@ -1,4 +1,5 @@
-"""The control loop's ledger, watched: what capacity the last cycle saw is what `why` and `plan` decide on."""
+"""The control loop's ledger, watched: what capacity the last cycle saw is what `why` and `plan` decide on, and what it
+decided is what lists say of those who wait."""
 
 from __future__ import annotations
 
@@ -14,14 +15,19 @@ from orchestrator.policy.queueing.values import Snapshot
 
 @dataclass(slots=True)
 class WatchedLedger:
-    """`ports.Ledger` and `lead()`, passed on. `pools`: as the last cycle observed them; None before the first."""
+    """`ports.Ledger` and `lead()`, passed on. `pools`: as the last cycle observed them; None before the first.
+    `decided`: the last snapshot and what was decided on it; None where this server does not decide."""
 
     ledger: Ledger
     pools: tuple[Pool, ...] | None = None
+    decided: tuple[Snapshot, Decisions] | None = None
 
     def lead(self) -> bool:
         """See `Ledger.lead`."""
-        return self.ledger.lead()
+        leads = self.ledger.lead()
+        if not leads:
+            self.decided = None
+        return leads
 
     def record(self, reports: tuple[Report, ...], *, now_s: float) -> tuple[Report, ...]:
         """See `ports.Ledger`."""
@@ -35,6 +41,7 @@ class WatchedLedger:
     def commit(self, snapshot: Snapshot, decisions: Decisions) -> None:
         """See `ports.Ledger`."""
         self.ledger.commit(snapshot, decisions)
+        self.decided = (snapshot, decisions)
 
     def unsent(self) -> tuple[Order, ...]:
         """See `ports.Ledger`."""

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from orchestrator.cli.home import home_dir
 from orchestrator.cli.output import Format, Output, emit, make_table
 from orchestrator.spec.errors import ExitCode, UserError
+from orchestrator.spec.names import require_name
 
 if TYPE_CHECKING:
     from jobs.train.state.manifest import Manifest
@@ -131,9 +132,8 @@ def collect_garbage(
 def _open(job: str, url: str | None) -> Storage:
     from jobs.train.state.open_storage import open_storage
 
-    if "/" in job or job in ("", ".", ".."):
-        raise UserError(f"{job!r} is no job name", code=ExitCode.USAGE)
-    return open_storage(url or (home_dir() / "checkpoints" / job).as_uri())
+    home = home_dir() / "checkpoints" / require_name(job, "job")
+    return open_storage(url or home.as_uri())
 
 
 def _some(found: list[int], job: str, storage: Storage) -> list[int]:

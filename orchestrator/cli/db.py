@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from sqlalchemy.exc import DatabaseError
 
 from orchestrator.cli.home import home_dir
 from orchestrator.cli.output import Format, Output, emit
@@ -34,13 +37,8 @@ def database_url() -> str:
 @app.command()
 def upgrade(url: Url = None, output: Output = Format.TABLE) -> None:
     """Bring the database to the version of this program; set up a new one. Running jobs go on."""
-    database = open_database(url or database_url())
-    try:
+    with _opened(url) as database:
         before, after = upgrade_database(database)
-    except UnreachableError as error:
-        raise _unreachable(error) from error
-    finally:
-        database.close()
     line = f"version {after} already" if before == after else f"version {before or 'none'} -> {after}"
     emit("DatabaseUpgrade", {"before": before, "after": after}, output, table=line)
 
@@ -48,15 +46,9 @@ def upgrade(url: Url = None, output: Output = Format.TABLE) -> None:
 @app.command()
 def check(url: Url = None, output: Output = Format.TABLE) -> None:
     """Check every law of the books; exit 1 when one is broken."""
-    database = open_database(url or database_url())
-    try:
-        with database.reading() as connection:
-            check_schema(connection)
-            broken = laws.check(connection)
-    except UnreachableError as error:
-        raise _unreachable(error) from error
-    finally:
-        database.close()
+    with _opened(url) as database, database.reading() as connection:
+        check_schema(connection)
+        broken = laws.check(connection)
     summary = "the books balance" if not broken else "\n".join(broken)
     emit("DatabaseCheck", {"ok": not broken, "broken": broken, "version": our_version()}, output, table=summary)
     if broken:
@@ -74,9 +66,24 @@ def backup(
     source = Path(str(database.url.database))
     if database.is_sqlite and not source.is_file():
         raise UserError(f"there is no database {source}", code=ExitCode.UNKNOWN, next_step="Run 'tide db upgrade'")
-    size = back_up(database, target)
+    try:
+        size = back_up(database, target)
+    except OSError as error:
+        step = "Name a file in a folder that you may write to, with room for the copy"
+        raise UserError(f"cannot be written: {error.strerror}", where=str(target), next_step=step) from None
     emit("DatabaseBackup", {"path": str(target), "bytes": size}, output, table=f"{target}: {size:,} bytes")
 
 
-def _unreachable(error: UnreachableError) -> UserError:
-    return UserError(f"the database does not answer: {error}", code=ExitCode.UNREACHABLE, next_step="Is it running?")
+@contextlib.contextmanager
+def _opened(url: str | None) -> Iterator[Database]:
+    """The database, closed in the end. Raises: UserError for one that does not answer, or is none."""
+    database = open_database(url or database_url())
+    try:
+        yield database
+    except UnreachableError as error:
+        problem = f"the database does not answer: {error}"
+        raise UserError(problem, code=ExitCode.UNREACHABLE, next_step="Is it running?") from error
+    except DatabaseError as error:
+        raise UserError(f"cannot be read as a database: {error.orig}", where=str(database.url)) from None
+    finally:
+        database.close()

@@ -67,7 +67,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "pause": ("tide pause demo",),
     "resume": ("tide resume demo",),
     "resize": ("tide resize demo 3", "tide resize demo auto"),
-    "exec": ("tide exec demo -- nvidia-smi", "tide exec demo --rank 5 -- sh -c 'df -h . ; env | sort'"),
+    "exec": (
+        "tide exec demo -- nvidia-smi",
+        "tide exec demo --rank 5 -- sh -c 'df -h . ; env | sort'",
+        "tide exec -t demo -- bash",
+    ),
     "dump": ("tide dump demo", "tide dump demo --rank 3"),
     "data": ("tide data pack src/ --name my-code --include '*.py'", "tide data ls"),
     "data pack": ("tide data pack src/ --name my-code --include '*.py' --exclude tests",),
@@ -84,8 +88,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "models ls": ("tide models ls", "tide models ls demo-gpt"),
     "models show": ("tide models show demo-gpt@latest -o json",),
     "models verify": ("tide models verify demo-gpt@2",),
-    "models alias": ("tide models alias demo-gpt@2 champion",),
-    "models unalias": ("tide models unalias demo-gpt champion",),
+    "models alias": ("tide models alias demo-gpt@2 champion", "tide models alias demo-gpt champion --remove"),
     "study": (
         f"tide study run {_STUDY}",
         "tide study status demo-rate",

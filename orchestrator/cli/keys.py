@@ -11,6 +11,8 @@ import typer
 from orchestrator.cli.control import server_keys
 from orchestrator.cli.output import Format, Output, emit, make_table
 from orchestrator.spec.errors import ExitCode, UserError
+from orchestrator.spec.names import parse_name
+from orchestrator.spec.problems import BadValueError
 from serving.http.keys import KeyRecord, create_key, read_keys, revoke_key
 
 app = typer.Typer(
@@ -56,6 +58,10 @@ def create(
         server_keys.create(tenant, (role or RoleChoice.OPERATOR).value, expires, note, output)
         return
     _refuse(role is not None or expires is not None, "--role and --expires are for keys of the control plane")
+    try:
+        parse_name(tenant)
+    except BadValueError as error:
+        raise UserError(f"{error.what}; {error.want}", where="--tenant", next_step=error.next_step) from None
     key, record = create_key(file, tenant=tenant, tiers=[each.value for each in tier or ()], note=note)
     emit("ApiKey", {**_document(record), "key": key}, output, table=key)
     typer.echo(f"key {record.id} of tenant {tenant}; keep it, it cannot be shown again", err=True)

@@ -8,6 +8,7 @@ import importlib
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -148,10 +149,19 @@ def main(argv: list[str] | None = None) -> None:
         _say(f"error: {error}", error)
         sys.exit(error.code)
     except Exception as error:
+        if isinstance(error, OSError) and _is_named(error.filename, sys.argv[1:] if argv is None else argv):
+            _say(f"error: {error.filename}: {error.strerror}. Name another file or folder", error)
+            sys.exit(ExitCode.INVALID)
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         whose = "Free some, then run it again." if full else "This is a bug of ours; --debug shows the traceback."
         _say(f"error: {type(error).__name__}: {error}\n{whose}", error)
         sys.exit(ExitCode.BUG)
+
+
+def _is_named(file: object, argv: list[str]) -> bool:
+    """Whether a file is one that the user named, or lies below it: then it is not ours to mend."""
+    places = {Path(word.partition("=")[2] if word.startswith("--") else word).absolute() for word in argv if word}
+    return isinstance(file, str) and not places.isdisjoint((Path(file).absolute(), *Path(file).absolute().parents))
 
 
 def _say(line: str, error: BaseException | None = None) -> None:

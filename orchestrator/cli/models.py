@@ -1,4 +1,4 @@
-"""`tide models`: list, show and verify registered models; name versions by aliases, and forget those."""
+"""`tide models`: list, show, verify and alias registered models."""
 
 from __future__ import annotations
 
@@ -60,26 +60,22 @@ def verify(ref: Ref, output: Output = Format.TABLE) -> None:
 def alias(
     ref: Ref,
     name: Annotated[str, typer.Argument(help="The alias, such as champion.", show_default=False)],
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Forget the alias of this model; the version stays.")
+    ] = False,
     output: Output = Format.TABLE,
 ) -> None:
     """Let an alias name a version; endpoints that follow the alias load it."""
-    version = _registry().set_alias(ref, name)
-    result = {"model": version.model, "alias": name, "number": version.number}
-    emit("ModelAlias", result, output, table=f"{version.model}@{name} is now {version.ref}")
-
-
-@app.command("unalias")
-def unalias(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.", show_default=False)],
-    name: Annotated[str, typer.Argument(help="The alias, such as champion.", show_default=False)],
-    output: Output = Format.TABLE,
-) -> None:
-    """Forget an alias; its version stays, and endpoints that follow the alias go on with what they serve."""
     registry = _registry()
-    number = registry.aliases(model).get(name)
-    registry.remove_alias(model, name)
-    result = {"model": model, "alias": name, "number": number}
-    emit("ModelAliasRemoval", result, output, table=f"{model}@{name} is forgotten; {model}@{number} stays")
+    if remove:
+        registry.remove_alias(ref, name)
+        result: dict[str, Any] = {"model": ref, "alias": name, "number": None}
+        said = f"{ref} has no alias {name} any more"
+    else:
+        version = registry.set_alias(ref, name)
+        result = {"model": version.model, "alias": name, "number": version.number}
+        said = f"{version.model}@{name} is now {version.ref}"
+    emit("ModelAlias", result, output, table=said)
 
 
 def _registry() -> Registry:

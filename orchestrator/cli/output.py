@@ -6,13 +6,18 @@ import enum
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 import yaml
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
+
+_ENDLESS = 100_000
+_SHORT = 24
 
 
 class Format(enum.StrEnum):
@@ -40,8 +45,12 @@ def emit(kind: str, payload: Mapping[str, Any], output: Format, *, table: Render
 
 
 def _rendered(table: RenderableType) -> str:
-    """What a person sees. Text is never markup: a description may hold brackets. Pipes get no trailing blanks."""
-    console = Console(soft_wrap=not sys.stdout.isatty(), markup=False, highlight=False)
+    """What a person sees. Text is never markup: a description may hold brackets. Pipes get whole lines, and no trailing
+    blanks; where a terminal is too narrow for the words of a table, it breaks the lines itself."""
+    console = Console(markup=False, highlight=False)
+    least = Measurement.get(console, console.options.update(max_width=_ENDLESS), table).minimum
+    console.width = max(console.width, least) if console.is_terminal else _ENDLESS
+    console.soft_wrap = not console.is_terminal
     with console.capture() as said:
         console.print(table)
     if console.is_terminal:
@@ -50,10 +59,14 @@ def _rendered(table: RenderableType) -> str:
 
 
 def make_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()) -> Table:
-    """A plain table that fits the terminal; columns named in `right` are right-aligned."""
+    """A plain table that fits the terminal; columns named in `right` are right-aligned. What is short stays whole."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    for at, name in enumerate(columns):
+        widest = max((cell_len(row[at]) for row in cells), default=0)
+        whole = max(widest, cell_len(name)) if widest <= _SHORT else None
+        justify: Literal["left", "right"] = "right" if name in right else "left"
+        table.add_column(name, justify=justify, overflow="fold", min_width=whole)
+    for row in cells:
+        table.add_row(*map(Text, row))
     return table

@@ -12,6 +12,7 @@ import typer
 from orchestrator.cli.home import home_dir
 from orchestrator.cli.output import Format, Output, emit
 from orchestrator.spec.errors import ExitCode, UserError
+from orchestrator.spec.names import require_name
 
 app = typer.Typer()
 
@@ -25,7 +26,7 @@ def resize(
     output: Output = Format.TABLE,
 ) -> None:
     """Pin a job's number of workers until `tide resize JOB auto`; a running job changes over without losing a step."""
-    if _is_the_servers(job):
+    if _is_the_servers(require_name(job, "job")):
         from orchestrator.cli.control.verbs import resize_on_server
 
         resize_on_server(job, size, output)

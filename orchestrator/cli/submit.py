@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.foreground import refuse_runtime
 from orchestrator.cli.home import home_dir
 from orchestrator.cli.observe import configure_logging
 from orchestrator.cli.output import Format, Output, emit, make_table
@@ -203,7 +202,6 @@ def put_aside(home: Path, name: str) -> Path | None:
 
 def _refuse_what_has_no_effect(job: TrainJob, file: Path) -> None:
     spec = job.spec
-    refuse_runtime(spec.runtime, "spec.runtime", file)
     named = [f"spec.{key}" for key in _NEEDS_SERVER if getattr(spec, key)]
     if named:
         raise UserError(

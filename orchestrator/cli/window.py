@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
@@ -12,9 +13,10 @@ import typer
 
 from orchestrator.cli.output import Format, Output, emit, make_table
 from orchestrator.cli.rehearse import rehearse_lending
+from orchestrator.policy.lending.session import UNSEEN, NotStarted, SessionPlan, plan_session
 from orchestrator.policy.queueing.from_spec import windows_of
 from orchestrator.policy.queueing.places import OpenHours
-from orchestrator.policy.windows import Occurrence, current, next_fit_s, slice_fits, time_left_s, upcoming
+from orchestrator.policy.windows import Occurrence, Window, current, next_fit_s, time_left_s, upcoming
 from orchestrator.spec import Cluster, load_one
 from orchestrator.spec.cluster_rules import EVERY_DAY
 from orchestrator.spec.errors import ExitCode, UserError
@@ -39,7 +41,7 @@ At = Annotated[
 def list_windows(file: File, at: At = None, output: Output = Format.TABLE) -> None:
     """List the windows, which of them are open, and when each opens or closes next."""
     now_s = _instant_s(at)
-    items = [_described(hours, now_s) for hours in _windows(file)]
+    items = [_described(hours, now_s) for hours in windows_of(load_one(file, Cluster))]
     columns = ("NAME", "HOURS", "ZONE", "DAYS", "POOLS", "NOW", "UNTIL")
     table = make_table(columns, [_row(item) for item in items])
     emit("WindowList", {"at": _utc(now_s), "items": items}, output, table=table if items else f"{file} has no windows")
@@ -55,7 +57,7 @@ def next_windows(
 ) -> None:
     """Print the next times a window opens, and how long it stays open: clock changes make nights longer or shorter."""
     now_s = _instant_s(at)
-    window = _named(file, name).window
+    window = _named(file, windows_of(load_one(file, Cluster)), name).window
     zone = ZoneInfo(window.timezone)
     items = [_occurrence(found, zone) for found in itertools.islice(upcoming(window, now_s=now_s), count)]
     rows = [(item["opens_at"], item["closes_at"], _lasting(item["length_s"])) for item in items]
@@ -69,56 +71,66 @@ def try_window(
     name: WindowName,
     at: At = None,
     slice_: Annotated[
-        str | None, typer.Option("--slice", metavar="DURATION", help="Shortest session that gets anything done.")
+        str | None,
+        typer.Option(
+            "--slice", metavar="DURATION", help="Least training that is worth a start; default lending.min_slice."
+        ),
     ] = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Say whether a window is open at a time, for how long, and whether a session of --slice fits.
+    """Say whether a window is open at a time, for how long, and whether a session fits: --slice of training, and saving
+    its state and letting go, as a job of which no night was seen yet is given time for it.
 
     A closed window is an answer, not an error: exit 0.
     """
-    now_s, needed_s = _instant_s(at), _seconds(slice_)
-    window = _named(file, name).window
-    left_s = time_left_s([window], now_s=now_s)
-    fits = left_s > 0 and slice_fits([window], now_s=now_s, min_slice_s=needed_s)
-    fit_s = next_fit_s([window], now_s=now_s, min_slice_s=max(needed_s, 1.0))
-    zone = ZoneInfo(window.timezone)
-    result = {
-        "window": name,
+    now_s, cluster = _instant_s(at), load_one(file, Cluster)
+    hours = _named(file, windows_of(cluster), name)
+    least_s = cluster.spec.lending.min_slice if cluster.spec.lending else 0.0
+    result = _session([hours.window], now_s, least_s if slice_ is None else _seconds(slice_))
+    said = _sentence(result, _local(now_s, ZoneInfo(hours.window.timezone)))
+    emit("WindowTest", {"window": name, **result}, output, table=f"{name} is {said}")
+
+
+def _session(windows: Sequence[Window], now_s: float, slice_s: float) -> dict[str, Any]:
+    """A session from now on, as `policy.lending.session` plans it."""
+    left_s, zone = time_left_s(windows, now_s=now_s), ZoneInfo(windows[0].timezone)
+    plan = plan_session(UNSEEN.ending(registers=True), begins_s=now_s, until_s=now_s + left_s, min_slice_s=slice_s)
+    course = plan if isinstance(plan, SessionPlan) else None
+    fit_s = next_fit_s(windows, now_s=now_s, min_slice_s=plan.needed_s) if isinstance(plan, NotStarted) else now_s
+    return {
         "at": _utc(now_s),
         "open": left_s > 0,
         "left_s": left_s,
-        "slice_s": needed_s,
-        "fits": fits,
+        "slice_s": slice_s,
+        "fits": course is not None,
+        "trains_until": None if course is None else _local(course.train_until_s, zone),
+        "deferred": [] if course is None else list(course.deferred),
         "next_fit_at": None if fit_s is None else _local(fit_s, zone),
     }
-    emit("WindowTest", result, output, table=_sentence(result))
 
 
-def _sentence(result: dict[str, Any]) -> str:
+def _sentence(result: dict[str, Any], at: str) -> str:
     state = f"open for {_lasting(result['left_s'])} more" if result["open"] else "closed"
-    line = f"{result['window']} is {state} at {result['at']}"
+    line = f"{state} at {at}"
+    what = f"a session with {render_duration(result['slice_s'])} of training" if result["slice_s"] else "a session"
     if result["fits"]:
-        return f"{line}; a session of {render_duration(result['slice_s'])} fits" if result["slice_s"] else line
+        until = f"{line}; {what} fits: it trains until {result['trains_until']}"
+        last = "evaluation and registration wait for another night" if result["deferred"] else ""
+        return f"{until}, and {last or 'is evaluated and registered by the close'}"
     if result["next_fit_at"] is None:
-        return f"{line}; a session of {render_duration(result['slice_s'])} never fits"
-    what = f"a session of {render_duration(result['slice_s'])} fits next" if result["slice_s"] else "it opens next"
-    return f"{line}; {what} at {result['next_fit_at']}"
+        return f"{line}; {what} never fits"
+    return f"{line}; {what} fits next at {result['next_fit_at']}"
 
 
-def _windows(file: Path) -> tuple[OpenHours, ...]:
-    return windows_of(load_one(file, Cluster))
-
-
-def _named(file: Path, name: str) -> OpenHours:
-    windows = {hours.window.name: hours for hours in _windows(file)}
+def _named(file: Path, known: Sequence[OpenHours], name: str) -> OpenHours:
+    windows = {hours.window.name: hours for hours in known}
     if name not in windows:
-        known = f"Known windows: {', '.join(windows)}" if windows else "The file names none"
+        others = f"Known windows: {', '.join(windows)}" if windows else "The file names none"
         raise UserError(
             f"there is no window {name!r}",
             code=ExitCode.UNKNOWN,
             where=str(file),
-            next_step=did_you_mean(name, tuple(windows)) or known,
+            next_step=did_you_mean(name, tuple(windows)) or others,
         )
     return windows[name]
 
@@ -161,9 +173,12 @@ def _short(at: str | None) -> str:
 
 
 def _lasting(seconds: float) -> str:
-    """Hours and minutes for people; what is odd to the second is rounded down."""
+    """Hours and minutes for people, or minutes and seconds; what is odd is rounded down."""
     minutes = int(seconds // 60)
-    return f"{minutes // 60}h{minutes % 60:02d}m" if minutes >= 60 else render_duration(float(int(seconds)))
+    if minutes >= 60:
+        return f"{minutes // 60}h{minutes % 60:02d}m"
+    odd_s = int(seconds) % 60
+    return f"{minutes}m{odd_s:02d}s" if minutes and odd_s else render_duration(float(int(seconds)))
 
 
 def _occurrence(found: Occurrence, zone: ZoneInfo) -> dict[str, Any]:
@@ -191,9 +206,9 @@ def _instant_s(text: str | None) -> float:
         raise _refused("--at", error) from None
 
 
-def _seconds(text: str | None) -> float:
+def _seconds(text: str) -> float:
     try:
-        return 0.0 if text is None else parse_duration(text, positive=True)
+        return parse_duration(text, positive=True)
     except BadValueError as error:
         raise _refused("--slice", error) from None
 

@@ -19,6 +19,8 @@ from orchestrator.client.errors import ServerProblemError, of_document
 from orchestrator.client.places import Place
 from orchestrator.client.sse import ServerEvent, read_events
 from orchestrator.spec.errors import ExitCode, UserError
+from orchestrator.spec.names import matches, require_name
+from orchestrator.spec.scalars import shown
 
 Json = dict[str, Any]
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
@@ -26,6 +28,7 @@ _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 _STREAM_TIMEOUT = httpx.Timeout(45.0, connect=5.0)
 _RETRY_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 API = "/api/v1"
+_PART = r"[A-Za-z0-9][A-Za-z0-9._:~-]{0,127}"
 
 
 class Client:
@@ -97,21 +100,29 @@ class Client:
 
     def job(self, job: str) -> Json:
         """Everything about a job."""
-        return self.get(f"/jobs/{_part(job)}")
+        return self.get(_job(job))
 
     def verb(self, job: str, verb: str, body: Json | None = None) -> Json:
         """cancel, pause, resume, resize."""
-        return self._json(self._send("POST", f"{API}/jobs/{_part(job)}/{verb}", json=body))
+        return self._json(self._send("POST", f"{API}{_job(job)}/{verb}", json=body))
 
     def why(self, job: str, what_if: Sequence[str] = ()) -> Json:
         """Why a job waits."""
-        return self._json(self._send("GET", f"{API}/jobs/{_part(job)}/why", params={"what_if": list(what_if)}))
+        return self._json(self._send("GET", f"{API}{_job(job)}/why", params={"what_if": list(what_if)}))
 
     def plan(self, document: Mapping[str, Any] | None = None) -> Json:
         """What the next cycle would do, with a job or as things are."""
         if document is None:
             return self.get("/plan")
         return self._json(self._send("POST", f"{API}/plan", json=document))
+
+    def has_code(self, code: str) -> bool:
+        """Whether the server has a folder of code."""
+        return self._send("GET", f"{API}/code/{part(code)}", allow=(404,)).status_code == 200
+
+    def send_code(self, code: str, packed: bytes) -> None:
+        """Send one; twice is once."""
+        self._send("PUT", f"{API}/code/{part(code)}", content=packed, headers={"content-type": "application/gzip"})
 
     def apply(self, document: Mapping[str, Any], *, dry_run: bool) -> Json:
         """Apply a Cluster, or say what would change."""
@@ -131,14 +142,17 @@ class Client:
         """Take something below /api/v1 away."""
         return self._json(self._send("DELETE", f"{API}{path}"))
 
-    def begin_exec(self, job: str, command: Sequence[str], *, rank: int | None, node: str | None) -> Json:
-        """Run a command beside a worker of a job."""
+    def begin_exec(
+        self, job: str, command: Sequence[str], *, rank: int | None, node: str | None, terminal: Json | None = None
+    ) -> Json:
+        """Run a command beside a worker of a job, at a terminal of that kind and size if need be."""
         body: Json = {"command": list(command), "rank": rank, "node": node}
-        return self._json(self._send("POST", f"{API}/jobs/{_part(job)}/exec", json=body))
+        body |= {} if terminal is None else {"terminal": terminal}
+        return self._json(self._send("POST", f"{API}{_job(job)}/exec", json=body))
 
     def stacks(self, job: str, rank: int | None) -> Json:
         """Where the ranks of a job stand."""
-        return self._json(self._send("POST", f"{API}/jobs/{_part(job)}/stacks", json={"rank": rank}))
+        return self._json(self._send("POST", f"{API}{_job(job)}/stacks", json={"rank": rank}))
 
     # --- Streams -----------------------------------------------------------------------------------------------------
 
@@ -191,13 +205,14 @@ class Client:
         path: str,
         *,
         json: Any = None,
+        content: bytes | None = None,
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         allow: Sequence[int] = (),
     ) -> httpx.Response:
         try:
             self._knock()
-            answer = self._http.request(method, path, json=json, params=params, headers=headers)
+            answer = self._http.request(method, path, json=json, content=content, params=params, headers=headers)
         except httpx.TransportError as error:
             self._knocked = False
             raise self._unreachable(error) from error
@@ -239,11 +254,15 @@ def _problem(answer: httpx.Response) -> ServerProblemError:
         return of_document(answer.status_code, None)
 
 
-def _part(name: str) -> str:
-    """A name as one part of a path: the server refuses what is none."""
-    from urllib.parse import quote
+def _job(name: str) -> str:
+    return f"/jobs/{require_name(name, 'job')}"
 
-    return quote(name, safe="")
+
+def part(name: str) -> str:
+    """A name as one part of an address. Raises: UserError for what can be none, before anybody is asked."""
+    if not matches(_PART, name):
+        raise UserError(f"{shown(name)} is no name; it must be letters, digits and any of . _ : ~ -")
+    return name
 
 
 def _trusting(file: str) -> Any:

@@ -6,10 +6,15 @@
 
 So paid = useful + stalled + lost + draining + idle, exactly, once nothing is open or held. Money: provider:POOL ->
 cost:TENANT for every lease; sponsor -> purse -> reserved -> spent for what a tenant was granted.
+
+Granted steps have a price, too: sponsors:TENANT -> pledged:TENANT when they are set aside, at what a step of the job
+was measured to cost, -> steps:TENANT as they are made, back to sponsors:TENANT if they are not. What they cost beyond
+that the house bears; steps that nobody had measured before are priced once they are made, at what their attempt cost.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from orchestrator.ledger.change import Change
@@ -132,18 +137,57 @@ def pay(change: Change, job: JobRow, amount: int) -> None:
     change.jobs.put(_with_reserved(job, job.paid_in, set_aside - part))
 
 
-def reserve(change: Change, job: JobRow, unit: Unit, amount: int) -> JobRow:
-    """Set an amount aside for a job that starts."""
+def pay_steps(change: Change, job: JobRow, steps: int, made_by: AttemptRow) -> None:
+    """Pay for steps that an attempt has made beyond those its job was known to have made."""
+    part = min(steps, job.reserved_iterations)
+    if job.reserved_micro_usd:
+        # Rounded down, so that the last step takes what is left, to the micro-dollar.
+        worth = job.reserved_micro_usd * part // job.reserved_iterations
+        change.transfer(worth, Unit.MICRO_USD, f"pledged:{job.tenant}", f"steps:{job.tenant}", job=job.id)
+        job = replace(job, reserved_micro_usd=job.reserved_micro_usd - worth)
+    else:
+        worth = sum(cost_micro_usd(held_ms, _price(change, pool)) for pool, held_ms in made_by.held_ms)
+        change.transfer(worth, Unit.MICRO_USD, f"sponsors:{job.tenant}", f"steps:{job.tenant}", job=job.id)
+    pay(change, job, steps)
+
+
+def worth_of_steps(change: Change, job: JobRow, devices: Mapping[str, int]) -> int:
+    """What all steps that a job has left were measured to cost, in micro-dollars, on so many devices of each pool; 0
+    while nobody has measured any."""
+    work_ms = round((job.work_left_s or 0.0) * 1000 * job.shape.devices_per_worker)
+    worth, total = 0, sum(devices.values())
+    for pool, count in devices.items():
+        worth += cost_micro_usd(work_ms * count // total, _price(change, pool))
+    return worth
+
+
+def _price(change: Change, pool: str) -> int:
+    meter = change.meters.get(pool)
+    assert meter is not None, f"pool {pool} was never observed"
+    return meter.micro_usd_per_device_hour
+
+
+def reserve(change: Change, job: JobRow, unit: Unit, amount: int, *, worth: int = 0) -> JobRow:
+    """Set an amount aside for a job that starts; `worth` of it in micro-dollars, where it is steps."""
     change.transfer(amount, unit, f"purse:{job.tenant}", f"reserved:{job.tenant}", job=job.id)
-    return replace(_with_reserved(job, unit, amount), paid_in=unit)
+    job = replace(_with_reserved(job, unit, amount), paid_in=unit)
+    if unit is not Unit.ITERATIONS:
+        return job
+    change.transfer(worth, Unit.MICRO_USD, f"sponsors:{job.tenant}", f"pledged:{job.tenant}", job=job.id)
+    return replace(job, reserved_micro_usd=worth)
 
 
 def refund(change: Change, job: JobRow) -> JobRow:
     """Give back what was set aside and is not used."""
-    if job.paid_in is None:
+    unit = job.paid_in
+    if unit is None:
         return job
-    change.transfer(_reserved(job), job.paid_in, f"reserved:{job.tenant}", f"purse:{job.tenant}", job=job.id)
-    return replace(_with_reserved(job, job.paid_in, 0), paid_in=None)
+    change.transfer(_reserved(job), unit, f"reserved:{job.tenant}", f"purse:{job.tenant}", job=job.id)
+    if unit is Unit.ITERATIONS:
+        pledged = job.reserved_micro_usd
+        change.transfer(pledged, Unit.MICRO_USD, f"pledged:{job.tenant}", f"sponsors:{job.tenant}", job=job.id)
+        job = replace(job, reserved_micro_usd=0)
+    return replace(_with_reserved(job, unit, 0), paid_in=None)
 
 
 def _reserved(job: JobRow) -> int:

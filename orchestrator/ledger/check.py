@@ -21,6 +21,7 @@ def check(connection: Connection) -> list[str]:
     return [
         *_sums(connection),
         *_balances(connection),
+        *_set_aside(connection),
         *_device_time(connection, leases, meters),
         *_meters(leases, meters),
         *_holders(connection, leases),
@@ -46,6 +47,21 @@ def _balances(connection: Connection) -> Iterator[str]:
     for row in accounts:
         if row.name.startswith("reserved:") and row.balance < 0:
             yield f"account {row.name} is {row.balance} {row.unit}; nothing below 0 can be set aside"
+
+
+def _set_aside(connection: Connection) -> Iterator[str]:
+    """What is set aside is set aside for jobs that live, and for nobody else."""
+    held: Counter[tuple[str, Unit]] = Counter()
+    for job in forms.JOBS.load(connection, tables.jobs.c.paid_in.is_not(None)):
+        money = "pledged" if job.paid_in is Unit.ITERATIONS else "reserved"
+        held[f"{money}:{job.tenant}", Unit.MICRO_USD] += job.reserved_micro_usd
+        held[f"reserved:{job.tenant}", Unit.DEVICE_MS] += job.reserved_device_ms
+        held[f"reserved:{job.tenant}", Unit.ITERATIONS] += job.reserved_iterations
+    for row in sorted(forms.ACCOUNTS.load(connection), key=lambda one: (one.name, one.unit)):
+        is_meant = row.name.startswith(("reserved:", "pledged:"))
+        if is_meant and row.balance != held[row.name, row.unit]:
+            of_jobs = held[row.name, row.unit]
+            yield f"account {row.name} is {row.balance} {row.unit}; {of_jobs} are set aside for jobs that live"
 
 
 def _device_time(connection: Connection, leases: list[LeaseRow], meters: list[MeterRow]) -> Iterator[str]:

@@ -82,7 +82,7 @@ def _parsed(url: str) -> URL:
 def _no_url(url: str) -> LedgerError:
     # A password may be in it, so that it is not repeated.
     kind = url.partition(":")[0]
-    want = "write sqlite:////absolute/path/tide.db or postgresql://host/database"
+    want = "Write sqlite:////absolute/path/tide.db or postgresql://host/database"
     return LedgerError(f"a database URL that begins with {kind!r} is no SQLite file and no PostgreSQL", next_step=want)
 
 

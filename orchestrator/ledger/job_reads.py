@@ -90,6 +90,22 @@ class JobReads(Queries):
         document: dict[str, Any] = json.loads(text)
         return document
 
+    def open_documents(self, *, holding: str) -> list[str]:
+        """What owners of jobs that are not over, and of schedules, wrote, where it holds this text anywhere."""
+        documents, jobs, schedules = tables.documents.c, tables.jobs.c, tables.schedules.c
+        ended = [state.value for state in ENDED]
+        open_jobs = (
+            select(documents.document)
+            .join(tables.jobs, jobs.id == documents.job)
+            .where(jobs.state.not_in(ended), documents.document.contains(holding, autoescape=True))
+        )
+        with self._database.reading() as connection:
+            found = connection.execute(open_jobs).scalars().all()
+            by_clock = connection.execute(
+                select(schedules.document).where(schedules.document.contains(holding, autoescape=True))
+            )
+            return [*found, *by_clock.scalars().all()]
+
     def attempts(self, job_id: str) -> list[AttemptRow]:
         """A job's attempts, oldest first."""
         table = tables.attempts.c

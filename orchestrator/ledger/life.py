@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.ledger.books import close_lease, open_lease, refund, reserve
+from orchestrator.ledger.books import close_lease, open_lease, refund, reserve, worth_of_steps
 from orchestrator.ledger.change import Change
 from orchestrator.ledger.fast import changed
 from orchestrator.ledger.rows import AttemptRow, JobRow, LeaseRow, OrderRow
@@ -47,7 +47,8 @@ def admit(change: Change, job: JobRow, what: Admit) -> None:
     """Lease the seats of a start, set its money aside, and order it."""
     unit, amount = _one_unit(what.reserve)
     if unit is not None:
-        job = reserve(change, job, unit, amount)
+        worth = worth_of_steps(change, job, _devices(job, what.placement)) if unit is Unit.ITERATIONS else 0
+        job = reserve(change, job, unit, amount, worth=worth)
     attempt = job.attempt + 1
     cause = Cause.START if attempt == 1 else Cause.PREEMPTED if job.preemptions else Cause.RESUMED
     gone = {"reason": None, "eta_ms": None, "detail": what.detail}
@@ -137,6 +138,10 @@ def seats_of(job: JobRow, placement: Placement) -> dict[str, dict[str, int]]:
         nodes = found.setdefault(seats.pool, {})
         nodes[seats.node] = nodes.get(seats.node, 0) + seats.workers * job.shape.devices_per_worker
     return found
+
+
+def _devices(job: JobRow, placement: Placement) -> dict[str, int]:
+    return {pool: sum(nodes.values()) for pool, nodes in sorted(seats_of(job, placement).items())}
 
 
 def placement_of(attempt: AttemptRow) -> Placement:

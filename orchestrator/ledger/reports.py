@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from orchestrator.ledger.books import close_lease, pay, settle_attempt
+from orchestrator.ledger.books import close_lease, pay_steps, settle_attempt
 from orchestrator.ledger.change import Change
 from orchestrator.ledger.life import current, end, lost_once_more, requeue, restart
 from orchestrator.ledger.life import move as move_job
@@ -132,7 +132,7 @@ def _close(change: Change, job_id: str, attempt: AttemptRow, report: Report, out
 def _progress(change: Change, job: JobRow, attempt: AttemptRow, report: Report) -> JobRow:
     steps = max(job.steps_done, report.steps_done)
     if job.paid_in is Unit.ITERATIONS and steps > job.steps_done:
-        pay(change, job, steps - job.steps_done)
+        pay_steps(change, job, steps - job.steps_done, attempt)
         job = current(change, job)
     work_left_s = job.work_left_s if report.work_left_s is None else report.work_left_s
     return _put(change, replace(job, steps_done=steps, work_left_s=work_left_s))

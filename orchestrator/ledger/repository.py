@@ -10,7 +10,7 @@ Leading itself, and how a change becomes one transaction: `leading.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from orchestrator.ledger import faults, notices, retention, schedules, submission
@@ -30,6 +30,7 @@ from orchestrator.ledger.serving import Serving, appetite, endpoints
 from orchestrator.ledger.shelf import dumps
 from orchestrator.ledger.states import JobState
 from orchestrator.ledger.submission import Accepted, Submission
+from orchestrator.policy.lending.session import Ending
 from orchestrator.policy.node_health import NodeHold
 from orchestrator.policy.queueing.decisions import Decisions
 from orchestrator.policy.queueing.orders import Order, Report
@@ -172,11 +173,15 @@ class Ledger(Leading):
             found = (job.id for job in self._mirror.waiting.values() if job.window is not None)
             return tuple(job for job in found if rows[job].shape.kind == "TrainJob")
 
-    def stage(self, unstaged: frozenset[str]) -> None:
-        """Jobs whose data is not close by yet: they wait for it. Raises: NotLeadingError."""
+    def stage(self, unstaged: frozenset[str], endings: Mapping[str, Ending] | None = None) -> None:
+        """Jobs whose data is not close by yet: they wait for it; and what ends the nights of those that wait.
+
+        Raises: NotLeadingError.
+        """
         with self._lock:
             self._lead_or_raise()
             self._seer.unstaged = unstaged
+            self._seer.learn(endings or {})
 
     def appetite(self, pool: str, resource: str, enough: int) -> int:
         """Devices of a pool that training could use in all, `enough` at most. Raises: NotLeadingError."""

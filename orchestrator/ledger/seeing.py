@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from orchestrator.ledger.books import recent_at
@@ -10,6 +10,7 @@ from orchestrator.ledger.mirror import Mirror
 from orchestrator.ledger.rows import AccountRow, JobRow, LeaseRow
 from orchestrator.ledger.states import Unit
 from orchestrator.ledger.views import job_value, lease_value, reserved_value, with_report
+from orchestrator.policy.lending.session import NO_ENDING, Ending
 from orchestrator.policy.queueing.from_spec import granted_to, tenant_of
 from orchestrator.policy.queueing.money import cost_micro_usd
 from orchestrator.policy.queueing.orders import Report
@@ -27,6 +28,8 @@ class Seer:
     mirror: Mirror
     held: set[str] = field(default_factory=set)
     unstaged: frozenset[str] = frozenset()
+    _endings: dict[str, Ending] = field(default_factory=dict)
+    _nights: dict[str, tuple[Job, bool, Ending, Job]] = field(default_factory=dict)
     _leases: dict[int, tuple[LeaseRow, Lease]] = field(default_factory=dict)
     _running: dict[str, tuple[JobRow, Report | None, str | None, Running]] = field(default_factory=dict)
 
@@ -55,9 +58,23 @@ class Seer:
 
     def _waiting(self) -> tuple[Job, ...]:
         waiting = tuple(self.mirror.waiting.values())
-        if not self.unstaged:
+        if not self.unstaged and not self._endings:
             return waiting
-        return tuple(replace(job, data_staged=False) if job.id in self.unstaged else job for job in waiting)
+        known, self._nights = self._nights, {}
+        return tuple(job if job.window is None else self._nightly(job, known.get(job.id)) for job in waiting)
+
+    def _nightly(self, job: Job, known: tuple[Job, bool, Ending, Job] | None) -> Job:
+        """A job that waits for its night, with what is known beside its row."""
+        staged, ending = job.id not in self.unstaged, self._endings.get(job.id, NO_ENDING)
+        if known is None or known[0] is not job or known[1:3] != (staged, ending):
+            known = (job, staged, ending, replace(job, data_staged=staged, ending=ending))
+        self._nights[job.id] = known
+        return known[3]
+
+    def learn(self, endings: Mapping[str, Ending]) -> None:
+        """What ends the nights of these jobs; what running ones tell themselves is remembered until they are over."""
+        mirror, found = self.mirror, {**self._endings, **endings}
+        self._endings = {job: one for job, one in found.items() if job in mirror.waiting or job in mirror.holding}
 
     def _queues(self) -> tuple[Queue, ...]:
         queues = self.mirror.facts.queues
@@ -90,6 +107,8 @@ class Seer:
         self._running = fresh
 
     def _run(self, row: JobRow, report: Report | None, state: str | None, now_ms: int) -> Running:
+        if row.shape.window is not None and report is not None and report.measured is not None:
+            self._endings[row.id] = report.measured.ending
         accrued_ms, accrued_micro_usd = self._accrued(row, now_ms)
         job = job_value(with_report(row, report), accrued_ms=accrued_ms, accrued_micro_usd=accrued_micro_usd)
         assert row.started_ms is not None, f"{row.id} holds devices and was never started"
@@ -144,5 +163,5 @@ def _tempo(report: Report | None, state: str | None) -> Tempo | None:
         outlook=known.outlook,
         stall_s=known.stall_s,
         stop_s=known.stop_s,
-        finish_s=known.finish_s,
+        ending=known.ending,
     )

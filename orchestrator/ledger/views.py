@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from orchestrator.ledger.rows import JobRow, JobShape, LeaseRow
-from orchestrator.ledger.states import JobState
+from orchestrator.ledger.states import JobState, Unit
 from orchestrator.policy.queueing.orders import Report
 from orchestrator.policy.queueing.parties import NOTHING, Purse
 from orchestrator.policy.queueing.values import UNLIMITED, Job, Lease, Spending
@@ -47,9 +47,12 @@ def _spending(row: JobRow, shape: JobShape, accrued_ms: int, accrued_micro_usd: 
 
 
 def reserved_value(row: JobRow) -> Purse:
-    """What is set aside for a job; the same `NOTHING` for all that have nothing."""
+    """What is set aside for a job; the same `NOTHING` for all that have nothing. What its steps are worth is not its
+    tenant's money."""
     if not (row.reserved_micro_usd or row.reserved_device_ms or row.reserved_iterations):
         return NOTHING
+    if row.paid_in is Unit.ITERATIONS:
+        return Purse(iterations=row.reserved_iterations)
     return Purse(micro_usd=row.reserved_micro_usd, device_ms=row.reserved_device_ms, iterations=row.reserved_iterations)
 
 

@@ -122,10 +122,6 @@ class BatchPlan:
         """Optimizer steps per pass time, 1/ceil(M/W): the staircase by which sizes are chosen."""
         return 1.0 / self.passes(world_size)
 
-    def step_time_factor(self, world_size: int) -> float:
-        """One step's time relative to a single worker's, ceil(M/W)/M; computation only."""
-        return self.passes(world_size) / self.num_micro_batches
-
     def balance(self, world_size: int) -> float:
         """Share of the workers' passes that count, M/(W ceil(M/W)); 1 when every rank has equally many."""
         return self.num_micro_batches / (world_size * self.passes(world_size))
@@ -141,12 +137,6 @@ class BatchPlan:
         fastest, slowest = self.passes(max_workers), self.passes(min_workers)
         sizes = {-(-self.num_micro_batches // p) for p in range(fastest, slowest)}
         return tuple(sorted({min_workers} | {size for size in sizes if size > min_workers}))
-
-    def useful_size_within(self, workers: int, min_workers: int, max_workers: int) -> int | None:
-        """The fastest size that `workers` allow without paying for idle ones; None below `min_workers`."""
-        if workers < min_workers:
-            return None
-        return self.useful_sizes(min_workers, min(workers, max_workers))[-1]
 
 
 def _check_rank(world_size: int, rank: int) -> None:

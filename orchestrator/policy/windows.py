@@ -86,15 +86,6 @@ def next_opening_s(window: Window, *, now_s: float) -> float | None:
     return next((found.opens_at_s for found in upcoming(window, now_s=now_s)), None)
 
 
-def next_closing_s(windows: Sequence[Window], *, now_s: float) -> float | None:
-    """When the stretch closes in which one of the windows is open now; None when all are closed, or none closes.
-
-    Windows that touch or overlap count as one, as in `time_left_s`.
-    """
-    left_s = time_left_s(windows, now_s=now_s)
-    return now_s + left_s if 0 < left_s <= _SEARCH_DAYS * 86_400 else None
-
-
 def next_fit_s(windows: Sequence[Window], *, now_s: float, min_slice_s: float) -> float | None:
     """The first instant, now included, at which a session of `min_slice_s` fits; None if none does within a year.
 

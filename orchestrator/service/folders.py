@@ -2,4 +2,3 @@
 
 JOBS_FOLDER = "jobs"
 RAY_FOLDER = "ray"
-SECRETS_FOLDER = "secrets"

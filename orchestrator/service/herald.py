@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 import structlog
 
 from orchestrator.adapters.hooks.calling import TIMEOUT_S, Answer, call
-from orchestrator.adapters.hooks.signing import SecretError, headers_of, read_secret
+from orchestrator.adapters.hooks.signing import headers_of, read_secret
+from orchestrator.adapters.secret_files import SecretError
 from orchestrator.ledger.errors import NotLeadingError
 from orchestrator.ledger.notices import Tried
 from orchestrator.ledger.repository import Ledger

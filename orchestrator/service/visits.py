@@ -34,7 +34,7 @@ class NoDoorError(Exception):
 
 @dataclass(slots=True)
 class Visit:
-    """One command. `actor`: who began it, and alone may go on with it."""
+    """One command. `actor`: who began it, and alone may go on with it; `terminal`: whether it sits at one."""
 
     job: str
     actor: str
@@ -42,6 +42,7 @@ class Visit:
     node: str
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    terminal: bool = False
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     watched: bool = False
 
@@ -59,19 +60,37 @@ class Visits:
         with contextlib.closing(writer):
             return await _answer(reader)
 
-    async def begin(self, job: str, actor: str, command: Sequence[str], *, rank: int | None, node: str | None) -> Visit:
-        """Begin a command. Raises: NoDoorError; UserError."""
+    async def begin(
+        self,
+        job: str,
+        actor: str,
+        command: Sequence[str],
+        *,
+        rank: int | None,
+        node: str | None,
+        terminal: Json | None = None,
+    ) -> Visit:
+        """Begin a command; `terminal`: at one of that kind and size. Raises: NoDoorError; UserError."""
         if len(self._visits) >= MOST_VISITS:
             problem = f"{len(self._visits)} commands run in jobs already; {MOST_VISITS} may"
             raise UserError(problem, code=ExitCode.CONFLICT, next_step="End one of them first")
-        wanted = {"ask": "exec", "command": list(command), "rank": rank, "node": node}
+        wanted = {"ask": "exec", "command": list(command), "rank": rank, "node": node, "terminal": terminal}
         reader, writer = await self._knock(job, wanted)
         try:
             began = (await _answer(reader))["began"]
         except BaseException:
             writer.close()
             raise
-        visit = Visit(job=job, actor=actor, rank=began["rank"], node=began["node"], reader=reader, writer=writer)
+        visit = Visit(
+            job=job,
+            actor=actor,
+            rank=began["rank"],
+            node=began["node"],
+            reader=reader,
+            writer=writer,
+            # The process of a job that an earlier version has started knows of none.
+            terminal=began.get("terminal", False),
+        )
         self._visits[visit.id] = visit
         asyncio.get_running_loop().call_later(WATCH_WITHIN_S, self._forget_unwatched, visit)
         return visit
@@ -116,9 +135,9 @@ class Visits:
         finally:
             self.end(visit)
 
-    async def tell(self, visit: Visit, data: bytes, *, end: bool) -> None:
-        """Input for the command, or its end; waits while the command reads nothing."""
-        message = {"in": base64.b64encode(data).decode(), "end": end}
+    async def tell(self, visit: Visit, data: bytes, *, end: bool, size: Json | None = None) -> None:
+        """Input for the command, its end, or its terminal's size; waits while the command reads nothing."""
+        message = {"in": base64.b64encode(data).decode(), "end": end, "size": size}
         with contextlib.suppress(ConnectionError):  # it has ended: its watcher is told
             visit.writer.write(json.dumps(message).encode() + b"\n")
             await visit.writer.drain()

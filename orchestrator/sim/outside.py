@@ -7,6 +7,7 @@ does: whoever asks again for an attempt that is there adopts it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -89,18 +90,22 @@ class Group:
 
 @dataclass(slots=True)
 class SimJob:
-    """A job as its runner knows it. `highest`: the latest attempt that was ever asked for."""
+    """A job as its runner knows it. `highest`: the latest attempt that was ever asked for; `work_s`: all its work,
+    which its `steps` share equally."""
 
     id: str
     work_left_s: float
     highest: int = 0
     group: Group | None = None
     done: bool = False
+    work_s: float = 0.0
+    steps: int = 0
 
 
 @dataclass(slots=True)
 class SimRunner:
-    """Runs jobs whose work is `work_of` worker-seconds. Reports of ends stay until they are acknowledged."""
+    """Runs jobs whose work is `work_of` worker-seconds in `steps_of` steps. Reports of ends stay until they are
+    acknowledged."""
 
     clock: SimClock
     work_of: Callable[[str], float]
@@ -109,6 +114,7 @@ class SimRunner:
     jobs: dict[str, SimJob] = field(default_factory=dict)
     ended: dict[tuple[str, int], Report] = field(default_factory=dict)
     started: list[tuple[str, int, int]] = field(default_factory=list)
+    steps_of: Callable[[str], int] = lambda job: 0
 
     def ask(self, order: Order) -> None:
         """Take an order; one that was taken before changes nothing. Raises: UnreachableError."""
@@ -168,7 +174,8 @@ class SimRunner:
 
     def _job(self, job_id: str) -> SimJob:
         if job_id not in self.jobs:
-            self.jobs[job_id] = SimJob(job_id, self.work_of(job_id))
+            work_s = self.work_of(job_id)
+            self.jobs[job_id] = SimJob(job_id, work_s, work_s=work_s, steps=self.steps_of(job_id))
         return self.jobs[job_id]
 
     def _begin(self, job: SimJob, attempt: int, workers: int) -> None:
@@ -217,6 +224,7 @@ class SimRunner:
             job=job.id,
             attempt=group.attempt,
             phase=phase or (Phase.RUNNING if running else Phase.STARTING),
+            steps_done=_steps_done(job),
             work_left_s=job.work_left_s,
             unsaved_work_s=self._unsaved_s(group),
             checkpoint_age_s=self._age_s(group),
@@ -229,3 +237,10 @@ class SimRunner:
 
     def _unsaved_s(self, group: Group) -> float:
         return self._age_s(group) * group.workers
+
+
+def _steps_done(job: SimJob) -> int:
+    """Whole steps; what is a billionth short of one is one."""
+    if not job.steps or not job.work_s:
+        return 0
+    return max(0, job.steps - math.ceil(job.steps * job.work_left_s / job.work_s - 1e-9))

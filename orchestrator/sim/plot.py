@@ -81,23 +81,19 @@ def _figure(run: Run, result: Result) -> Figure:
     ticks, tick_h = run.ticks[::step], run.world.tick_us / US_PER_HOUR
     hours = np.arange(len(ticks)) * tick_h * step
     _draw_held(held, run, hours, step)
-    _draw_progress(progress, run, hours, step)
-    _draw_stalls(stalls, run)
-    bill.plot(hours + tick_h, [t.cost / COST_UNITS_PER_USD for t in ticks], color=_INK, label="paid")
-    if result.on_demand_cost_usd is not None:
-        bill.axhline(result.on_demand_cost_usd, color=_ON_DEMAND, linestyle="--", label="on-demand alone")
-    if run.world.carbon is not None:
-        _draw_carbon(bill, hours + tick_h, [t.carbon / CARBON_UNITS_PER_KG for t in ticks])
-    bill.set_ylabel("US dollars")
-    bill.yaxis.set_major_formatter("{x:,.0f}")
+    done = _draw_progress(progress, run, hours, step)
+    lost = _draw_stalls(stalls, run)
+    carbon = _draw_bill(bill, run, result, hours, step)
     bill.set_xlabel(f"hours since {run.world.start.isoformat(timespec='minutes')}")
     for axes in (held, progress, stalls, bill):
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_ylim(bottom=0)
+        if axes is not progress:
+            axes.set_ylim(bottom=0)
         axes.margins(x=0.01)
         axes.grid(axis="y", color=_GRID, linewidth=0.8)
         axes.set_axisbelow(True)
-        axes.legend(loc="upper left", bbox_to_anchor=(1.075, 1.0), frameon=False, fontsize=8)
+    for axes, others in ((held, ()), (progress, (done,)), (stalls, (lost,)), (bill, carbon)):
+        _explain(axes, *others)
     days = len(run.ticks) * tick_h / HOURS_A_DAY
     if days >= 2:
         bill.xaxis.set_major_locator(MultipleLocator(HOURS_A_DAY * math.ceil(days / MOST_MARKS)))
@@ -115,40 +111,58 @@ def _draw_held(axes: Axes, run: Run, hours: np.ndarray, step: int) -> None:
     axes.fill_between(hours, spot, total, step="post", color=_ON_DEMAND, label="on-demand held", linewidth=0)
     for workers, name in ((run.world.min_workers, "min"), (run.world.max_workers, "max")):
         axes.axhline(workers, color=_INK, linewidth=0.7, linestyle=":")
-        at = ("axes fraction", "data")
-        axes.annotate(
-            f"{name} {workers}",
-            (1.0, workers),
-            (4, 0),
-            xycoords=at,
-            textcoords="offset points",
-            fontsize=8,
-            va="center",
-        )
+        _beside(axes, workers, f"{name} {workers}")
     axes.set_ylabel("devices")
 
 
-def _draw_progress(axes: Axes, run: Run, hours: np.ndarray, step: int) -> None:
+def _draw_progress(axes: Axes, run: Run, hours: np.ndarray, step: int) -> Axes:
+    """How far the work is ahead of a steady pace to the deadline, or behind it; beside the curve itself such a lead
+    would hardly be seen. Returns the second axes, of the part that is done."""
     world, tick_h = run.world, run.world.tick_us / US_PER_HOUR
-    done = np.array([t.done_us / US_PER_HOUR for t in run.ticks[::step]])
     work_h, deadline_h = world.work_us / US_PER_HOUR, world.deadline_us / US_PER_HOUR
-    pace = np.minimum((hours + tick_h) / deadline_h, 1.0) * work_h
-    for where, colour, name in ((done >= pace, _AHEAD, "ahead of the pace"), (done < pace, _BEHIND, "behind the pace")):
+    done = np.array([t.done_us / US_PER_HOUR for t in run.ticks[::step]])
+    ahead = done - np.minimum((hours + tick_h) / deadline_h, 1.0) * work_h
+    for where, colour, name in ((ahead >= 0, _AHEAD, "ahead of a steady pace"), (ahead < 0, _BEHIND, "behind it")):
         if where.any():
             axes.fill_between(
-                hours + tick_h, done, pace, where=where, interpolate=True, color=colour, label=name, linewidth=0
+                hours + tick_h, ahead, where=where, interpolate=True, color=colour, label=name, linewidth=0
             )
-    axes.plot(hours + tick_h, done, color=_SPOT, label="work done")
-    axes.plot([0, deadline_h], [0, work_h], color=_INK, linewidth=0.8, linestyle="--", label="steady pace")
+    axes.axhline(0.0, color=_INK, linewidth=0.8, linestyle="--")
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.axvline(deadline_h, color=_STALL, linewidth=1.0, label="deadline")
-    if run.finished_us is not None:
-        axes.plot([run.finished_us / US_PER_HOUR], [work_h], "o", color=_SPOT, markersize=5, label="finished")
     axes.set_ylabel("worker-hours")
+    part = axes.twinx()
+    part.plot(hours + tick_h, done / work_h, color=_SPOT, label="work done")
+    if run.finished_us is not None:
+        part.plot([run.finished_us / US_PER_HOUR], [1.0], "o", color=_SPOT, markersize=5, label="finished")
+    part.set_ylim(0, 1.05)
+    part.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    part.set_ylabel("of the work", color=_SPOT)
+    part.spines["top"].set_visible(False)
+    return part
 
 
-def _draw_stalls(axes: Axes, run: Run) -> None:
-    """Share of the time in which the whole job stood, and devices that vanished, summed over bars of equal length."""
+def _explain(axes: Axes, *others: Axes) -> None:
+    """One line above a panel that names what is drawn in it, on either of its axes."""
+    found = [one.get_legend_handles_labels() for one in (axes, *others)]
+    handles, names = [one for each in found for one in each[0]], [one for each in found for one in each[1]]
+    axes.legend(
+        handles, names, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=len(names), frameon=False, fontsize=9,
+        borderpad=0.2, borderaxespad=0.2, columnspacing=1.4, handlelength=1.6,
+    )  # fmt: skip
+
+
+def _beside(axes: Axes, value: float, words: str) -> None:
+    """A value's name at the right end of a panel."""
+    at = ("axes fraction", "data")
+    axes.annotate(words, (1.0, value), (4, 0), xycoords=at, textcoords="offset points", fontsize=8, va="center")
+
+
+def _draw_stalls(axes: Axes, run: Run) -> Axes:
+    """Share of the time in which the whole job stood, and devices that vanished, summed over bars of equal length.
+
+    Returns the second axes, of devices.
+    """
     each = -(-len(run.ticks) // MAX_BARS)
     starts = np.arange(0, len(run.ticks), each)
     tick_h = run.world.tick_us / US_PER_HOUR
@@ -164,16 +178,33 @@ def _draw_stalls(axes: Axes, run: Run) -> None:
     lost.set_ylabel("devices", color=_LOST)
     lost.set_ylim(bottom=0)
     lost.spines["top"].set_visible(False)
-    lost.legend(loc="lower left", bbox_to_anchor=(1.075, 0.0), frameon=False, fontsize=8)
+    return lost
 
 
-def _draw_carbon(bill: Axes, hours: np.ndarray, kilograms: list[float]) -> None:
+def _draw_bill(bill: Axes, run: Run, result: Result, hours: np.ndarray, step: int) -> tuple[Axes, ...]:
+    """What was paid, against on-demand alone; returns the second axes where there is one, of carbon."""
+    ticks, hours = run.ticks[::step], hours + run.world.tick_us / US_PER_HOUR
+    paid = [t.cost / COST_UNITS_PER_USD for t in ticks]
+    bill.plot(hours, paid, color=_INK, label="paid")
+    if result.on_demand_cost_usd is not None:
+        bill.axhline(result.on_demand_cost_usd, color=_ON_DEMAND, linestyle="--", label="on-demand alone")
+    bill.set_ylabel("US dollars")
+    bill.yaxis.set_major_formatter("{x:,.0f}")
+    if run.world.carbon is not None:
+        return (_draw_carbon(bill, hours, [t.carbon / CARBON_UNITS_PER_KG for t in ticks]),)
+    for value in (paid[-1], result.on_demand_cost_usd):
+        if value is not None:
+            _beside(bill, value, f"{value:,.0f}")
+    return ()
+
+
+def _draw_carbon(bill: Axes, hours: np.ndarray, kilograms: list[float]) -> Axes:
     carbon = bill.twinx()
     carbon.plot(hours, kilograms, color=_CARBON, linewidth=1.0, label="CO2 emitted")
     carbon.set_ylabel("kg CO2", color=_CARBON)
     carbon.set_ylim(bottom=0)
     carbon.spines["top"].set_visible(False)
-    carbon.legend(loc="lower left", bbox_to_anchor=(1.075, 0.0), frameon=False, fontsize=8)
+    return carbon
 
 
 def _page(svg: str, result: Result) -> str:

@@ -18,6 +18,7 @@ from orchestrator.sim.reference.simple import Gang, Greedy, OnDemand
 from orchestrator.sim.reference.single_gang import SingleGang
 from orchestrator.sim.world import World
 from orchestrator.spec.errors import UserError
+from orchestrator.spec.scalars import shown
 
 BOUND = "bound"
 NAMES = (
@@ -80,5 +81,7 @@ def _gang(world: World, workers: int) -> CapacityPolicy:
 
 def _unknown(name: str) -> UserError:
     close = difflib.get_close_matches(name, NAMES, n=1)
-    meant = f"did you mean '{close[0]}'? " if close else ""
-    return UserError(f"no policy is named '{name}'; {meant}One of: {', '.join(NAMES)}", where="policy")
+    meant = f"Did you mean {close[0]}?" if close else ""
+    return UserError(
+        f"there is no policy {shown(name)}; it must be one of {', '.join(NAMES)}", where="policy", next_step=meant
+    )

@@ -191,6 +191,10 @@ Word = Annotated[str, Typed(names.parse_word, _text(names.WORD_PATTERN, "Letters
 ClusterAddress = Annotated[str, Typed(names.parse_address, _text(names.ADDRESS_PATTERN, "auto, local, or host:port."))]
 ApiUrl = Annotated[str, Typed(names.parse_api, _text(names.API_PATTERN, "https://host:port of an API server."))]
 KeyPath = Annotated[str, Typed(names.parse_key_path, _text(names.KEY_PATH_PATTERN, "A key of a job: optimizer.lr."))]
+Requirement = Annotated[
+    str,
+    Typed(names.parse_requirement, _text(names.REQUIREMENT_PATTERN, "A package with its versions: einops==0.8.1.")),
+]
 FilePath = Annotated[
     str,
     Typed(

@@ -26,6 +26,7 @@ from orchestrator.spec.fields import (
     PositiveDuration,
     Precision,
     Reference,
+    Requirement,
     Seed,
     Size,
     StorageUrl,
@@ -36,7 +37,10 @@ from orchestrator.spec.fields import (
     whole,
 )
 from orchestrator.spec.problems import Code, Finding
+from orchestrator.spec.scalars import shown
 
+CODE_PREFIX = "code:"
+CODE_ID_PATTERN = r"^[0-9a-f]{64}$"
 WorkerCount = Annotated[int, whole(1, 100_000)]
 
 # Keys of a DeepSpeed configuration that Tideline derives from the rest of the job: two sources would disagree.
@@ -113,32 +117,35 @@ class Runtime(SpecModel):
     """Code and environment of the workers."""
 
     working_dir: FilePath | None = None
-    """A folder that every node sees, importable in the workers, which run in it; none = only what is installed."""
-    pip: Many[Text] = ()
-    """Packages to install for the job, with versions; not carried out yet: refused when it is submitted."""
+    """A folder of code: copied when the job is submitted, importable in the workers, which run in the copy; none = only
+    what is installed."""
+    pip: Many[Requirement] = ()
+    """Packages to add to those that are installed, which stay as they are."""
     env: Mapping[Word, Text] = Field(default_factory=dict)
     """Environment variables of the workers."""
     secrets: Many[Name] = ()
-    """Names of secrets that the server keeps; not handed out yet: refused when it is submitted."""
+    """Names of secrets that whoever runs the server keeps; the workers find s3-key in their environment as S3_KEY."""
 
     @property
-    def without_effect(self) -> dict[str, str]:
-        """Keys that are set and that nobody carries out yet, each with what to do instead: who runs a job refuses them.
-
-        They are part of the form so that the keys are taken, and files need not change when they work.
-        """
-        instead = {
-            "pip": "install packages where the workers run, or put them into runtime.working_dir",
-            "secrets": "keep the secret in a file that workers can read, and its path under runtime.env",
-        }
-        return {key: advice for key, advice in instead.items() if getattr(self, key)}
+    def code(self) -> str | None:
+        """The id of code that is kept already, where `working_dir` names such instead of a folder."""
+        named = self.working_dir or ""
+        return named.removeprefix(CODE_PREFIX) if named.startswith(CODE_PREFIX) else None
 
     def cross_check(self) -> Iterator[Finding]:
+        if self.code is not None and not re.fullmatch(CODE_ID_PATTERN, self.code):
+            want = "it must be a folder, or code: and the 64 hex digits of code that is kept"
+            yield Finding(("working_dir",), Code.WRONG_VALUE, f"{shown(self.working_dir)} names no code", want)
         yield from repeated(self.secrets, "secrets", key="")
+        for at, name in enumerate(self.secrets):
+            variable = name.upper().replace("-", "_")
+            if variable in self.env:
+                want = f"a secret is the variable {variable}, which runtime.env sets, too"
+                yield Finding(("secrets", at), Code.CONFLICT, f"{name!r} would be hidden", want, "Rename one of them")
         for name in self.env:
             if _SECRET_VALUE.search(name):
                 want = "values of secrets must not stand in a file"
-                step = "Keep it in a file that workers can read, and give the path"
+                step = "Have it put into the server's secrets, and name it under runtime.secrets"
                 yield Finding(("env", name), Code.CONFLICT, "holds a secret's value", want, step)
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 
+from orchestrator.spec.errors import UserError
 from orchestrator.spec.problems import BadValueError, Code
 from orchestrator.spec.scalars import parse_text, scalar_text, shown
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+JOB_PATTERN = NAME_PATTERN[:-1] + r"(\.[1-9][0-9]{0,8})?$"
+"""NAME is its latest run, NAME.N that run."""
+_KEPT_PATTERN = JOB_PATTERN[:-1] + r"(~[1-9][0-9]{0,8})?$"
 REFERENCE_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?@[A-Za-z0-9]([A-Za-z0-9._:-]{0,126}[A-Za-z0-9])?$"
 TASK_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
 URL_PATTERN = r"^(file:///|s3://|gs://|abfs://)[^\s]+$"
@@ -16,6 +20,10 @@ WORD_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 ADDRESS_PATTERN = r"^(auto|local|[A-Za-z0-9._-]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5})$"
 API_PATTERN = r"^(https://[^\s/@?#]+|http://(127\.[0-9.]+|localhost|\[::1\])(:[0-9]{1,5})?)(/[^\s?#]*)?$"
 KEY_PATH_PATTERN = r"^[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z_][A-Za-z0-9_-]*)*$"
+_VERSION = r"(===|==|~=|!=|<=|>=|<|>) ?[A-Za-z0-9.*+!_-]+"
+REQUIREMENT_PATTERN = (
+    r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?(\[[A-Za-z0-9._,-]+\])? ?(" + _VERSION + "(, ?" + _VERSION + ")*)?$"
+)
 _NAME_WANT = "it must be 1..63 lower-case letters, digits and '-', with a letter or digit at both ends"
 _REFERENCE_WANT = "it must be name@version, such as python-stdlib@latest or gpt-code@3"
 _TASK_WANT = "it must be module.path:factory, such as jobs.models.gpt:task"
@@ -119,11 +127,31 @@ def parse_key_path(value: object) -> str:
     raise BadValueError(Code.BAD_NAME, f"{shown(text)} is not a path of keys", want)
 
 
+def parse_requirement(value: object) -> str:
+    """A package of the index, with its versions: einops~=0.8.0. No options, addresses or files."""
+    want = "it must be a package's name and its versions, such as einops==0.8.1 or 'tokenizers>=0.20,<1'"
+    text = scalar_text(value, want)
+    if matches(REQUIREMENT_PATTERN, text):
+        return text
+    raise BadValueError(Code.WRONG_VALUE, f"{shown(text)} is not a package", want)
+
+
 def parse_file(value: object) -> str:
     """A path to a file or folder, relative to the YAML file that names it; kept as written."""
     text = parse_text(value, "it must be a path, relative to this file or absolute")
     if "\0" in text or "\n" in text:
         raise BadValueError(Code.WRONG_VALUE, f"{shown(text)} is not a path", "it must be one line of printable text")
+    return text
+
+
+def require_name(text: str, what: str) -> str:
+    """The name, if a job or study can have it: also NAME.2, its second run, and NAME~1, which was put aside.
+
+    Raises: UserError, before a folder or an address is made of it.
+    """
+    if not matches(_KEPT_PATTERN, text):
+        want = "it must be 1 to 63 lower-case letters, digits and '-', and may end in '.' and the number of a run"
+        raise UserError(f"{shown(text)} cannot name a {what}; {want}")
     return text
 
 

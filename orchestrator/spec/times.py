@@ -119,8 +119,3 @@ def parse_deadline(value: object) -> float | dt.datetime:
 def render_deadline(value: float | dt.datetime) -> str:
     """The text that reads back as the same deadline."""
     return render_instant(value) if isinstance(value, dt.datetime) else render_duration(value)
-
-
-def deadline_at(deadline: float | dt.datetime, submitted_at: dt.datetime) -> dt.datetime:
-    """The instant at which a deadline falls for a job submitted then. `submitted_at` is aware."""
-    return deadline if isinstance(deadline, dt.datetime) else submitted_at + dt.timedelta(seconds=deadline)

@@ -71,11 +71,6 @@ class EchoEngine:
         self._slots.pop(slot, None)
         self._prompt_tokens.pop(slot, None)
 
-    @property
-    def slots_in_use(self) -> int:
-        """Slots that hold a sequence."""
-        return len(self._slots)
-
     def _next(self, row: DecodeRow) -> int:
         cached, prompt_tokens = self._slots[row.slot], self._prompt_tokens[row.slot]
         assert len(cached) == row.position

@@ -179,14 +179,24 @@ def test_an_endpoint_and_a_study_may_have_told_only_whom_the_cluster_allows(
         assert client.post("/api/v1/jobs", json=document).status_code == 201
 
 
-@pytest.mark.parametrize("key", [{"pip": ["einops==0.8.1"]}, {"secrets": ["s3-key"]}])
-def test_a_key_of_the_runtime_that_nobody_carries_out_is_refused(client: TestClient, key: dict[str, Any]) -> None:
-    training, search = job("packed"), study("packed-search")
-    training["spec"]["runtime"] = search["spec"]["template"]["runtime"] = key
-    for document, place in ((training, "spec.runtime"), (search, "spec.template.runtime")):
-        answer = client.post("/api/v1/jobs", json=document)
-        assert (answer.status_code, answer.json()["exit_code"]) == (422, 3)
-        assert answer.json()["where"].endswith(f": {place}.{next(iter(key))}")
-        assert "nothing carries it out yet" in answer.json()["detail"]
-    batch = client.post("/api/v1/jobs/batch", json={"items": [training]})
-    assert batch.status_code == 422
+def test_a_secret_that_the_server_does_not_have_is_refused_and_no_other_tenants_is_read(tmp_path: Path) -> None:
+    with api_world(tmp_path) as (world, client):
+        world.service.secrets = tmp_path / "secrets"
+        for tenant, name in (("blue", "s3-key"), ("red", "hub-token")):
+            file = tmp_path / "secrets" / tenant / name
+            file.parent.mkdir(parents=True)
+            file.write_text("of nobody's business\n")
+            file.chmod(0o600)
+        training, search = job("packed"), study("packed-search")
+        for document, holder, place in (
+            (training, training["spec"], "spec.runtime"),
+            (search, search["spec"]["template"], "spec.template.runtime"),
+        ):
+            holder["runtime"] = {"secrets": ["hub-token", "s3-key"]}
+            answer = client.post("/api/v1/jobs", json=document)
+            assert (answer.status_code, answer.json()["where"].partition(": ")[2]) == (404, f"{place}.secrets")
+            assert "secret 'red/s3-key' cannot be read" in answer.json()["detail"]
+            assert "business" not in answer.text
+        assert client.post("/api/v1/jobs/batch", json={"items": [training]}).status_code == 404
+        training["spec"]["runtime"] = {"secrets": ["hub-token"]}
+        assert client.post("/api/v1/jobs", json=training).status_code == 201

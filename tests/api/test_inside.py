@@ -6,8 +6,11 @@ import base64
 import contextlib
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -20,6 +23,7 @@ from orchestrator.adapters.jobs.door import Door
 from orchestrator.adapters.ray_train.commands import Command
 from orchestrator.adapters.ray_train.events import StacksTaken
 from orchestrator.adapters.ray_train.inside import Dump, Seated, seat_of
+from orchestrator.adapters.ray_train.terminal import Size, Terminal, set_size
 from orchestrator.client.client import Client
 from orchestrator.client.errors import ServerProblemError
 from orchestrator.client.places import Place
@@ -38,8 +42,8 @@ SECRET = "s3cret-in-the-environment"
 class LocalCommand(Command):
     """A command beside a rank of this machine."""
 
-    def __init__(self, command: Sequence[str], seat: Seated, folder: Path) -> None:
-        super().__init__(command, {"PATH": os.environ["PATH"], "TOKEN": SECRET}, str(folder))
+    def __init__(self, command: Sequence[str], seat: Seated, folder: Path, terminal: Terminal | None) -> None:
+        super().__init__(command, {"PATH": os.environ["PATH"], "TOKEN": SECRET}, str(folder), terminal)
         self.seat = seat
 
     def let_go(self) -> None:
@@ -53,9 +57,11 @@ class MadeUp:
         self.folder = folder
         self.begun: list[LocalCommand] = []
 
-    def begin(self, command: Sequence[str], *, rank: int | None, node: str | None) -> LocalCommand:
+    def begin(
+        self, command: Sequence[str], *, rank: int | None, node: str | None, terminal: Terminal | None = None
+    ) -> LocalCommand:
         seat = seat_of(replace(plan(1, 3, 2), nodes=("aaaa", "bbbb")), rank, node)
-        self.begun.append(LocalCommand(command, seat, self.folder))
+        self.begun.append(LocalCommand(command, seat, self.folder, terminal))
         return self.begun[-1]
 
     def stacks(self, rank: int | None) -> Dump:
@@ -79,11 +85,14 @@ class Inner:
         return Client(Place(url="http://localhost", socket=self.folder / "tide.sock", key=key or None))
 
     def tide(self, *arguments: str, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        environment = {**os.environ, "TIDE_HOME": str(self.folder)}
-        for name in ("TIDE_SERVER", "TIDE_API_KEY"):
-            environment.pop(name, None)
         command = [sys.executable, "-c", PROGRAM, *arguments]
-        return subprocess.run(command, env=environment, input=data, capture_output=True, timeout=60, check=False)
+        return subprocess.run(command, env=self.environment(), input=data, capture_output=True, timeout=60, check=False)
+
+    def environment(self) -> dict[str, str]:
+        found = {**os.environ, "TIDE_HOME": str(self.folder), "TERM": "vt100"}
+        for name in ("TIDE_SERVER", "TIDE_API_KEY"):
+            found.pop(name, None)
+        return found
 
     def run(self, *command: str, **where: Any) -> tuple[bytes, int, str]:
         """What a command says on stdout, its exit code, and why it was ended."""
@@ -117,6 +126,72 @@ def test_a_command_passes_everything_through_and_returns_its_code(inner: Inner) 
     assert (done.stdout, done.stderr, done.returncode) == (b"in\0put", b"oops\n", 7)
     (command,) = inner.made_up.begun
     assert command.seat == Seated(rank=2, node_id="bbbb")
+
+
+def test_a_shell_sits_at_the_terminal_of_whoever_asked_for_it(inner: Inner) -> None:
+    """Keys, Ctrl-C and sizes go there, its output comes back, and the terminal is afterwards what it was."""
+    ours, theirs = os.openpty()
+    set_size(ours, Size(rows=33, columns=99))
+    before = termios.tcgetattr(theirs)
+    tide = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "exec", "-t", "mine", "--", "env", "PS1=ready% ", "sh"],
+        env=inner.environment(), stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+    )  # fmt: skip
+    screen = Screen(ours)
+    # What is typed before it has the terminal is dropped, as with ssh.
+    screen.types(b"", until=b"ready% ")
+    screen.types(b"stty size; echo $TERM\n", until=b"33 99\r\nvt100")
+    assert not termios.tcgetattr(theirs)[3] & termios.ICANON
+    screen.types(b"sh -c 'echo be''gun; exec sleep 600'\n", until=b"begun")
+    screen.types(b"\x03", until=b"^C")
+    set_size(ours, Size(rows=44, columns=111))
+    os.kill(tide.pid, signal.SIGWINCH)
+    screen.types(b"until stty size | grep '44 111'; do sleep 0.1; done\n", until=b"\n44 111\r\n")
+    screen.types(b"exit 5\n", until=b"exit 5")
+    assert tide.wait(60) == 5
+    assert termios.tcgetattr(theirs) == before
+    for end in (ours, theirs):
+        os.close(end)
+    # One line for the begin, none for what was typed.
+    assert [one["path"] for one in inner.world.audit()] == ["/api/v1/jobs/mine/exec"]
+
+
+def test_who_leaves_a_terminal_by_a_signal_leaves_it_as_it_was(inner: Inner) -> None:
+    ours, theirs = os.openpty()
+    before = termios.tcgetattr(theirs)
+    tide = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "exec", "-t", "mine", "--", "sh", "-c", "echo up; sleep 600"],
+        env=inner.environment(), stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+    )  # fmt: skip
+    Screen(ours).types(b"", until=b"up")
+    tide.terminate()
+    assert tide.wait(60) == 128 + signal.SIGTERM
+    assert termios.tcgetattr(theirs) == before
+    for end in (ours, theirs):
+        os.close(end)
+    assert inner.made_up.begun[0].hear(1000, 60.0).code == 137
+
+
+def test_a_pipe_is_no_terminal(inner: Inner) -> None:
+    done = inner.tide("exec", "-t", "mine", "--", "true")
+    assert (done.returncode, inner.made_up.begun) == (2, [])
+    assert b"-t needs a terminal" in done.stderr
+
+
+class Screen:
+    """What a terminal shows to whoever sits at it."""
+
+    def __init__(self, end: int) -> None:
+        self.end, self.shown = end, b""
+
+    def types(self, keys: bytes, *, until: bytes) -> None:
+        """Type, and look on until that is shown after all that was shown before."""
+        self.shown = b""
+        os.write(self.end, keys)
+        while until not in self.shown:
+            ready, _, _ = select.select([self.end], [], [], 60)
+            assert ready, f"{until!r} is not shown: {self.shown!r}"
+            self.shown += os.read(self.end, 65_536)
 
 
 def test_nothing_of_a_command_is_logged_but_who_and_which_job(inner: Inner) -> None:

@@ -6,7 +6,9 @@ number of examples of each route, the same ones every time.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+import tests
 from orchestrator.adapters.jobs.door import Door
 from orchestrator.api.guard import Entrance, Guard
 from orchestrator.service.visits import Visits
@@ -30,6 +33,7 @@ from tests.api.world import ApiWorld
 from tests.ledger.world import new
 
 _EXAMPLES = 8
+schemathesis.serializer.alias("application/gzip", "application/octet-stream")
 _CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
@@ -65,7 +69,7 @@ def _prepare(document: dict[str, Any]) -> None:
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 def test_every_answer_is_the_documents(app: FastAPI, mode: GenerationMode) -> None:
     operations = [each.ok() for each in schemathesis.openapi.from_asgi("/openapi.json", app).get_all_operations()]
-    assert len(operations) == 37
+    assert len(operations) == 39
     for operation in operations:
         try:
             strategy = operation.as_strategy(generation_mode=mode)
@@ -95,3 +99,10 @@ def test_every_kind_that_is_sent_is_in_the_document(app: FastAPI) -> None:
     schemas = app.openapi()["components"]["schemas"]
     assert {"TrainJob", "Cluster", "ProblemDocument"} <= schemas.keys()
     assert "HTTPValidationError" not in schemas
+
+
+def test_every_address_is_on_the_page_for_people(app: FastAPI) -> None:
+    page = (Path(tests.__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:GET|POST|PUT|DELETE) /[^` ]+)`", page))
+    there = {f"{method.upper()} {path}" for path, of in app.openapi()["paths"].items() for method in of}
+    assert named == there

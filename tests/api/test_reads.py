@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from starlette.testclient import TestClient
 
 from orchestrator.ledger.submission import Submission
-from tests.api.world import ApiWorld, job
+from tests.api.world import CLUSTER, ApiWorld, api_world, job
 
 
 def test_reads_are_answered_while_a_write_is_stuck(world: ApiWorld, client: TestClient) -> None:
@@ -66,6 +68,10 @@ def test_one_bad_submission_does_not_spoil_those_it_shares_a_transaction_with(
         names = ["a", "b", "a", "c"]
         codes = [one.status_code for one in pool.map(lambda name: client.post("/api/v1/jobs", json=job(name)), names)]
     assert codes == [409, 201, 409, 201]
+
+
+def test_heads_are_answered_to_whoever_balances_load(client: TestClient) -> None:
+    assert client.head("/healthz").status_code == client.head("/readyz").status_code == 200
 
 
 def test_readiness_is_refused_while_nobody_decides(world: ApiWorld, client: TestClient) -> None:
@@ -147,3 +153,57 @@ def test_why_of_a_running_job_is_what_happens_to_it_next(world: ApiWorld, client
     found = client.get("/api/v1/jobs/a/why").json()
     assert (found["verdict"], found["effect"]["for_job"]) == (None, "b")
     assert found["effect"] == client.get("/api/v1/plan").json()["changes"][0]
+
+
+STEPS = CLUSTER.replace(
+    "{name: red, role: operator}", "{name: red, role: operator, grants: [{sponsor: house, iterations: 200}]}"
+)
+
+
+def test_usage_says_what_of_granted_steps_is_left_set_aside_and_spent(tmp_path: Path) -> None:
+    with api_world(tmp_path, extra=STEPS) as (world, client):
+        world.world.runner.work_of = lambda of: 100.0
+
+        def red() -> dict[str, Any]:
+            (found,) = [one for one in client.get("/api/v1/usage").json()["tenants"] if one["tenant"] == "red"]
+            assert isinstance(found, dict)
+            return found
+
+        assert (red()["jobs"], red()["granted_left"], red()["granted_steps_usd"]) == (0, {"iterations": 200}, "0")
+        client.post("/api/v1/jobs", json=job("a", workers={"min": 1, "max": 1, "resources": {"GPU": 1}}))
+        world.run(3)
+        assert (red()["granted_left"], red()["granted_set_aside"]) == ({"iterations": 100}, {"iterations": 100})
+        aside = {"unit": "iterations", "amount": 100, "worth_usd": None}
+        assert client.get("/api/v1/jobs/a").json()["set_aside"] == aside
+        world.run(110)
+        assert client.get("/api/v1/jobs/a").json()["state"] == "succeeded"
+        assert client.get("/api/v1/jobs/a").json()["set_aside"] is None
+        found = red()
+        assert (found["granted_left"], found["granted_spent"]) == ({"iterations": 100}, {"iterations": 100})
+        # Nobody had measured its steps before: they are worth what they have cost.
+        assert found["granted_steps_usd"] == found["spent_usd"]
+        client.post("/api/v1/jobs", json=job("b", steps=101))
+        world.run(1)
+        verdict = client.get("/api/v1/jobs/b/why").json()
+        assert verdict["verdict"]["reason"] == "BudgetExhausted"
+        assert "101 steps; tenant 'red' has 100 steps left" in verdict["detail"]
+        assert [one["text"] for one in verdict["unblock"]] == ["grant tenant red 1 steps (iterations)"]
+        # The same work again: by now a step is known to take a device-second, at 3.60 dollars an hour.
+        client.post("/api/v1/jobs", json=job("a", workers={"min": 1, "max": 1, "resources": {"GPU": 1}}))
+        world.run(1)
+        assert client.get("/api/v1/jobs/a").json()["set_aside"] == {**aside, "worth_usd": "0.1"}
+
+
+NIGHTS = CLUSTER + "  lending: {pools: [p], min_slice: 30m}\n"
+
+
+def test_a_plan_knows_the_shortest_night_that_is_worth_a_start(tmp_path: Path) -> None:
+    """A quarter of an hour is left of the window: what is planned is what submitting it brings."""
+    with api_world(tmp_path, extra=NIGHTS) as (world, client):
+        world.world.clock.at_s = 1_053_900.0
+        world.cycle()
+        planned = client.post("/api/v1/plan", json=job("a", window="night")).json()["job"]
+        client.post("/api/v1/jobs", json=job("a", window="night"))
+        world.run(1)
+        assert (planned["decision"], planned["reason"]) == ("wait", "WindowTooShort")
+        assert world.world.reason("a") == "WindowTooShort"

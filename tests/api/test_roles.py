@@ -19,6 +19,7 @@ from tests.ledger.world import cluster
 V, O, A = Role.VIEWER, Role.OPERATOR, Role.ADMIN  # noqa: E741
 JOB = {"workers": 1}
 VISIT = "a" * 22
+CODE = "0" * 64
 # (method, path as in the document, path to ask, body): the least role that is let through.
 MATRIX: dict[tuple[str, str], tuple[Role | None, str, Any]] = {
     ("GET", "/healthz"): (None, "/healthz", None),
@@ -39,6 +40,8 @@ MATRIX: dict[tuple[str, str], tuple[Role | None, str, Any]] = {
     ("GET", "/api/v1/jobs/{job}/exec/{visit}/output"): (O, f"/api/v1/jobs/mine/exec/{VISIT}/output", None),
     ("POST", "/api/v1/jobs/{job}/exec/{visit}/input"): (O, f"/api/v1/jobs/mine/exec/{VISIT}/input", {"end": True}),
     ("DELETE", "/api/v1/jobs/{job}/exec/{visit}"): (O, f"/api/v1/jobs/mine/exec/{VISIT}", None),
+    ("GET", "/api/v1/code/{code}"): (O, f"/api/v1/code/{CODE}", None),
+    ("PUT", "/api/v1/code/{code}"): (O, f"/api/v1/code/{CODE}", {}),
     ("GET", "/api/v1/schedules"): (V, "/api/v1/schedules", None),
     ("DELETE", "/api/v1/schedules/{name}"): (O, "/api/v1/schedules/nightly", None),
     ("GET", "/api/v1/plan"): (V, "/api/v1/plan", None),

@@ -50,6 +50,17 @@ def test_pages_of_events_meet_without_a_gap(world: ApiWorld, client: TestClient)
     assert [one["seq"] for one in first["items"] + rest["items"]] == numbers
 
 
+def test_a_page_goes_on_behind_events_that_were_not_asked_for(world: ApiWorld, client: TestClient) -> None:
+    """Else who asks for the few of one tenant keeps a place that is removed one day, and looks through all again."""
+    ended(world, client)
+    last = client.get("/api/v1/events", params={"limit": 1000}).json()["items"][-1]["seq"]
+    quiet = client.get("/api/v1/events", params={"tenant": "blue"}).json()
+    assert (quiet["items"], quiet["next_after"]) == ([], last)
+    client.post("/api/v1/jobs", json=job("theirs", tenant="blue"))
+    found = client.get("/api/v1/events", params={"tenant": "blue", "after": last}).json()["items"]
+    assert [(one["kind"], one["job"]) for one in found] == [("submitted", "theirs")]
+
+
 def test_events_that_were_removed_are_gone_and_the_first_that_is_kept_is_named(
     world: ApiWorld, client: TestClient
 ) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
+from jobs.code.store import CodeStore
 from orchestrator.api.app import create_app
 from orchestrator.api.audit import AuditLog
 from orchestrator.api.guard import Entrance, Guard
@@ -70,6 +71,7 @@ class ApiWorld:
             self.logs,
             clock=self.world.clock.now_s,
             audit=AuditLog(self.audit_path),
+            code=CodeStore(self.folder / "home"),
         )
         self.app = create_app(self.service)
         self.door = Guard(self.app, self.service, self.entrance, owner="tester")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +81,12 @@ class Bench:
         self.home = home
         ensure_dataset("python-stdlib@latest", home)
 
-    def run(self, study: Study, rates: Rates | None = None) -> StudyRecord:
+    def run(self, study: Study, rates: Rates | None = None, wants_stop: Callable[[], int] = lambda: 0) -> StudyRecord:
         """A study on the cluster this process is connected to."""
         began_s = time.monotonic()
         shutil.rmtree(self.home / "studies" / study.metadata.name, ignore_errors=True)
-        record = run_study(
-            study, self.home, StudyOptions(rates=rates or Rates(), evaluation_samples=EVALUATION_SAMPLES)
-        )
+        options = StudyOptions(rates=rates or Rates(), evaluation_samples=EVALUATION_SAMPLES, wants_stop=wants_stop)
+        record = run_study(study, self.home, options)
         say(
             f"{study.metadata.name}: {len(record.trials)} trials, {steps_of(record)} steps, "
             f"best {best_of(study, record):.4f}, {time.monotonic() - began_s:.0f} s"

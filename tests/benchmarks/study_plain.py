@@ -8,8 +8,8 @@ rung, and in between by the rule that our trials follow (as often as that takes 
 template says at least), without measuring anew; a trial begins from `tune.get_checkpoint()`; `max_failures` is -1: a
 lost trial is started again for ever.
 
-Steps and seconds are counted per start in files that outlive the trials; the seconds begin when torch is imported, so
-what Ray and the imports cost is left out in the competitor's favour.
+Steps and seconds are counted per start in files that outlive the trials; the seconds begin when torch is imported and
+end with the last step, so what Ray, the imports and the last report cost is left out in the competitor's favour.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +33,8 @@ from orchestrator.spec import Study
 
 T = TypeVar("T")
 TICK_S = 0.1
+LIMIT_S = 900.0
+"""Of one search, by the clock: it needs two or three minutes, and one that hangs must not take the others along."""
 EVALUATION_SAMPLES = 128
 _COUNT = "{:>12d} {:>12d} {:>20.6f}\n"
 
@@ -72,30 +75,45 @@ def run_plain(study: Study, home: Path, form: Form, tick: Callable[[], None]) ->
     folder = Path(tempfile.mkdtemp(prefix="tide-plain-"))
     tuner = _tuner(study, home, form, folder)
     grid = beside(tuner.fit, tick)
-    counts = [path.read_text().split() for path in folder.glob("count-*")]
+    starts, steps, device_s = counted(folder)
     metric, end = study.spec.metric, study.spec.template.steps
-    measured = [found for found in grid if not found.error and found.metrics and metric in found.metrics]
-    final = [found.metrics[metric] for found in measured if found.metrics["step"] == end]
+    measured = [found.metrics for found in grid if not found.error and found.metrics and metric in found.metrics]
+    final = [metrics for metrics in measured if metrics["step"] == end]
+    values = [metrics[metric] for metrics in final or measured]
     return PlainTune(
         form=form,
         trials=len(grid),
-        starts=len(counts),
+        starts=starts,
         failed=grid.num_errors,
         finished=len(final),
-        steps=sum(int(last) - int(first) for first, last, _ in counts),
-        device_s=sum(float(seconds) for _, _, seconds in counts),
-        best=min(final or [found.metrics[metric] for found in measured], default=None),
+        steps=steps,
+        device_s=device_s,
+        best=min((value for value in values if math.isfinite(value)), default=None),
     )
+
+
+def counted(folder: Path) -> tuple[int, int, float]:
+    """Starts, steps and seconds of all trials; one that was killed before its first step has left an empty file."""
+    counts = [path.read_text().split() for path in folder.glob("count-*")]
+    whole = [(int(first), int(last), float(seconds)) for first, last, seconds in filter(None, counts)]
+    return len(counts), sum(last - first for first, last, _ in whole), sum(seconds for _, _, seconds in whole)
 
 
 def beside(run: Callable[[], T], tick: Callable[[], None]) -> T:
     """What `run` returns, in a thread of its own, while this one, to which Ray's nodes are tied, plays the world."""
-    with ThreadPoolExecutor(max_workers=1) as threads:
-        running = threads.submit(run)
-        while not running.done():
-            tick()
-            time.sleep(TICK_S)
-        return running.result()
+    found: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            found.set_result(run())
+        except BaseException as error:  # raised again below, in the thread that asked
+            found.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()  # where `tick` fails, nobody waits for what it leaves behind
+    while not found.done():
+        tick()
+        time.sleep(TICK_S)
+    return found.result()
 
 
 def _tuner(study: Study, home: Path, form: Form, folder: Path) -> Any:
@@ -125,6 +143,7 @@ def _tuner(study: Study, home: Path, form: Form, folder: Path) -> Any:
         tune_config=tune.TuneConfig(
             metric=spec.metric,
             mode=spec.mode,
+            time_budget_s=LIMIT_S,
             scheduler=ASHAScheduler(
                 time_attr="step",
                 max_t=spec.template.steps,
@@ -181,10 +200,10 @@ def train_plainly(config: dict[str, Any]) -> None:
                 value = evaluate(model, task, validation, max_samples=config["evaluation_samples"]).metrics[
                     "bits_per_byte"
                 ]
-            began_s = time.monotonic()
+            reported_s = time.monotonic()
             _report(value, step, model, optimizer, saved=config["checkpoints"])
             saved_s = time.monotonic()
-            took_s = saved_s - began_s
+            took_s = saved_s - reported_s
 
 
 def _take_up(checkpoint: Any, model: Any, optimizer: Any) -> int:

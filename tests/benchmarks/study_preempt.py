@@ -6,7 +6,9 @@ that comes up must not slow those that train, which it would not do were it a ma
 events and the ten minutes that are the most between two states on storage (the template's default; the tuned
 competitor's, too), and nothing else: starting a node, a seat and an attempt takes what it takes, so the ratio is above
 what the same recording would cost in its own time. The undisturbed runs have two nodes that stay, which is what
-`concurrency.max` can use.
+`concurrency.max` can use. When the recording is over (seven minutes), two nodes stay in the others, too, so that every
+search ends: `outlasted` says that one came so far. A run that failed, or took `LIMIT_S` and was stopped, is printed and
+left out of the ratios.
 
 What a run cost is counted in steps that trials ran (steps run twice count twice) and in device-seconds of trials,
 from start to end of each attempt. Neither counts waiting for nodes. Seconds want a machine that nobody else uses.
@@ -14,8 +16,10 @@ from start to end of each attempt. Neither counts waiting for nodes. Seconds wan
 
 from __future__ import annotations
 
+import math
 import os
 import time
+import traceback
 from collections.abc import Callable
 from statistics import median
 from typing import Any
@@ -27,10 +31,11 @@ from orchestrator.policy.study.values import TrialState
 from orchestrator.spec import Study
 from tests.benchmarks.harness import Options, say
 from tests.benchmarks.study_bench import RATES, Bench, best_of, make_study, seeds_of, steps_of
-from tests.benchmarks.study_plain import DEFAULTS, TUNED, Form, beside, run_plain
+from tests.benchmarks.study_plain import DEFAULTS, LIMIT_S, TUNED, Form, beside, run_plain
 
 SHARE, SPEED, CORES = 20, 100.0, 2
 SAVE_EVERY_S = 600.0 / SPEED
+SAY_EVERY_S = 20.0
 _NODE = NodeSize(num_cpus=1)
 
 
@@ -60,19 +65,40 @@ class OneCoreNodes:
         del self._core_of[node_id]
         self._cluster.kill_node(node_id)
 
+    def __len__(self) -> int:
+        return len(self._core_of)
+
 
 class World:
     """The nodes of one run; `tick` plays what is due, in the main thread, as Ray's nodes must be."""
 
-    def __init__(self, cluster: LocalCluster, events: list[NodeEvent]) -> None:
-        self._player = Player(OneCoreNodes(cluster), _NODE, events, speed=SPEED, notice_s=0.0)
+    def __init__(self, cluster: LocalCluster, events: list[NodeEvent], name: str) -> None:
+        self._nodes = OneCoreNodes(cluster)
+        self._player = Player(self._nodes, _NODE, events, speed=SPEED, notice_s=0.0)
         self._player.start()
+        self._name = name
         self._began_s: float | None = None
+        self._said_s = 0.0
+        self.outlasted = False
 
     def tick(self) -> None:
+        elapsed_s = self.elapsed_s
+        self._player.play_due(elapsed_s)
+        while math.isinf(self._player.next_at_s) and len(self._nodes) < CORES:
+            self.outlasted = True
+            self._nodes.add_node(_NODE)
+        if elapsed_s - self._said_s >= SAY_EVERY_S:
+            self._said_s = elapsed_s
+            next_in = f"next event in {self._player.next_at_s - elapsed_s:.0f} s"
+            next_in = "no more events" if math.isinf(self._player.next_at_s) else next_in
+            say(f"{self._name}: {elapsed_s:.0f} s, {len(self._nodes)} nodes up, {self.kills} killed, {next_in}")
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since it was first asked for."""
         now_s = time.monotonic()
         self._began_s = now_s if self._began_s is None else self._began_s
-        self._player.play_due(now_s - self._began_s)
+        return now_s - self._began_s
 
     @property
     def kills(self) -> int:
@@ -83,25 +109,39 @@ def preempt(bench: Bench, options: Options) -> dict[str, Any]:
     """The same search undisturbed and under recorded preemptions."""
     recording = load_node_events(options.data / "preemption-events" / "aws-p3.csv")
     rows = []
-    for seed in seeds_of(options, most=3):
+    seeds = seeds_of(options, most=3)
+    for seed in seeds:
         played = share_of(recording, share=SHARE, remainder=seed - 1)
         # What the defaults lose to a killed node is the same for every seed: all trials on it.
         systems = ("ours", TUNED) if rows else ("ours", TUNED, DEFAULTS)
+        say(f"preempt: seed {seed}, {len(rows) + 1} of {len(seeds)}, {2 * len(systems)} searches of some minutes each")
         rows.append(_row(bench, seed, played, systems, steps=81 if options.quick else 243))
     return {
         "preempt": rows,
         "preempt_share_and_speed": [SHARE, SPEED],
-        **{f"preempted_{what}_ratio": _summary(rows, what) for what in ("steps", "device_s")},
+        **{f"preempted_{what}_ratio": summary(rows, what) for what in ("steps", "device_s")},
     }
 
 
-def _summary(rows: list[dict[str, Any]], what: str) -> dict[str, dict[str, Any]]:
-    """Preempted over undisturbed by system, over seeds; the defaults' is of what was left of the search."""
+def summary(rows: list[dict[str, Any]], what: str) -> dict[str, dict[str, Any]]:
+    """Preempted over undisturbed by system, over the seeds whose two runs came to an end; the defaults' is of what was
+    left of the search."""
     found = {}
     for name in ("ours", TUNED.name, DEFAULTS.name):
-        ratios = [row[f"{name}_preempted"][what] / row[f"{name}_calm"][what] for row in rows if f"{name}_calm" in row]
-        found[name] = {"median": median(ratios), "range": [min(ratios), max(ratios)], "seeds": len(ratios)}
+        pairs = [(_ended(row, f"{name}_preempted", what), _ended(row, f"{name}_calm", what)) for row in rows]
+        ratios = [preempted / calm for preempted, calm in pairs if preempted and calm]
+        found[name] = {
+            "median": median(ratios) if ratios else None,
+            "range": [min(ratios), max(ratios)] if ratios else None,
+            "seeds": len(ratios),
+        }
     return found
+
+
+def _ended(row: dict[str, Any], run: str, what: str) -> float | None:
+    """What a run cost; None where it was not made, failed or was stopped at its limit."""
+    found = row.get(run, {})
+    return None if found.get("timed_out") else found.get(what)
 
 
 def _row(
@@ -113,15 +153,26 @@ def _row(
         for disturbed, events in (("calm", calm), ("preempted", played)):
             study = _study(f"preempt-{seed}-{disturbed}", seed, steps)
             name = system if isinstance(system, str) else system.name
-
-            def run(tick: Callable[[], None], study: Study = study, system: str | Form = system) -> dict[str, Any]:
-                if isinstance(system, str):
-                    return _ours(bench, study, tick)
-                return run_plain(study, bench.home, system, tick).to_json()
-
-            row[f"{name}_{disturbed}"] = _in_world(events, run)
-            say(f"seed {seed}, {name}, {disturbed}: {row[f'{name}_{disturbed}']}")
+            row[f"{name}_{disturbed}"] = _run(bench, study, system, events, f"seed {seed}, {name}, {disturbed}")
     return row
+
+
+def _run(bench: Bench, study: Study, system: str | Form, events: list[NodeEvent], name: str) -> dict[str, Any]:
+    """One search; one that breaks off leaves its error in the result, and the others their turn."""
+
+    def run(world: World) -> dict[str, Any]:
+        if isinstance(system, str):
+            return _ours(bench, study, world)
+        return run_plain(study, bench.home, system, world.tick).to_json()
+
+    say(f"{name}: begins")
+    try:
+        found = _in_world(events, run, name)
+    except Exception as error:
+        traceback.print_exc()
+        found = {"error": f"{type(error).__name__}: {error}"}
+    say(f"{name}: {found}")
+    return found
 
 
 def _study(name: str, seed: int, steps: int) -> Study:
@@ -139,17 +190,25 @@ def _study(name: str, seed: int, steps: int) -> Study:
     )
 
 
-def _in_world(events: list[NodeEvent], run: Callable[[Callable[[], None]], dict[str, Any]]) -> dict[str, Any]:
+def _in_world(events: list[NodeEvent], run: Callable[[World], dict[str, Any]], name: str) -> dict[str, Any]:
     began_s = time.monotonic()
     with LocalCluster((NodeSize(num_cpus=0),)) as cluster:
-        world = World(cluster, events)
-        found = run(world.tick)
-    return {"kills": world.kills, "wall_s": time.monotonic() - began_s, **found}
+        world = World(cluster, events, name)
+        found = run(world)
+        ran_s = world.elapsed_s
+    return {
+        "kills": world.kills,
+        "wall_s": time.monotonic() - began_s,
+        "timed_out": ran_s >= LIMIT_S,
+        "outlasted": world.outlasted,
+        **found,
+    }
 
 
-def _ours(bench: Bench, study: Study, tick: Callable[[], None]) -> dict[str, Any]:
-    record = beside(lambda: bench.run(study), tick)
+def _ours(bench: Bench, study: Study, world: World) -> dict[str, Any]:
+    record = beside(lambda: bench.run(study, wants_stop=lambda: int(world.elapsed_s >= LIMIT_S)), world.tick)
     states = [trial.state for trial in record.trials.values()]
+    best = best_of(study, record)
     return {
         "trials": len(states),
         "starts": sum(trial.attempts for trial in record.trials.values()),
@@ -158,5 +217,5 @@ def _ours(bench: Bench, study: Study, tick: Callable[[], None]) -> dict[str, Any
         "steps": steps_of(record),
         "lost_steps": sum(trial.lost_steps for trial in record.trials.values()),
         "device_s": record.device_s,
-        "best": best_of(study, record),
+        "best": best if math.isfinite(best) else None,
     }

@@ -137,4 +137,4 @@ def test_other_storage_can_be_named(capsys, job, tmp_path):
     code, listed = _json(capsys, "ls", "demo", "--storage", (tmp_path / "checkpoints" / "demo").as_uri())
     assert (code, len(listed["items"])) == (0, 2)
     assert _run(capsys, "ls", "demo", "--storage", "nosuch://x")[0] == 3
-    assert _run(capsys, "ls", "../demo")[0] == 2
+    assert _run(capsys, "ls", "../demo")[0] == 3

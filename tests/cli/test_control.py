@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import http.server
 import json
 import re
@@ -17,6 +18,7 @@ import pytest
 
 from orchestrator.cli.control import connect
 from orchestrator.cli.control.follow import require_success
+from orchestrator.cli.control.jobs import _old_reasons, _set_aside
 from orchestrator.spec.errors import ExitCode, UserError
 from tests.cli.control_server import CLUSTER, PROGRAM, Server, answer, job_file, spawn, tide, until
 
@@ -43,6 +45,28 @@ def test_a_job_from_submission_to_its_end(server: Server, tmp_path: Path, capsys
     for verb in (("ps", "-a"), ("describe", "a"), ("why", "a"), ("events", "a"), ("usage",), ("queue", "leases")):
         assert tide(*verb) == 0
         assert capsys.readouterr().out
+
+
+def test_a_job_takes_its_code_along_as_it_is_at_that_moment(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "own.py").write_text("x = 1\n")
+    assert tide("submit", job_file(tmp_path, "code-a", runtime={"working_dir": "project"})) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"the code in .*/project goes with it as code:[0-9a-f]{12} \(1 file, 0\.0 MiB\)", said), said
+    (folder / "own.py").write_text("x = 2\n")
+    assert tide("submit", job_file(tmp_path, "code-b", runtime={"working_dir": "project"})) == 0
+    kept = [path for path in sorted((server.home / "code").glob("*")) if path.is_dir()]
+    assert sorted((path / "own.py").read_text() for path in kept) == ["x = 1\n", "x = 2\n"]
+    assert tide("submit", "--dry-run", job_file(tmp_path, "code-c", runtime={"working_dir": "project"})) == 0
+    missing = job_file(tmp_path, "code-d", runtime={"working_dir": "nowhere"})
+    assert tide("submit", missing) == ExitCode.INVALID
+    assert "/nowhere: there is no such folder" in capsys.readouterr().err
+    for name in ("code-a", "code-b"):
+        answer(capsys, "cancel", name)
 
 
 def test_a_node_is_held_and_released_by_the_begin_of_its_name(
@@ -125,6 +149,20 @@ def test_names_that_are_not_there(server: Server, tmp_path: Path, capsys: pytest
     assert tide("ps", "--queue", "nothing") == 4
     assert tide("queue", "hold", "nothing") == 4
     assert tide("why", "nothing") == 4
+
+
+@pytest.mark.parametrize("name", ["", "Two Words", "../jobs", "a/b", "\x1b[31m", "a" * 300])
+def test_what_can_be_no_name_is_refused_before_anybody_is_asked(
+    server: Server, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb in (["describe"], ["why"], ["logs"], ["dump"], ["cancel"], ["queue", "hold"]):
+        assert tide(*verb, name) == 3
+        err = capsys.readouterr().err
+        assert "cannot name a job" in err or "is no name" in err
+        assert "\x1b" not in err
+    assert tide("keys", "revoke", name) == 3
+    assert capsys.readouterr().err == "error: that is no id of a key. 'tide keys ls' shows the ids\n"
+    assert tide("resize", "a", "0") == 3
 
 
 def test_a_name_in_use_is_a_conflict_and_an_idempotency_key_is_none(
@@ -287,3 +325,39 @@ def test_names_of_jobs_complete_in_the_shell(
     done = subprocess.run(["bash", "-c", typed], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["complete-me"]
     assert tide("cancel", "complete-me") == 0
+
+
+@pytest.mark.parametrize(
+    ("reason_at", "said"),
+    [
+        (dt.datetime.now(dt.UTC) + dt.timedelta(hours=1), ""),
+        (dt.datetime.now(dt.UTC) - dt.timedelta(hours=2), "reasons are as of 2h ago"),
+        (None, "reasons are those written last"),
+    ],
+)
+def test_reasons_to_wait_that_are_not_of_now_are_said_to_be_old(reason_at: dt.datetime | None, said: str) -> None:
+    waits = {"reason": "GangIncomplete", "reason_at": None if reason_at is None else reason_at.isoformat()}
+    runs = {"reason": None, "reason_at": None}
+    assert said in _old_reasons([waits, runs])
+    assert bool(_old_reasons([waits, runs])) is bool(said)
+    assert _old_reasons([runs]) == ""
+
+
+@pytest.mark.parametrize(
+    ("one", "said"),
+    [
+        (None, None),
+        (
+            {"unit": "iterations", "amount": 60, "worth_usd": "0.1234"},
+            "60 steps of what its tenant was granted, worth 0.12 dollars",
+        ),
+        ({"unit": "iterations", "amount": 60, "worth_usd": None}, "60 steps of what its tenant was granted"),
+        ({"unit": "micro_usd", "amount": 1_500_000, "worth_usd": None}, "1.50 dollars of what its tenant was granted"),
+        (
+            {"unit": "device_ms", "amount": 1_800_000, "worth_usd": None},
+            "0.50 device-hours of what its tenant was granted",
+        ),
+    ],
+)
+def test_what_is_set_aside_is_said_in_its_own_unit(one: dict[str, Any] | None, said: str | None) -> None:
+    assert _set_aside(one) == said

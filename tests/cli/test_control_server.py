@@ -39,8 +39,13 @@ def test_a_verb_that_changes_state_starts_a_server_and_says_so(
     other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(connect, "SERVER", ("server", "--rehearse", "--cluster", str(Server(other).cluster)))
-    assert tide("ps") == ExitCode.UNREACHABLE
-    assert "Start one with 'tide server'" in capsys.readouterr().err
+    for only_asks in (
+        ("ps",),
+        ("submit", job_file(tmp_path, "a"), "--dry-run"),
+        ("plan", job_file(tmp_path, "a"), "--decide"),
+    ):
+        assert tide(*only_asks) == ExitCode.UNREACHABLE
+        assert "Start one with 'tide server'" in capsys.readouterr().err
     assert tide("submit", job_file(tmp_path, "a")) == 0
     assert "no server answers: starting one" in capsys.readouterr().err
     until(capsys, "a", "running")

@@ -63,3 +63,16 @@ def test_what_is_not_there_is_neither_checked_nor_backed_up(tmp_path: Path) -> N
     assert tide("backup", str(tmp_path / "copy.db"), "--url", url) == 4
     assert tide("check", "--url", url) == 7
     assert tide("check", "--url", "mysql://host/db") == 3
+
+
+def test_what_is_no_database_and_no_place_for_a_copy_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.csv").write_text("a,b\n" * 200)
+    for verb in ("check", "upgrade"):
+        assert tide(verb, "--url", f"sqlite:///{tmp_path}/notes.csv") == 3
+        assert "notes.csv: cannot be read as a database: file is not a database" in capsys.readouterr().err
+    assert tide("upgrade", "--url", sqlite(tmp_path)) == 0
+    target = tmp_path / "notes.csv" / "copy.db"
+    assert tide("backup", str(target), "--url", sqlite(tmp_path)) == 3
+    assert f"{target}: cannot be written: " in capsys.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.cli.demo import day
 from orchestrator.cli.demo.day import Spot
-from orchestrator.cli.demo.day_plane import REPLICAS, demand_rps, earlier, evening_s, terms_of
+from orchestrator.cli.demo.day_plane import EVENING_S, REPLICAS, demand_rps, earlier, terms_of
 from orchestrator.cli.demo.day_series import DRAWN, HOURS, RECORDED, DaySeries, drawn_day, find_day
 from orchestrator.policy.lending.decide import Sample, decide_lending
 from orchestrator.policy.lending.standing import apply, settle
@@ -62,7 +62,7 @@ def test_a_device_is_lent_in_the_drawn_night_and_is_back_before_the_morning_need
     scale = HOURS * 3600 / day.SECONDS
     terms, memory, standing, lent = terms_of(scale), earlier(series, scale), Standing(serving=REPLICAS), []
     for tick in range(int(day.SECONDS)):
-        now_s, rps = evening_s() + tick * scale, demand_rps(series, tick * scale / 3600) / scale
+        now_s, rps = EVENING_S + tick * scale, demand_rps(series, tick * scale / 3600) / scale
         standing = settle(standing, now_s=now_s)
         decision, memory = decide_lending(terms, standing, memory, Sample(at_s=now_s, rps=rps), now_s=now_s)
         standing = apply(standing, decision, terms, now_s=now_s)

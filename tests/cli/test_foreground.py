@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.spec.errors import ExitCode
 from tests.cli.control_server import tide
-from tests.spec.documents import ENDPOINT, JOB, STUDY, spoil
+from tests.spec.documents import ENDPOINT, STUDY, spoil
 
 HOOK = "  notify: [{url: https://hooks.example.com/x}]"
 
@@ -23,17 +23,3 @@ def test_nobody_is_told_of_an_end_in_the_foreground(
     said = capsys.readouterr().err
     assert "spec.notify: what this command runs by itself is told to nobody" in said
     assert f"tide submit {file}" in said
-
-
-@pytest.mark.parametrize("key", ["pip: [einops]", "secrets: [s3-key]"])
-@pytest.mark.parametrize(("command", "document"), [(("submit", "--in-process"), JOB), (("study", "run"), STUDY)])
-def test_what_nobody_carries_out_is_refused(
-    other: Path, command: tuple[str, ...], document: str, key: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = other / "packages.yaml"
-    indent = "    " if document == STUDY else "  "
-    file.write_text(document.replace("steps:", f"runtime: {{{key}}}\n{indent}steps:", 1))
-    assert tide(*command, str(file)) == ExitCode.INVALID
-    said = capsys.readouterr().err
-    assert f"runtime.{key.partition(':')[0]}: nothing carries it out yet" in said
-    assert "--in-process" not in said.partition("nothing")[2]

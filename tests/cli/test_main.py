@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +73,44 @@ def test_a_full_disk_is_no_bug_of_ours(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "No space left on device" in err
     assert "Free some" in err
     assert "bug" not in err
+
+
+def test_a_file_that_the_user_named_is_no_bug_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(place: Path) -> None:
+        monkeypatch.setattr("typer.core.TyperGroup.main", lambda *_, **__: (place / "job.yaml").write_text(""))
+
+    write(tmp_path / "none")
+    for named in (str(tmp_path / "none"), f"--to={tmp_path / 'none' / 'job.yaml'}"):
+        assert run(["study", "promote", "s", named]) == ExitCode.INVALID
+        err = capsys.readouterr().err
+        assert (
+            err == f"error: {tmp_path / 'none' / 'job.yaml'}: No such file or directory. Name another file or folder\n"
+        )
+    assert run(["study", "promote", "s", "--to", str(tmp_path / "other")]) == ExitCode.BUG
+
+
+def test_a_state_folder_that_cannot_be_made_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TIDE_HOME", str(tmp_path / "file" / "home"))
+    assert run(["models", "ls"]) == ExitCode.INVALID
+    assert "TIDE_HOME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [["study", "status"], ["study", "resume"], ["checkpoint", "ls"], ["resize"]])
+@pytest.mark.parametrize("name", ["", "..", "../../etc", "a" * 300, "Two Words", "\x1b[31m", "a\n"])
+def test_what_cannot_be_a_name_becomes_no_folder(
+    verb: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TIDE_HOME", str(tmp_path))
+    assert run([*verb, name, *(["3"] if verb == ["resize"] else [])]) == ExitCode.INVALID
+    err = capsys.readouterr().err
+    assert "cannot name a" in err
+    assert "\x1b" not in err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_whoever_stops_reading_hears_nothing_of_it() -> None:

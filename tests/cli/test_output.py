@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import yaml
@@ -17,6 +18,29 @@ def test_brackets_are_text_and_not_markup(capsys: pytest.CaptureFixture[str]) ->
     emit("Notes", PAYLOAD, Format.TABLE, table=table)
     emit("Notes", PAYLOAD, Format.TABLE, table="[bold]none[/]")
     assert capsys.readouterr().out == "NAME  NOTE\na     [wip] see [/x]\n[bold]none[/]\n"
+
+
+LONG = "a sentence of some length that a narrow terminal has no room for in one line"
+WIDE = make_table(("JOB", "STATE", "TENANT", "WHY"), [("demo-gpt", "queued", "research", LONG)])
+
+
+def test_a_pipe_gets_whole_lines_however_narrow_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    emit("Notes", PAYLOAD, Format.TABLE, table=WIDE)
+    assert capsys.readouterr().out.splitlines()[1].split("  ")[-1] == LONG
+
+
+@pytest.mark.parametrize("columns", ["20", "40", "60", "200"])
+def test_a_narrow_terminal_breaks_sentences_and_no_words(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    emit("Notes", PAYLOAD, Format.TABLE, table=WIDE)
+    said = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).split()
+    assert {"JOB", "STATE", "TENANT", "WHY", "demo-gpt", "queued", "research", *LONG.split()} == set(said)
 
 
 def test_programs_get_kind_and_version(capsys: pytest.CaptureFixture[str]) -> None:

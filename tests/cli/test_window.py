@@ -75,8 +75,9 @@ def test_next_skips_what_the_clock_skips(capsys, cluster):
 @pytest.mark.parametrize(
     ("at", "slice_", "open_", "fits", "next_fit"),
     [
-        (NIGHT, "7h", True, True, "2026-03-26T23:00:00+01:00"),
-        (NIGHT, "8h", True, False, "2026-03-27T22:00:00+01:00"),
+        (NIGHT, "6h", True, True, "2026-03-26T23:00:00+01:00"),
+        (NIGHT, "7h", True, False, "2026-03-27T22:00:00+01:00"),
+        (NIGHT, "8h", True, False, None),  # nothing of the way out would fit
         ("2026-03-27T06:00:00+01:00", "1m", False, False, "2026-03-27T22:00:00+01:00"),
         (NIGHT, "9h", True, False, None),
     ],
@@ -90,7 +91,25 @@ def test_a_session_fits_or_is_told_when_it_does(capsys, cluster, at, slice_, ope
 def test_a_closed_window_is_said_in_a_sentence_and_is_no_error(capsys, cluster):
     code, out, _ = _run(capsys, "test", cluster, "offpeak", "--at", "2026-03-27T06:00:00+01:00")
     assert code == 0
-    assert out.strip() == ("offpeak is closed at 2026-03-27T05:00:00+00:00; it opens next at 2026-03-27T22:00:00+01:00")
+    assert out.strip() == (
+        "offpeak is closed at 2026-03-27T06:00:00+01:00; a session fits next at 2026-03-27T22:00:00+01:00"
+    )
+
+
+@pytest.mark.parametrize(
+    ("at", "until", "deferred"),
+    [
+        (NIGHT, "2026-03-27T05:58:15+01:00", []),
+        ("2026-03-27T05:29:00+01:00", "2026-03-27T05:59:35+01:00", ["evaluate", "register"]),
+    ],
+    ids=["all of it", "no time to evaluate"],
+)
+def test_a_session_that_fits_is_told_with_its_course(capsys, cluster, at, until, deferred):
+    asked = ("test", cluster, "offpeak", "--at", at, "--slice", "30m")
+    code, out, _ = _run(capsys, *asked, "-o", "json")
+    assert (code, json.loads(out)["trains_until"], json.loads(out)["deferred"]) == (0, until, deferred)
+    _, words, _ = _run(capsys, *asked)
+    assert ("wait for another night" in words) == bool(deferred)
 
 
 def test_mistakes_get_their_exit_codes(capsys, cluster, tmp_path):

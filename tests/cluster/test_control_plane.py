@@ -16,6 +16,7 @@ import pytest
 
 from jobs.data import pack
 from orchestrator.adapters.jobs.folder import JobFolder
+from orchestrator.adapters.own_code import with_pinned_code
 from orchestrator.adapters.ray_cluster.host import await_host, start_host, stop_host
 from orchestrator.adapters.ray_train.events import AttemptOpened, StepDone
 from orchestrator.adapters.ray_train.record_store import load_events
@@ -58,8 +59,8 @@ spec:
   queue: {queue}
   priority: {priority}
   workers: {{min: 2, max: {most}}}
-  runtime: {{working_dir: {root}}}
-  task: tests.cluster.ray_train_task:task
+  runtime: {{working_dir: {code}, secrets: [hub-token]}}
+  task: ray_train_task:task
   args: {{pace_file: {pace}}}
   data: {{dataset: corpus@latest, seed: 3}}
   batch: {{global_batch_size: 24, micro_batch_size: 2}}
@@ -80,6 +81,25 @@ class Plane:
         (self.spec,) = load_text(CLUSTER)
         assert isinstance(self.spec, Cluster)
         self.process: subprocess.Popen[bytes] | None = None
+        self.code = state / "project"
+        self.code.mkdir()
+        (self.code / "ray_train_task.py").write_text((ROOT / "tests" / "cluster" / "ray_train_task.py").read_text())
+        for tenant in ("red", "blue"):
+            secret = state / "secrets" / tenant / "hub-token"
+            secret.parent.mkdir(parents=True)
+            secret.write_text(f"of {tenant}\n")
+            secret.chmod(0o600)
+
+    @contextmanager
+    def edited_code(self) -> Iterator[None]:
+        """Somebody works in the folder from which a job was submitted; nothing in it can be imported meanwhile."""
+        file = self.code / "ray_train_task.py"
+        was = file.read_text()
+        file.write_text("half a line (")
+        try:
+            yield
+        finally:
+            file.write_text(was)
 
     @contextmanager
     def ledger(self, *, lead: bool = False) -> Iterator[Ledger]:
@@ -95,13 +115,13 @@ class Plane:
 
     def submit(self, name: str, tenant: str, queue: str, *, priority: int, most: int, steps: int) -> None:
         text = JOB.format(
-            name=name, tenant=tenant, queue=queue, priority=priority, most=most, steps=steps, root=ROOT, pace=PACE
+            name=name, tenant=tenant, queue=queue, priority=priority, most=most, steps=steps, code=self.code, pace=PACE
         )
         (job,) = load_text(text)
         assert isinstance(job, TrainJob)
         with self.ledger(lead=True) as ledger:
             ledger.apply(self.spec)
-            ledger.submit(new_job(job, self.spec, now_s=time.time()))
+            ledger.submit(new_job(with_pinned_code(job, self.state), self.spec, now_s=time.time()))
 
     def start(self) -> None:
         with (self.state / "orchestrator.log").open("ab") as log:
@@ -175,8 +195,9 @@ def test_a_job_gives_way_and_grows_back_and_never_notices_that_its_orchestrator_
     plane.kill()
     plane.submit("urgent-job", "blue", "urgent", priority=90, most=2, steps=SHORT)
     plane.goes_on("patient-job")
-    plane.start()
-    plane.until("the first job gives way", lambda: plane.workers("patient-job") == 2)
+    with plane.edited_code():
+        plane.start()
+        plane.until("the first job gives way", lambda: plane.workers("patient-job") == 2)
     plane.until("the second job runs", lambda: plane.workers("urgent-job") == 2)
     plane.kill()
     plane.goes_on("patient-job")
@@ -207,17 +228,36 @@ def test_a_job_gives_way_and_grows_back_and_never_notices_that_its_orchestrator_
 async def _people_look_inside(plane: Plane) -> None:
     """A command beside a rank finds its environment; stacks name every rank, its node and step; training goes on."""
     visits = Visits(plane.state / "jobs" / "jobs")
-    visit = await visits.begin("patient-job", "t", ["sh", "-c", "echo $RANK $TIDE_JOB; pwd; exit 7"], rank=3, node=None)
+    visit = await visits.begin(
+        "patient-job", "t", ["sh", "-c", "echo $RANK $TIDE_JOB; pwd; echo $HUB_TOKEN; exit 7"], rank=3, node=None
+    )
     said = [one async for one in visits.watch(visit)]
     out = b"".join(base64.b64decode(one["data"]) for one in said[:-1]).decode()
-    assert out.split() == ["3", "patient-job", str(ROOT)]
+    where, said_secret = out.splitlines()[1:]
+    assert out.splitlines()[0].split() == ["3", "patient-job"]
+    assert Path(where).parent == plane.state / "code", "a rank runs in the copy of its code"
+    assert said_secret == "of red"
     assert said[-1] == {"code": 7, "why": ""}
+    await _people_sit_at_a_terminal(visits)
     dump = await visits.stacks("patient-job", None)
     nodes = plane.groups("patient-job")[-1].nodes
     for rank in range(4):
         assert f"=== rank {rank} on node {nodes[rank][:12]}, in step " in dump["text"]
     assert dump["text"].count("(MainThread)") + dump["text"].count('"MainThread"') >= 4
     assert Path(dump["path"]).read_text() == dump["text"]
+
+
+async def _people_sit_at_a_terminal(visits: Visits) -> None:
+    command = ["sh", "-c", "read line; echo got $line $TERM $RANK; stty size"]
+    terminal = {"rows": 30, "columns": 90, "term": "vt100"}
+    visit = await visits.begin("patient-job", "t", command, rank=1, node=None, terminal=terminal)
+    assert visit.terminal
+    await visits.tell(visit, b"this\n", end=False, size={"rows": 30, "columns": 91})
+    said = [one async for one in visits.watch(visit)]
+    assert {one["stream"] for one in said[:-1]} == {"stdout"}
+    out = b"".join(base64.b64decode(one["data"]) for one in said[:-1]).decode()
+    assert out.endswith("got this vt100 1\r\n30 91\r\n"), out
+    assert said[-1] == {"code": 0, "why": ""}
 
 
 def _is_as_if_nothing_had_happened(plane: Plane) -> None:

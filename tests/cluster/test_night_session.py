@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from jobs.data import pack
+from orchestrator.adapters.files import read_json
+from orchestrator.adapters.jobs.aside import start_child
 from orchestrator.adapters.jobs.folder import JobFolder
 from orchestrator.adapters.jobs.letters import Letter
-from orchestrator.adapters.jobs.night import UNMEASURED, Nights
+from orchestrator.adapters.jobs.night import Nights
 from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
-from orchestrator.policy.lending.session import Stage
+from orchestrator.policy.lending.session import UNSEEN
 from orchestrator.policy.queueing.orders import NoteKind, Phase, Report
 from orchestrator.registry import Registry
 from orchestrator.spec import TrainJob, load_text
@@ -97,7 +99,7 @@ def test_a_night_that_is_over_leaves_a_version_and_the_job_its_state(tmp_path: P
     (second,) = folder.read_reports()
     assert (running.phase, report.phase) == (Phase.RUNNING, Phase.STOPPED), report.detail
     assert running.measured is not None
-    assert running.measured.finish_s > 0
+    assert running.measured.ending.finish_s > 0
     version = Registry(tmp_path / "models").get("night-gpt@1")
     assert version.number == 1
     assert version.provenance.run == f"nightly/{report.steps_done}"
@@ -107,7 +109,13 @@ def test_a_night_that_is_over_leaves_a_version_and_the_job_its_state(tmp_path: P
     stages = [dict(note.data)["stage"] for note in report.notes if note.kind is NoteKind.SESSION]
     assert list(dict.fromkeys(stages)) == ["train", "checkpoint", "evaluate", "register", "release"]
     nights = Nights(tmp_path / "runs" / "nightly")
-    assert nights.times.evaluate_s != UNMEASURED[Stage.EVALUATE]
+    assert nights.times.evaluate_s != UNSEEN.evaluate_s
     assert (second.phase, "once they are free" in second.detail) == (Phase.STOPPED, True), second.detail
     assert Registry(tmp_path / "models").get("night-gpt@2").provenance.run == f"nightly/{second.steps_done}"
     assert nights.take_afterwards().endswith("registered as night-gpt@2")
+    # A job that trained on would leave the same version by a process beside it.
+    beside = start_child(folder)
+    assert beside.wait() == 0, folder.output.read_text()[-2000:]
+    said = read_json(tmp_path / "runs" / "nightly" / "aside.json")["said"]
+    assert said.startswith(f"evaluated at step {second.steps_done}: bits_per_byte ")
+    assert said.endswith("registered as night-gpt@2")

@@ -81,12 +81,14 @@ def test_a_metric_that_is_never_reported_ends_the_study_at_once_and_names_those_
 
 class _Lease:
     """One worker; three when the first trial has reported; one when the second has; three again when the first one has
-    reported twice more. Trials are slow while a seat warms up, so that they are still there when it is ready."""
+    reported twice more. Trials are slow while a seat warms up, so that they are still there when it is ready, and fast
+    when the second has gone on and one of them has become larger."""
 
     def __init__(self, node: str) -> None:
         self._node, self._may = node, 1
         self.held: list[int] = []
         self.cost_of_paused: list[float] = []
+        self._begun_again: list[Began] = []
         set_pace(STEADY)
 
     def lease(self) -> Mapping[str, int]:
@@ -100,8 +102,12 @@ class _Lease:
         match event:
             case Reported(trial="t0001") if second is None:
                 self._grow()
+            case Began() if len(self.cost_of_paused) == 2:
+                self._begun_again.append(event)
+                if any(one.trial == "t0002" for one in self._begun_again):
+                    set_pace(FAST if any(one.workers == 2 for one in self._begun_again) else STEADY)
             case Began(trial="t0002"):
-                set_pace(FAST if self.cost_of_paused else STEADY)
+                set_pace(STEADY)
             case Reported(trial="t0002") if not self.cost_of_paused:
                 self._may = 1
             case Reported(trial="t0001") if second is not None and self._may == 1 and not second.workers:
@@ -122,6 +128,7 @@ def test_a_lease_that_shrinks_pauses_a_trial_for_nothing_and_one_that_grows_dist
         task=("task: jobs.models.gpt:task", "task: tests.cluster.ray_train_task:task"),
         args=("{layers: 1, d_model: 32, heads: 1, seq_len: 32}", f"{{pace_file: {PACE}}}"),
         scheduler=("{name: asha, grace_steps: 5, reduction_factor: 3}", "{name: none}"),
+        batch=("global_batch_size: 96", "global_batch_size: 24"),
         steps=("steps: 45", "steps: 80"),
         trials=("trials: 6", "trials: 2"),
     )

@@ -13,7 +13,7 @@ from orchestrator.adapters.jobs.desk import REPORT_S, Desk
 from orchestrator.adapters.jobs.folder import JobFolder
 from orchestrator.adapters.jobs.letters import Letter, letter_of
 from orchestrator.adapters.jobs.log_writer import LogWriter
-from orchestrator.adapters.jobs.process import _as_run
+from orchestrator.adapters.jobs.process import as_run
 from orchestrator.adapters.ray_train.events import AttemptClosed, AttemptOpened, Cause, Outcome, StepDone
 from orchestrator.adapters.ray_train.run import HABITS
 from orchestrator.policy.batch_plan import BatchPlan
@@ -172,7 +172,7 @@ def test_an_order_that_comes_while_the_disk_is_full_is_followed(job: Job, monkey
 
 
 def test_a_later_job_of_the_same_name_does_not_go_on_from_this_ones_state() -> None:
-    found = _as_run(make_job("nightly").to_document(), "nightly.2")
+    found = as_run(make_job("nightly").to_document(), "nightly.2")
     assert found.metadata.name == "nightly.2"
 
 

@@ -25,7 +25,7 @@ from orchestrator.ledger.schema import upgrade
 from orchestrator.ledger.states import JobState
 from orchestrator.ledger.submission import new_holder
 from orchestrator.policy.batch_plan import BatchPlan
-from orchestrator.policy.lending.session import Stage, StageReason
+from orchestrator.policy.lending.session import UNSEEN, Ending, Stage, StageReason
 from orchestrator.policy.queueing.decisions import ChangeCause, Evict
 from orchestrator.policy.queueing.orders import Measured, NoteKind, Order, Phase, Report
 from orchestrator.policy.queueing.places import Pool, flat_pool
@@ -38,6 +38,7 @@ from orchestrator.spec.errors import UserError
 EVENING_S = dt.datetime(2026, 6, 2, 21, 50, tzinfo=dt.UTC).timestamp()
 OPENS_S, CLOSES_S = EVENING_S + 600.0, EVENING_S + 600.0 + 8 * 3600.0
 FINISH_S = 300.0
+ENDING = Ending(leave_s=25.0, finish_s=FINISH_S)
 
 CLUSTER = """
 apiVersion: tideline/v1
@@ -88,7 +89,7 @@ class World:
             return ()
         plan = plan_of(min_workers=1, max_workers=4, batch=BatchPlan(4, 1), habits=HABITS)
         known = Measured(
-            plan=plan, outlook=(Outlook(workers=4, expected_s=1.0),), stall_s=5.0, stop_s=2.0, finish_s=FINISH_S
+            plan=plan, outlook=(Outlook(workers=4, expected_s=1.0),), stall_s=5.0, stop_s=2.0, ending=ENDING
         )
         phase = Phase.STOPPED if self.stopped else Phase.RUNNING
         return (Report(job="nightly", attempt=self.attempt, phase=phase, measured=None if self.stopped else known),)
@@ -171,6 +172,34 @@ def test_data_is_staged_before_the_night_and_the_nights_end_is_ordered_before_th
     assert len(staged) == 2
 
 
+@pytest.mark.parametrize(
+    ("checkpoint_s", "told"),
+    [(5.0, (JobState.RUNNING, None)), (295.0, (JobState.QUEUED, "WindowTooShort"))],
+    ids=["there is room for it", "there is none"],
+)
+def test_what_ended_earlier_nights_is_known_before_one_begins(
+    plane: Plane, tmp_path: Path, checkpoint_s: float, told: tuple[JobState, str | None]
+) -> None:
+    nights = Nights(tmp_path / "runs" / "nightly")
+    nights.took(Stage.CHECKPOINT, checkpoint_s)
+    plane.world.now = CLOSES_S - 1800.0 - 180.0
+    plane.until(plane.world.now + 180.0)
+    assert plane.job == told
+    staged = nights.take_staged()
+    assert staged is not None
+    assert staged[1].startswith("corpus@latest")
+    assert nights.take_staged() is None
+
+
+def test_nights_that_nobody_can_read_keep_no_job_from_starting(plane: Plane, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "nightly"
+    run.mkdir(parents=True)
+    (run / "nights.json").write_text("{")
+    plane.world.now = OPENS_S
+    plane.until(OPENS_S + 180.0)
+    assert plane.job[0] is JobState.RUNNING
+
+
 def test_a_data_set_that_there_is_not_keeps_no_job_from_saying_so(tmp_path: Path, plane: Plane) -> None:
     def stage(ref: str, home: Path) -> int:
         raise UserError("there is no such data set")
@@ -210,7 +239,8 @@ class Night:
 
 def test_a_night_ends_with_evaluation_and_registration_and_learns_what_they_take(tmp_path: Path) -> None:
     night = Night(tmp_path)
-    assert Nights(tmp_path).times.finish_s == 20.0 + 60.0 + 20.0 + 5.0
+    assert Nights(tmp_path).times == UNSEEN
+    assert UNSEEN.ending(registers=True) == Ending(leave_s=25.0, finish_s=105.0)
     assert night.end(600.0) == "its night is over; evaluated; registered as m@1"
     assert night.stages == [Stage.CHECKPOINT, Stage.EVALUATE, Stage.REGISTER, Stage.RELEASE]
     times = Nights(tmp_path).times
@@ -279,7 +309,7 @@ def test_who_waits_for_the_devices_does_not_wait_for_the_evaluation(
 ) -> None:
     done: list[str] = []
     steps = Steps(evaluate=lambda: done.append("evaluated") or "evaluated", register=lambda: "registered as m@1")  # type: ignore[func-returns-value]
-    monkeypatch.setattr(ending, "_steps", lambda job, result, home: steps)
+    monkeypatch.setattr(ending, "steps_of", lambda job, result, home: steps)
     (job,) = load_text(JOB)
     stop = Letter(
         id="a", attempt=1, at_s=0.0, stop=True, until_s=1e12, night_over=not called_back, called_back=called_back
@@ -322,7 +352,7 @@ def test_what_fails_without_devices_costs_nothing_but_itself(capsys: pytest.Capt
 def a_desk(root: Path) -> tuple[JobFolder, Desk]:
     folder = JobFolder(root / "jobs" / "a")
     plan = plan_of(min_workers=1, max_workers=4, batch=BatchPlan(4, 1), habits=HABITS)
-    chronicle = Chronicle("a", plan=plan, steps=9, habits=HABITS, finish_s=30.0)
+    chronicle = Chronicle("a", plan=plan, steps=9, habits=HABITS, ending=Ending(finish_s=30.0))
     desk = Desk(folder, chronicle, LogWriter(root / "logs", "a", root / "r", lambda: "12:00"), lambda: 50.0)
     folder.write_order(Letter(id="a-a1", attempt=1, at_s=0.0, seats={"n": 1}))
     desk.look()

@@ -16,6 +16,7 @@ from orchestrator.adapters.ray_train import stacks as stacks_module
 from orchestrator.adapters.ray_train.commands import MOST_BYTES, MOST_COMMANDS, STDERR, STDOUT, Command, Commands
 from orchestrator.adapters.ray_train.roster import Roster
 from orchestrator.adapters.ray_train.stacks import RankProcess, read_stacks
+from orchestrator.adapters.ray_train.terminal import Size, Terminal
 from orchestrator.spec.errors import ExitCode, UserError
 
 RANK = """
@@ -159,6 +160,57 @@ def test_what_a_command_leaves_running_ends_with_it(commands: Commands) -> None:
     out, _, code = run(commands, "sh", "-c", "sleep 600 & echo $!")
     assert code == 0
     until(lambda: not Path(f"/proc/{int(out)}").exists() or "\tZ" in Path(f"/proc/{int(out)}/status").read_text())
+
+
+AT = Terminal(kind="vt100", size=Size(rows=24, columns=80))
+
+
+def at_terminal(commands: Commands, script: str) -> Command:
+    return commands.find(commands.begin(3, ("sh", "-c", script), AT))
+
+
+def shows(command: Command, text: bytes) -> None:
+    """Wait until it has said that; nothing is taken."""
+    until(lambda: text in b"".join(one.data for one in command.hear(0, 10.0).chunks))
+
+
+def test_at_a_terminal_a_command_has_a_size_a_kind_and_one_screen(commands: Commands) -> None:
+    command = at_terminal(commands, "test -t 0 && test -t 2 && stty size && echo $TERM $SECRET; echo oops >&2; exit 7")
+    assert listen(command) == (b"24 80\r\nvt100 s3cret\r\noops\r\n", b"", 7)
+
+
+def test_at_a_terminal_ctrl_c_is_for_the_command_and_sizes_follow(commands: Commands) -> None:
+    script = "trap 'stty size' WINCH; trap 'echo caught; exit 9' INT; echo up; while :; do sleep 0.05; done"
+    command = at_terminal(commands, script)
+    shows(command, b"up")
+    command.tell(b"", end=False, size=Size(rows=50, columns=120))
+    shows(command, b"50 120")
+    command.tell(b"\x03", end=False)
+    out, _, code = listen(command)
+    assert (b"caught" in out, code) == (True, 9)
+
+
+def test_at_a_terminal_the_end_of_input_is_one(commands: Commands) -> None:
+    command = at_terminal(commands, "stty -echo; echo up; cat; echo over")
+    shows(command, b"up")
+    command.tell(b"line\n", end=True)
+    assert listen(command)[0] == b"up\r\nline\r\nover\r\n"
+
+
+@pytest.mark.parametrize("how", ["ends", "is let go"])
+def test_what_a_shell_has_put_into_the_background_ends_with_it(commands: Commands, how: str) -> None:
+    """Job control gives it a group of its own; the devices may be somebody else's all the same."""
+    last = "" if how == "ends" else "; sleep 600"
+    name = commands.begin(3, ("bash", "-c", f"set -m; sleep 600 & echo pid $! .{last}"), AT)
+    command = commands.find(name)
+    shows(command, b" .")
+    said = b"".join(one.data for one in command.hear(0, 0.0).chunks)
+    pid = int(said.split(b"pid ")[1].split(b" .")[0])
+    if how == "is let go":
+        assert os.getpgid(pid) == pid
+        commands.let_go(name)
+    until(lambda: not Path(f"/proc/{pid}").exists() or "\tZ" in Path(f"/proc/{pid}/status").read_text())
+    assert command.hear(1000, 10.0).code == (0 if how == "ends" else 128 + signal.SIGKILL)
 
 
 def test_a_command_dies_with_the_process_that_started_it(tmp_path: Path) -> None:

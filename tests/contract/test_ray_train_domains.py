@@ -6,7 +6,14 @@ import pytest
 from ray import _raylet
 
 from orchestrator.adapters.ray_train import domains
-from orchestrator.adapters.ray_train.domains import REGION_LABEL, TOPOLOGY_LABEL, ZONE_LABEL, domain_of, read_domains
+from orchestrator.adapters.ray_train.domains import (
+    REGION_LABEL,
+    TOPOLOGY_LABEL,
+    ZONE_LABEL,
+    domain_of,
+    place_of,
+    read_domains,
+)
 from orchestrator.adapters.ray_train.fleet import _mirrors
 
 
@@ -27,6 +34,11 @@ def test_rays_own_labels_have_the_names_we_read():
 )
 def test_the_narrowest_known_place_is_the_domain(labels, domain):
     assert domain_of(labels) == domain
+
+
+def test_a_place_is_the_domains_path():
+    assert place_of({TOPOLOGY_LABEL: "/gcp/us-central1/a/rack3"}) == ("gcp", "us-central1", "a", "rack3")
+    assert place_of({}) == ()
 
 
 def test_mirrors_leave_the_zone_of_living_nodes(monkeypatch):

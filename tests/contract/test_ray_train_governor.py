@@ -190,6 +190,19 @@ def test_placement_never_exceeds_a_node_and_keeps_those_that_sit(
     assert kept == min(workers, sum(could_stay.values()))
 
 
+RACKS = {"a": ("z", "r1"), "b": ("z", "r2"), "c": ("z", "r1"), "d": ("y", "r9")}
+
+
+def test_ranks_follow_the_places_of_their_nodes() -> None:
+    size = size_on({"a": 2, "b": 1, "c": 1, "d": 1}, {}, 5, 1, RACKS)
+    assert size.nodes == ("d", "a", "a", "c", "b")
+
+
+def test_a_run_grows_beside_itself_before_it_grows_where_there_is_more_room() -> None:
+    assert size_on({"a": 1, "b": 2, "c": 1, "d": 4}, {"a": 1}, 2, 1, RACKS).nodes == ("a", "c")
+    assert size_on({"a": 1, "b": 2, "c": 1, "d": 4}, {"a": 1}, 3, 1, RACKS).nodes == ("a", "c", "b")
+
+
 def test_missing_seats_name_all_seats_of_nodes_that_lack_one() -> None:
     size = Size(world_size=4, nodes=("a", "a", "b", "c"))
     assert missing_seats(size, {"a": 1, "b": 1, "c": 2}) == ("a", "a")

@@ -58,6 +58,7 @@ def supervise(
     node = Node(
         node_id="n1",
         keeper_socket="/keeper.sock",
+        dataset_dir="/close/by",
         cwd="",
         log_dir=tmp_path / "logs",
         env_of=lambda local_rank: {"DEVICE": str(local_rank)},
@@ -77,6 +78,7 @@ def test_all_ranks_finish_and_only_rank_0_tells_steps(link: FakeLink, tmp_path: 
     assert steps == [0]
     assert [rank.request.env["DEVICE"] for rank in starter.started] == ["0", "1"]
     assert starter.started[0].request.job.keeper_socket == "/keeper.sock"
+    assert starter.started[0].request.job.dataset_dir == "/close/by"
 
 
 def test_orderly_stop_carries_the_agreed_step(link: FakeLink, tmp_path: Path) -> None:

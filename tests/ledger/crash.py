@@ -27,7 +27,7 @@ from tests.ledger.world import START_S, World, cluster, new, sqlite
 END_S = 66.0
 SPEC = """  tenants:
   - {name: red, grants: [{usd: "1"}]}
-  - {name: blue}
+  - {name: blue, grants: [{iterations: 5000}]}
 """
 
 
@@ -111,10 +111,13 @@ STORY = {
     2.0: _schedule,
     0.0: lambda world: world.ledger.submit(new("low", (2, 4, 8), work_s=160.0), key="low", scope="s"),
     5.0: lambda world: world.ledger.submit(
-        new("high", 4, work_s=40.0, priority=90), new("blue", 4, tenant="blue", work_s=20.0), key="two", scope="s"
+        new("high", 4, work_s=40.0, priority=90),
+        new("blue", 4, tenant="blue", work_s=20.0, steps=40),
+        key="two",
+        scope="s",
     ),
     12.0: lambda world: world.ledger.submit(
-        new("gone", 2, work_s=None, priority=70, tenant="blue"), key="gone", scope="s"
+        new("gone", 2, work_s=None, steps=1000, priority=70, tenant="blue"), key="gone", scope="s"
     ),
     28.0: lambda world: world.ledger.pause("low"),
     31.0: lambda world: world.ledger.resume("low"),

@@ -38,7 +38,7 @@ spec:
   - {name: back, quotas: [{pool: p, nominal: 4}], cohort: c, min_run: 0s}
   tenants:
   - {name: red, contributions: [{pool: p, devices: 2}]}
-  - {name: blue, grants: [{usd: "USD"}, {device_hours: 0.1}]}
+  - {name: blue, grants: [{usd: "USD"}, {device_hours: 0.1}, {iterations: 60}]}
 """
 SIZES = ((1,), (2,), (3,), (6,), (1, 2, 3, 4), (2, 4, 8), (1, 2, 4, 8))
 QUEUES, TENANTS, PRIORITIES = ("main", "side", "back"), ("red", "blue"), (10, 50, 90)
@@ -86,6 +86,7 @@ class Machine:
         self.steps = self._granted = 0
         self._works: dict[str, float] = {}
         self.world.runner.work_of = self._works.__getitem__
+        self.world.runner.steps_of = lambda name: int(self._works[name])
         self.paid_ms: Counter[str] = Counter()
         self._known: dict[str, tuple[int, int]] = {}
 
@@ -101,6 +102,7 @@ class Machine:
                 tenant=TENANTS[tenant % 2],
                 priority=PRIORITIES[priority % 3],
                 work_s=float(work_s),
+                steps=work_s,
                 max_failures=2,
             )
             self._works[name] = float(work_s)

@@ -53,6 +53,7 @@ def _end(folder: Path) -> dict[str, object]:
             "leases": ledger.read.leases(),
             "orders": sorted({order for order, _ in asked}),
             "money": ledger.read.balances(Unit.MICRO_USD),
+            "steps": ledger.read.balances(Unit.ITERATIONS),
             "time": ledger.read.balances(Unit.DEVICE_MS),
         }
     finally:
@@ -79,6 +80,8 @@ def test_the_story_comes_by_every_kind_of_change(uncrashed) -> None:
         crash.INSTANCE: "cancelled",
     }
     assert end["leases"] == []
+    # Of 40 granted steps all were made, of 1,000 set aside for the cancelled one none.
+    assert end["steps"] == {"sponsor:house": -5000, "purse:blue": 4960, "reserved:blue": 0, "spent:blue": 40}
 
 
 def test_whoever_dies_at_a_point_the_end_is_the_same(uncrashed) -> None:

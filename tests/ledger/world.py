@@ -66,7 +66,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.capacity, self.endpoints = SimCapacity(self.pools), SimEndpoints()
-        self.runner = SimRunner(self.clock, self._work, self.physics)
+        self.runner = SimRunner(self.clock, self._work, self.physics, steps_of=self._steps)
         self.ledger = self.open()
         if self.is_new:
             upgrade(self.ledger.database)
@@ -79,6 +79,9 @@ class World:
     def _work(self, job_id: str) -> float:
         work_s = self.ledger.read.job(job_id).shape.work_s
         return 1e9 if work_s is None else work_s
+
+    def _steps(self, job_id: str) -> int:
+        return self.ledger.read.job(job_id).shape.steps or 0
 
     def restart(self) -> None:
         """The process dies and another one begins."""

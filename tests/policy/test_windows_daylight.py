@@ -14,7 +14,6 @@ from orchestrator.policy.windows import (
     Window,
     contains,
     current,
-    next_closing_s,
     next_fit_s,
     next_opening_s,
     slice_fits,
@@ -41,7 +40,7 @@ def test_a_night_is_as_long_as_its_clock_makes_it(zone: str, day: date, hours: f
     opens_s = datetime.combine(day, time(22), ZoneInfo(zone)).timestamp()
     assert contains(night, now_s=opens_s)
     assert not contains(night, now_s=opens_s - 1)
-    assert next_closing_s([night], now_s=opens_s) == opens_s + hours * 3600
+    assert time_left_s([night], now_s=opens_s) == hours * 3600
     assert not contains(night, now_s=opens_s + hours * 3600)
     assert next_opening_s(night, now_s=opens_s - 60) == opens_s
 

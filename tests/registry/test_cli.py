@@ -63,24 +63,21 @@ def test_alias_moves_what_a_name_means(registry: Registry, capsys: pytest.Captur
     assert registry.get("gpt-demo@champion").number == 1
 
 
-def test_unalias_forgets_a_name_and_keeps_the_version(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_alias_is_forgotten_and_its_version_stays(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
     registry.set_alias("gpt-demo@1", "champion")
-    code, out, _ = tide(capsys, "unalias", "gpt-demo", "champion")
-    assert (code, out) == (0, "gpt-demo@champion is forgotten; gpt-demo@1 stays\n")
-    assert registry.aliases("gpt-demo") == {}
-    assert registry.get("gpt-demo@1").number == 1
+    assert json.loads(tide(capsys, "alias", "gpt-demo", "champion", "--remove", "-o", "json")[1])["number"] is None
+    assert (registry.aliases("gpt-demo"), registry.get("gpt-demo@1").number) == ({}, 1)
 
 
 @pytest.mark.parametrize(
     ("argv", "exit_code"),
     [
-        (["unalias", "gpt-demo", "champion"], 4),
-        (["unalias", "absent", "champion"], 4),
-        (["unalias", "gpt-demo", "latest"], 3),
         (["show", "absent"], 4),
         (["show", "gpt-demo@9"], 4),
         (["ls", "absent"], 4),
         (["alias", "gpt-demo@1", "latest"], 3),
+        (["alias", "gpt-demo", "nobody", "--remove"], 4),
+        (["alias", "gpt-demo@1", "champion", "--remove"], 3),
         (["show", "Gpt Demo"], 3),
     ],
 )

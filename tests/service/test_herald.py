@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from orchestrator.adapters.hooks import calling
-from orchestrator.adapters.hooks.signing import SecretError, read_secret
+from orchestrator.adapters.hooks.signing import read_secret
+from orchestrator.adapters.secret_files import SecretError
 from orchestrator.ledger.notices import Tried
 from orchestrator.ledger.submission import NewJob
 from orchestrator.service.herald import RETRY_S, Herald

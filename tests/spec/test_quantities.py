@@ -30,7 +30,7 @@ from orchestrator.spec.scalars import (
     render_money,
     render_real,
 )
-from orchestrator.spec.times import deadline_at, parse_clock, parse_deadline, parse_instant, parse_zone, render_clock
+from orchestrator.spec.times import parse_clock, parse_deadline, parse_instant, parse_zone, render_clock
 
 DECIMALS = st.decimals(0, 10**6, places=3, allow_nan=False, allow_infinity=False)
 
@@ -156,9 +156,3 @@ def test_free_values_that_only_yaml_1_1_would_type_stay_text(text: str) -> None:
 
 def test_a_reference_splits_into_name_and_version() -> None:
     assert split_reference(parse_reference("gpt-code@sha256:ab12")) == ("gpt-code", "sha256:ab12")
-
-
-def test_a_deadline_falls_after_submission_or_at_its_time() -> None:
-    submitted = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
-    assert deadline_at(parse_deadline("8h"), submitted) == submitted + dt.timedelta(hours=8)
-    assert deadline_at(parse_deadline("2026-03-02T00:00:00Z"), submitted) == dt.datetime(2026, 3, 2, tzinfo=dt.UTC)

@@ -16,8 +16,6 @@ from jobs.train.keeper.values import Inventory, SnapshotKey, Verdicts
 KEPT_COMPLETE = 2
 COPIES_FOR_SAFETY = 2
 
-Holders = Mapping[SnapshotKey, Mapping[int, frozenset[str]]]
-
 
 def holders(inventories: Iterable[Inventory]) -> dict[SnapshotKey, dict[int, frozenset[str]]]:
     """For every snapshot and rank of which some part is held: the nodes that hold it."""

@@ -11,16 +11,12 @@ import base64
 import binascii
 import hashlib
 import hmac
-import os
-import stat
 from pathlib import Path
 
+from orchestrator.adapters.secret_files import SecretError, read_secret_file
+
 _PREFIX = "whsec_"
-_MOST_BYTES = 4096
-
-
-class SecretError(Exception):
-    """A secret that cannot be used; the text says why, and never what it holds."""
+_LEAST_BYTES, _MOST_BYTES = 16, 4096
 
 
 def headers_of(message_id: str, body: bytes, *, now_s: float, secret: bytes | None) -> dict[str, str]:
@@ -39,17 +35,9 @@ def read_secret(folder: Path, name: str) -> bytes:
 
     Raises: SecretError for a file that is not there, is read by others, or is no secret.
     """
-    path = folder / name
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077:
-                raise SecretError(f"secret {name!r} must be a plain file that only its owner may read (chmod 600)")
-            text = file.read(_MOST_BYTES + 1).strip()
-    except OSError as error:
-        raise SecretError(f"secret {name!r} cannot be read: {error.strerror}") from None
-    if not 16 <= len(text) <= _MOST_BYTES:
-        raise SecretError(f"secret {name!r} must be 16 to {_MOST_BYTES} bytes long")
+    text = read_secret_file(folder, name, most_bytes=_MOST_BYTES)
+    if len(text) < _LEAST_BYTES:
+        raise SecretError(f"secret {name!r} must be {_LEAST_BYTES} to {_MOST_BYTES} bytes long")
     if not text.startswith(_PREFIX.encode()):
         return text
     try:

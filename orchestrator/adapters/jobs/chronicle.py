@@ -26,6 +26,7 @@ from orchestrator.adapters.ray_train.events import (
 from orchestrator.adapters.ray_train.governor import Habits
 from orchestrator.adapters.ray_train.tempo import Tempo
 from orchestrator.policy.batch_plan import BatchPlan
+from orchestrator.policy.lending.session import NO_ENDING, Ending
 from orchestrator.policy.queueing.orders import Measured, Phase, Report
 from orchestrator.policy.resize import Outlook, RunPlan
 
@@ -71,15 +72,15 @@ class Group:
 
 
 class Chronicle:
-    """Feed it with orders and events; ask for `reports`. `steps` is how many the job has in all; `finish_s`: what the
+    """Feed it with orders and events; ask for `reports`. `steps` is how many the job has in all; `ending`: what the
     end of its night takes, as earlier nights say."""
 
-    def __init__(self, job: str, *, plan: RunPlan, steps: int, habits: Habits, finish_s: float = 0.0) -> None:
+    def __init__(self, job: str, *, plan: RunPlan, steps: int, habits: Habits, ending: Ending = NO_ENDING) -> None:
         self._job = job
         self._plan = plan
         self._steps = steps
         self._habits = habits
-        self._finish_s = finish_s
+        self._ending = ending
         self._tempo = Tempo(steps)
         self._stays: list[Stay] = []
         self._group: Group | None = None
@@ -239,7 +240,7 @@ class Chronicle:
             outlook=(Outlook(workers=self._plan.max_workers, expected_s=lasting_s),),
             stall_s=progress.stall_s or self._habits.stall_s,
             stop_s=progress.stop_s or self._habits.stop_s,
-            finish_s=self._finish_s,
+            ending=self._ending,
         )
 
 

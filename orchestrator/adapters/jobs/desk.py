@@ -67,10 +67,15 @@ class Desk:
                 self._log.event(event)
 
     @property
+    def order(self) -> Letter | None:
+        """The order that holds."""
+        with self._lock:
+            return self._orders.newest
+
+    @property
     def night_over(self) -> Letter | None:
         """The stop that ended the job's night, if it was one: at a close, or because lent devices are called back."""
-        with self._lock:
-            order = self._orders.newest
+        order = self.order
         return order if order is not None and (order.night_over or order.called_back) else None
 
     def is_overtaken(self) -> bool:

@@ -1,8 +1,9 @@
 """The door of a job's process: a socket in its folder, by which the control plane lets people look into a running job.
 
 One JSON object a line. Whoever knocks says what he wants: `{"ask": "stacks", "rank"}` is answered with one line;
-`{"ask": "exec", "command", "rank", "node"}` with `{"began"}` and then pieces of output and one `{"exit"}`, while he
-sends pieces of input. A connection that breaks ends its command. Nothing of what passes is written anywhere.
+`{"ask": "exec", "command", "rank", "node", "terminal"}` with `{"began"}` and then pieces of output and one `{"exit"}`,
+while he sends pieces of input, or another size of the terminal. A connection that breaks ends its command. Nothing of
+what passes is written anywhere.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from orchestrator.spec.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
     from orchestrator.adapters.ray_train.inside import Inside, RemoteCommand
+    from orchestrator.adapters.ray_train.terminal import Size, Terminal
 
 NAME = "door"
 _HEAR_S = 2.0
@@ -103,18 +105,33 @@ class Door:
                 path = None if dump.taken is None else dump.taken.path
                 return {"text": dump.text, "path": path, "silent": list(dump.silent)}
             case "exec":
-                command = inside.begin(wanted["command"], rank=wanted["rank"], node=wanted["node"])
+                terminal = _terminal(wanted.get("terminal"))
+                command = inside.begin(wanted["command"], rank=wanted["rank"], node=wanted["node"], terminal=terminal)
                 try:
-                    return _converse(came, lines, command)
+                    return _converse(came, lines, command, at_terminal=terminal is not None)
                 finally:
                     command.let_go()
             case other:
                 raise UserError(f"nobody here knows what {other!r} is", code=ExitCode.USAGE)
 
 
-def _converse(came: socket.socket, lines: TextIO, command: RemoteCommand) -> dict[str, Any]:
+def _terminal(wanted: dict[str, Any] | None) -> Terminal | None:
+    from orchestrator.adapters.ray_train.terminal import Terminal
+
+    size = _size(wanted)
+    return None if wanted is None or size is None else Terminal(kind=wanted["term"], size=size)
+
+
+def _size(wanted: dict[str, Any] | None) -> Size | None:
+    from orchestrator.adapters.ray_train.terminal import Size
+
+    return None if wanted is None else Size(rows=wanted["rows"], columns=wanted["columns"])
+
+
+def _converse(came: socket.socket, lines: TextIO, command: RemoteCommand, *, at_terminal: bool) -> dict[str, Any]:
     """Pass output on until the command has ended; its end."""
-    _say(came, {"began": {"rank": command.seat.rank, "node": command.seat.node_id}})
+    seat = command.seat
+    _say(came, {"began": {"rank": seat.rank, "node": seat.node_id, "terminal": at_terminal}})
     threading.Thread(target=_pass_input, args=(lines, command), name="input", daemon=True).start()
     taken = 0
     while True:
@@ -132,7 +149,7 @@ def _pass_input(lines: TextIO, command: RemoteCommand) -> None:
         for line in lines:
             said = json.loads(line)
             data, end = base64.b64decode(said.get("in", "")), bool(said.get("end"))
-            while not command.tell(data, end=end):
+            while not command.tell(data, end=end, size=_size(said.get("size"))):
                 time.sleep(_TRY_AGAIN_S)
     command.let_go()
 

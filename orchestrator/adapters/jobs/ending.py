@@ -59,7 +59,7 @@ def end_of_night(job: TrainJob, result: RunResult, home: Path, stop: Letter, say
 
     Neither needs a device: where somebody waits for the devices, they are let go first.
     """
-    nights, steps = Nights(result.run_dir), _steps(job, result, home)
+    nights, steps = Nights(result.run_dir), steps_of(job, result, home)
     saved = result.checkpoint_step is not None and result.checkpoint_step == result.steps
     registers = job.spec.register is not None
 
@@ -92,7 +92,8 @@ def end_of_night(job: TrainJob, result: RunResult, home: Path, stop: Letter, say
     return End(phase=Phase.STOPPED, detail=detail, afterwards=afterwards)
 
 
-def _steps(job: TrainJob, result: RunResult, home: Path) -> Steps:
+def steps_of(job: TrainJob, result: RunResult, home: Path) -> Steps:
+    """What is done with the model of the newest state on storage."""
     from orchestrator.adapters.ray_train.midway import evaluated
     from orchestrator.adapters.ray_train.register import register
 

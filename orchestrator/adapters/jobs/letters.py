@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
+from orchestrator.policy.lending.session import Ending
 from orchestrator.policy.queueing.decisions import Admit, ChangeCause, Evict, Resize
 from orchestrator.policy.queueing.orders import Measured, Note, NoteKind, Order, Phase, Report
 from orchestrator.policy.queueing.record import from_text, to_text
@@ -96,7 +97,8 @@ def report_to_json(report: Report) -> dict[str, Any]:
             "outlook": outlook,
             "stall_s": known.stall_s,
             "stop_s": known.stop_s,
-            "finish_s": known.finish_s,
+            "finish_s": known.ending.finish_s,
+            "leave_s": known.ending.leave_s,
         }
     fields = {one.name: getattr(report, one.name) for one in dataclasses.fields(report)}
     return {**fields, "measured": measured, "notes": [dataclasses.asdict(note) for note in report.notes]}
@@ -113,7 +115,7 @@ def report_from_json(data: Mapping[str, Any]) -> Report:
             outlook=outlook,
             stall_s=known["stall_s"],
             stop_s=known["stop_s"],
-            finish_s=known.get("finish_s", 0.0),
+            ending=Ending(leave_s=known.get("leave_s", 0.0), finish_s=known.get("finish_s", 0.0)),
         )
     parts = tuple((name, seconds) for name, seconds in data["stalled_worker_s"])
     # A process that was started by an earlier version says nothing of notes.

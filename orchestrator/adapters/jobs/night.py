@@ -1,7 +1,8 @@
 """The end of a job's night in its own process: what was trained is evaluated and registered as far as there is time.
 
 The control plane says when (`Letter.night_over`) and until when devices may be held; the order of stages and what is
-left out in a hurry is `policy.lending.session`'s. How long stages take is kept beside the run, for the nights to come.
+left out in a hurry is `policy.lending.session`'s. How long stages take is kept beside the run, for the nights to come:
+the leader reads it, too, before it begins one.
 A night that ends because its devices are called back (`Letter.called_back`) gives them back first and does the rest
 on none; what came of it is told when the job next runs.
 """
@@ -9,20 +10,23 @@ on none; what came of it is told when the job next runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from orchestrator.adapters.files import read_json, write_json
-from orchestrator.policy.lending.session import Progress, Stage, StageReason, StageTimes, stage_now
+from orchestrator.policy.lending.session import UNSEEN, Stage, StageReason, StageTimes, next_stage
 from orchestrator.policy.lending.values import p95
 
+log = structlog.get_logger(__name__)
+
 KEPT = 20
-UNMEASURED = {Stage.CHECKPOINT: 20.0, Stage.EVALUATE: 60.0, Stage.REGISTER: 20.0, Stage.RELEASE: 5.0}
-"""Until a stage was seen."""
 AFTERWARDS_S = 900.0
 """How long a process may go on without devices."""
 _FILE = "nights.json"
 _AFTERWARDS = "afterwards.json"
+_STAGED = "staged.json"
 Say = Callable[[Stage, StageReason, float | None, str], None]
 """A stage has begun (None), is over after so many seconds, or says something."""
 
@@ -41,7 +45,8 @@ class Nights:
     def __init__(self, folder: Path) -> None:
         self._path = folder / _FILE
         self._afterwards = folder / _AFTERWARDS
-        self._took: dict[str, list[float]] = read_json(self._path) or {}
+        self._staged = folder / _STAGED
+        self._took = _earlier(self._path)
 
     def took(self, stage: Stage, seconds: float) -> None:
         """One more; kept at once."""
@@ -58,21 +63,38 @@ class Nights:
         self._afterwards.unlink(missing_ok=True)
         return "" if kept is None else str(kept["said"])
 
+    def keep_staged(self, seconds: float, said: str) -> None:
+        """What was done for the next night before anybody held a device."""
+        write_json(self._staged, {"seconds": seconds, "said": said})
+
+    def take_staged(self) -> tuple[float, str] | None:
+        """That, once: seconds and words."""
+        kept = read_json(self._staged)
+        self._staged.unlink(missing_ok=True)
+        return None if kept is None else (float(kept["seconds"]), str(kept["said"]))
+
     @property
     def times(self) -> StageTimes:
-        """The 95th percentiles; staging is over before a night begins."""
-        each = {stage: self._p95(stage, otherwise_s) for stage, otherwise_s in UNMEASURED.items()}
+        """The 95th percentiles."""
         return StageTimes(
-            stage_in_s=0.0,
-            checkpoint_s=each[Stage.CHECKPOINT],
-            evaluate_s=each[Stage.EVALUATE],
-            register_s=each[Stage.REGISTER],
-            release_s=each[Stage.RELEASE],
+            checkpoint_s=self._p95(Stage.CHECKPOINT, UNSEEN.checkpoint_s),
+            evaluate_s=self._p95(Stage.EVALUATE, UNSEEN.evaluate_s),
+            register_s=self._p95(Stage.REGISTER, UNSEEN.register_s),
+            release_s=self._p95(Stage.RELEASE, UNSEEN.release_s),
         )
 
     def _p95(self, stage: Stage, otherwise_s: float) -> float:
         seen = self._took.get(stage.value, [])
         return p95(stage.value, seen) if seen else otherwise_s
+
+
+def _earlier(path: Path) -> dict[str, list[float]]:
+    """Seconds by stage; what nobody can read was never measured, and keeps no job from its nights."""
+    try:
+        return read_json(path) or {}
+    except (OSError, ValueError):
+        log.warning("a job's earlier nights cannot be read", file=str(path), exc_info=True)
+        return {}
 
 
 def end_night(
@@ -88,13 +110,12 @@ def end_night(
     if saved:
         nights.took(Stage.CHECKPOINT, checkpoint_s)
         say(Stage.CHECKPOINT, StageReason.END_NEARS, checkpoint_s, "the state is on storage")
-    done = frozenset({Stage.STAGE_IN, Stage.TRAIN, *([Stage.CHECKPOINT] if saved else [])})
-    progress = Progress(done=done, dirty=not saved, evaluates=registers)
+    done = frozenset([Stage.CHECKPOINT] if saved else [])
     does: Mapping[Stage, Callable[[], str]] = {Stage.EVALUATE: steps.evaluate, Stage.REGISTER: steps.register}
     told = ["its night is over"]
     while True:
-        stage, reason = stage_now(nights.times, progress, now_s=now_s(), until_s=until_s, min_slice_s=0.0)
-        if stage not in does:  # what was not saved by now is in nobody's hands any more: release
+        stage, reason = next_stage(nights.times, done, evaluates=registers, left_s=until_s - now_s())
+        if stage is Stage.RELEASE:
             break
         began_s = now_s()
         say(stage, reason, None, "")
@@ -106,8 +127,8 @@ def end_night(
             break
         nights.took(stage, now_s() - began_s)
         say(stage, reason, now_s() - began_s, told[-1])
-        progress = replace(progress, done=progress.done | {stage})
-    if registers and Stage.REGISTER not in progress.done:
+        done |= {stage}
+    if registers and Stage.REGISTER not in done:
         told.append("registration waits for another night")
     say(Stage.RELEASE, reason, None, told[-1])
     return "; ".join(told)

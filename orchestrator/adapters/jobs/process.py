@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.adapters.jobs.aside import Aside, leaves_versions
 from orchestrator.adapters.jobs.chronicle import Chronicle, plan_of
 from orchestrator.adapters.jobs.desk import Desk
 from orchestrator.adapters.jobs.door import Door
@@ -28,7 +29,7 @@ from orchestrator.adapters.jobs.folder import JobFolder
 from orchestrator.adapters.jobs.log_writer import LogWriter
 from orchestrator.adapters.jobs.night import Nights
 from orchestrator.policy.batch_plan import BatchPlan
-from orchestrator.policy.lending.session import Stage, StageReason
+from orchestrator.policy.lending.session import NO_ENDING, Stage, StageReason
 from orchestrator.policy.queueing.orders import Phase
 from orchestrator.spec import TrainJob, load_text
 from orchestrator.spec.errors import UserError
@@ -65,15 +66,16 @@ def main(path: Path) -> int:
 
 
 def _run_as_job(folder: JobFolder, document: dict[str, Any], around: dict[str, Any]) -> None:
-    job = _as_run(document, folder.job)
+    job = as_run(document, folder.job)
     desk = _desk(folder, job, around)
+    aside = Aside(folder, Path(around["home"]) / "runs" / folder.job, desk.stage) if leaves_versions(job) else None
     desk.look()
     with contextlib.closing(_open_door(folder)) as door:
         ended = threading.Event()
-        ticker = threading.Thread(target=_tick, args=(desk, ended), name="desk", daemon=True)
+        ticker = threading.Thread(target=_tick, args=(desk, aside, ended), name="desk", daemon=True)
         ticker.start()
         try:
-            end = _run(job, desk, around, door)
+            end = _run(job, desk, around, door, aside)
         finally:
             ended.set()
             ticker.join()
@@ -94,7 +96,7 @@ def say_the_end(say: Callable[[], None]) -> None:
         time.sleep(1.0)
 
 
-def _as_run(document: dict[str, Any], job_id: str) -> TrainJob:
+def as_run(document: dict[str, Any], job_id: str) -> TrainJob:
     """The job under its own id: a later job of the same name must not go on from this one's state."""
     (job,) = load_text(json.dumps(document), where=job_id)
     assert isinstance(job, TrainJob), "only TrainJobs have a process"
@@ -113,8 +115,8 @@ def _desk(folder: JobFolder, job: TrainJob, around: dict[str, Any]) -> Desk:
     )
     log = _log(folder, around, ranks=Path(around["home"]) / "runs" / folder.job / "logs")
     nights = Nights(Path(around["home"]) / "runs" / folder.job).times
-    finish_s = 0.0 if job.spec.window is None else nights.finish_s if job.spec.register else nights.leave_s
-    chronicle = Chronicle(folder.job, plan=plan, steps=job.spec.steps, habits=HABITS, finish_s=finish_s)
+    ending = NO_ENDING if job.spec.window is None else nights.ending(registers=job.spec.register is not None)
+    chronicle = Chronicle(folder.job, plan=plan, steps=job.spec.steps, habits=HABITS, ending=ending)
     return Desk(folder, chronicle, log, time.time)
 
 
@@ -122,9 +124,11 @@ def _log(folder: JobFolder, around: dict[str, Any], *, ranks: Path) -> LogWriter
     return LogWriter(Path(around["logs"]), folder.job, ranks, _stamp)
 
 
-def _tick(desk: Desk, ended: threading.Event) -> None:
+def _tick(desk: Desk, aside: Aside | None, ended: threading.Event) -> None:
     while not ended.wait(TICK_S):
         desk.look()
+        if aside is not None:
+            aside.look(desk.order, time.time())
 
 
 def _open_door(folder: JobFolder) -> Door:
@@ -137,7 +141,7 @@ def _open_door(folder: JobFolder) -> Door:
     return door
 
 
-def _run(job: TrainJob, desk: Desk, around: dict[str, Any], door: Door) -> End:
+def _run(job: TrainJob, desk: Desk, around: dict[str, Any], door: Door, aside: Aside | None) -> End:
     """Run the job to an end of any kind."""
     import ray
 
@@ -147,6 +151,8 @@ def _run(job: TrainJob, desk: Desk, around: dict[str, Any], door: Door) -> End:
     try:
         with connected(for_ray_init(around["ray"])):
             result, home = _train(job, desk, around, door), Path(around["home"])
+            if aside is not None:
+                aside.close()
             if result.status is Status.PAUSED and (stop := desk.night_over) is not None:
                 return end_of_night(job, result, home, stop, desk.stage)
             end = _outcome(job, result, home)
@@ -183,8 +189,11 @@ def _train(job: TrainJob, desk: Desk, around: dict[str, Any], door: Door) -> Run
     from orchestrator.adapters.ray_train.run import RunOptions, run_train_job
     from orchestrator.adapters.ray_train.signals import StopSignals
 
-    if said := Nights(Path(around["home"]) / "runs" / job.metadata.name).take_afterwards():
+    nights = Nights(Path(around["home"]) / "runs" / job.metadata.name)
+    if said := nights.take_afterwards():
         desk.stage(Stage.RELEASE, StageReason.IN_ORDER, None, said)
+    if staged := nights.take_staged():
+        desk.stage(Stage.STAGE_IN, StageReason.IN_ORDER, *staged)
     if job.spec.window is not None:
         desk.stage(Stage.TRAIN, StageReason.IN_ORDER, None, "")
     with StopSignals() as signals:

@@ -14,16 +14,20 @@ from dataclasses import dataclass
 import ray
 from ray._private.state import state as ray_state
 
+from orchestrator.adapters.ray_train.domains import place_of
+from orchestrator.policy.ranks import Place
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeView:
     """One node as the cluster reports it: `free` is what nobody holds of `total`; `drain_deadline_s` is a Unix time, 0
-    for a drain without one, None when the node is not draining."""
+    for a drain without one, None when the node is not draining; `place`: its path, () if its labels name none."""
 
     node_id: str
     free: Mapping[str, float]
     total: Mapping[str, float]
     drain_deadline_s: float | None = None
+    place: Place = ()
 
 
 def read_nodes() -> tuple[NodeView, ...]:
@@ -36,6 +40,7 @@ def read_nodes() -> tuple[NodeView, ...]:
             free=free.get(node["NodeID"], {}),
             total=node["Resources"],
             drain_deadline_s=draining[node["NodeID"]] / 1000 if node["NodeID"] in draining else None,
+            place=place_of(node.get("Labels") or {}),
         )
         for node in sorted(ray.nodes(), key=lambda n: n["NodeID"])
         if node["Alive"]

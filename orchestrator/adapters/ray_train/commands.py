@@ -7,9 +7,9 @@ may be somebody else's from then on.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
-import signal
 import subprocess
 import sys
 import threading
@@ -22,6 +22,14 @@ from typing import IO
 
 from orchestrator.adapters.ray_train.roster import Roster
 from orchestrator.adapters.ray_train.stacks import RankProcess, is_rank
+from orchestrator.adapters.ray_train.terminal import (
+    END_OF_INPUT,
+    Size,
+    Terminal,
+    kill_session,
+    open_terminal,
+    set_size,
+)
 from orchestrator.spec.errors import ExitCode, UserError
 
 MOST_BYTES = 1 << 20
@@ -33,6 +41,7 @@ _LAST_OUTPUT_S = 1.0
 _START_S = 30.0
 _MORTAL = Path(__file__).with_name("mortal.py")
 STDOUT, STDERR = 1, 2
+_Started = tuple["subprocess.Popen[bytes]", tuple[tuple[IO[bytes], int], ...], IO[bytes]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +64,14 @@ class Heard:
 
 
 class Command:
-    """One process with three pipes, in a session of its own. Safe from any thread."""
+    """One process with three pipes, or at a terminal, in a session of its own. Safe from any thread."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], folder: str) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], folder: str, terminal: Terminal | None = None
+    ) -> None:
         self._command, self._environment, self._folder = tuple(command), dict(environment), folder
+        self._terminal = terminal
+        self._screen: int | None = None
         self._changed = threading.Condition()
         self._output: deque[Chunk] = deque()
         self._input: deque[bytes | None] = deque()
@@ -84,9 +97,12 @@ class Command:
             self._changed.wait_for(lambda: self._output or self._code is not None, wait_s)
             return Heard(chunks=tuple(self._output), code=self._code, why=self._why)
 
-    def tell(self, data: bytes, *, end: bool) -> bool:
-        """Input, or its end. False: the command has not read what it was told before; try again later."""
+    def tell(self, data: bytes, *, end: bool, size: Size | None = None) -> bool:
+        """Input, its end, or another size of its terminal. False: the command has not read what it was told before;
+        try again later."""
         with self._changed:
+            if size is not None and self._screen is not None:
+                set_size(self._screen, size)
             if sum(len(one) for one in self._input if one is not None) >= MOST_BYTES:
                 return False
             if data:
@@ -97,34 +113,25 @@ class Command:
             return True
 
     def end(self, why: str) -> None:
-        """Kill it and all that it has started in its session's group; nothing if it has ended."""
+        """Kill it and all that it has started in its session; nothing if it has ended."""
         with self._changed:
             if self._code is not None or self._process is None:
                 return
             self._why = self._why or why
             self._changed.notify_all()
             if self._is_mine:
-                _kill_group(self._process.pid)
+                kill_session(self._process.pid)
 
     def _run(self) -> None:
-        line = [sys.executable, "-I", "-S", str(_MORTAL), str(os.getpid()), *self._command]
-        pipe = subprocess.PIPE
         try:
-            process = subprocess.Popen(
-                line, stdin=pipe, stdout=pipe, stderr=pipe, env=self._environment, cwd=self._folder,
-                start_new_session=True,
-            )  # fmt: skip
+            process, said, told = self._with_pipes() if self._terminal is None else self._at_terminal(self._terminal)
         except OSError as error:
             with self._changed:
                 self._trouble = error
                 self._changed.notify_all()
             return
-        assert process.stdin is not None and process.stdout is not None and process.stderr is not None  # noqa: PT018
-        readers = [
-            threading.Thread(target=self._read, args=(file, stream), daemon=True)
-            for file, stream in ((process.stdout, STDOUT), (process.stderr, STDERR))
-        ]
-        for thread in (*readers, threading.Thread(target=self._write, args=(process.stdin,), daemon=True)):
+        readers = [threading.Thread(target=self._read, args=one, daemon=True) for one in said]
+        for thread in (*readers, threading.Thread(target=self._write, args=(told,), daemon=True)):
             thread.start()
         with self._changed:
             self._process = process
@@ -133,7 +140,7 @@ class Command:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         with self._changed:
             self._is_mine = False
-        _kill_group(process.pid)
+        kill_session(process.pid)
         code = process.wait()
         # A process that has left the group may hold the output open: that is not waited for.
         until_s = time.monotonic() + _LAST_OUTPUT_S
@@ -142,6 +149,32 @@ class Command:
         with self._changed:
             self._code = 128 - code if code < 0 else code
             self._changed.notify_all()
+
+    def _with_pipes(self) -> _Started:
+        pipe = subprocess.PIPE
+        process = self._popen(pipe, pipe, pipe, self._environment)
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None  # noqa: PT018
+        return process, ((process.stdout, STDOUT), (process.stderr, STDERR)), process.stdin
+
+    def _at_terminal(self, terminal: Terminal) -> _Started:
+        ours, theirs = open_terminal(terminal.size)
+        try:
+            process = self._popen(theirs, theirs, theirs, {**self._environment, "TERM": terminal.kind})
+        except OSError:
+            os.close(ours)
+            raise
+        finally:
+            os.close(theirs)
+        told = open(os.dup(ours), "wb", buffering=0)  # noqa: SIM115 - whoever writes closes it
+        with self._changed:
+            self._screen = ours
+        return process, ((open(ours, "rb", buffering=0), STDOUT),), told
+
+    def _popen(self, stdin: int, stdout: int, stderr: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        line = [sys.executable, "-I", "-S", str(_MORTAL), str(os.getpid()), *self._command]
+        return subprocess.Popen(
+            line, stdin=stdin, stdout=stdout, stderr=stderr, env=environment, cwd=self._folder, start_new_session=True
+        )
 
     def _join(self, thread: threading.Thread, until_s: float) -> None:
         """Wait for a reader; one that waits for somebody to take its output has all the time in the world."""
@@ -154,23 +187,28 @@ class Command:
 
     def _read(self, file: IO[bytes], stream: int) -> None:
         with file:
-            while data := os.read(file.fileno(), _CHUNK_BYTES):
+            while data := _piece(file):
                 with self._changed:
                     self._changed.wait_for(lambda: self._why or self._kept_bytes() < MOST_BYTES)
                     self._number += 1
                     self._output.append(Chunk(number=self._number, stream=stream, data=data))
                     self._changed.notify_all()
+            with self._changed:
+                # Closed in a moment: its number may be another file's then.
+                self._screen = None
 
     def _kept_bytes(self) -> int:
         return sum(len(one.data) for one in self._output)
 
     def _write(self, file: IO[bytes]) -> None:
-        with contextlib.suppress(BrokenPipeError), file:
+        # A terminal whose command has gone fails otherwise than a pipe does.
+        with contextlib.suppress(BrokenPipeError if self._terminal is None else OSError), file:
             while (data := self._next_input()) is not None:
-                file.write(data)
-                file.flush()
+                _write_all(file, data)
                 with self._changed:
                     self._input.popleft()
+            if self._terminal is not None:
+                _write_all(file, END_OF_INPUT)
 
     def _next_input(self) -> bytes | None:
         """What is to be written now, waiting for it; None: nothing follows."""
@@ -179,9 +217,21 @@ class Command:
             return self._input[0] if self._input else None
 
 
-def _kill_group(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
+def _piece(file: IO[bytes]) -> bytes:
+    """Some output; nothing at its end, which a terminal tells by an error."""
+    try:
+        return os.read(file.fileno(), _CHUNK_BYTES)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return b""
+
+
+def _write_all(file: IO[bytes], data: bytes) -> None:
+    """A terminal takes some at a time."""
+    left = memoryview(data)
+    while left:
+        left = left[os.write(file.fileno(), left) :]
 
 
 class Commands:
@@ -192,8 +242,8 @@ class Commands:
         self._lock = threading.Lock()
         self._running: dict[str, tuple[RankProcess, Command]] = {}
 
-    def begin(self, rank: int, command: Sequence[str]) -> str:
-        """Start a command beside a rank; what it is called from now on.
+    def begin(self, rank: int, command: Sequence[str], terminal: Terminal | None = None) -> str:
+        """Start a command beside a rank, at a terminal of its own if need be; what it is called from now on.
 
         Raises: UserError: the rank is not here (unknown), or too many run already (conflict).
         """
@@ -204,7 +254,7 @@ class Commands:
                 raise UserError(problem, code=ExitCode.CONFLICT, next_step="End one of them first")
             environment, folder = surroundings_of(process)
             try:
-                started = Command(command, environment, folder)
+                started = Command(command, environment, folder, terminal)
             except OSError as error:
                 raise UserError(f"the command cannot be started: {error.strerror}") from None
             name = secrets.token_hex(8)

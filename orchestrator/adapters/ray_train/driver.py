@@ -7,7 +7,7 @@ Every decision is made here, in one thread, from values: retries by `retries.py`
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from jobs.train.messages import Checkpoint, Stop, encode
@@ -26,6 +26,7 @@ from orchestrator.adapters.ray_train.events import (
 from orchestrator.adapters.ray_train.explain import deaths, explain
 from orchestrator.adapters.ray_train.governor import Change
 from orchestrator.adapters.ray_train.journal import Journal, Metrics, OpenAttempt
+from orchestrator.adapters.ray_train.lookout import Lookout
 from orchestrator.adapters.ray_train.protocol import (
     Abort,
     Announced,
@@ -40,8 +41,6 @@ from orchestrator.adapters.ray_train.retries import Failure, GiveUp, RetryState,
 from orchestrator.adapters.ray_train.sizes import Size, missing_seats
 from orchestrator.adapters.ray_train.tempo import Tempo
 
-# The cluster is looked at this often; a notice is answered within one look and the stop.
-LOOK_EVERY_S = 1.0
 # An orderly stop needs at most two steps and a snapshot; a group that is longer at it is not going to stop.
 STOP_PATIENCE_S = 120.0
 ENDING = frozenset({Cause.INTERRUPT, Cause.PAUSE})
@@ -76,12 +75,9 @@ class Driver:
         self._stopping: Cause | None = None
         self._stopping_since_s = 0.0
         self._growing: Change | None = None
-        self._is_warned = False
         self._recalled = False
         self._waiting_for = ""
-        self._held: Mapping[str, int] = {}
-        self._looked_at_s = float("-inf")
-        self._keeping: frozenset[str] = frozenset()
+        self._lookout = Lookout(around, self._journal, self._emit)
         self.status = Status.WAITING
         self.detail = ""
 
@@ -91,16 +87,16 @@ class Driver:
             for event in self._journal.read(item):
                 self._emit(event)
             if isinstance(item, Held):
-                self._held = item.workers
+                self._lookout.held = item.workers
             if isinstance(item, Announced):
-                self._on_announced(item)
+                self._lookout.announced(item)
             if isinstance(item, GroupIdle):
                 self._on_idle(item)
 
     def tick(self) -> None:
         """Do what is due: look at the cluster, start, stop, resize, give up on a stop that hangs."""
         now_s = self._now_s()
-        self._look(now_s)
+        self._lookout.look(now_s)
         for event in self._around.state.news(self._tempo.steps_done, now_s):
             self._emit(event)
         attempt, wanted = self._journal.attempt, self._wants_stop()
@@ -130,48 +126,19 @@ class Driver:
 
     # -- while an attempt runs ----------------------------------------------------------------------------------
 
-    def _look(self, now_s: float) -> None:
-        if now_s - self._looked_at_s < LOOK_EVERY_S:
-            return
-        self._looked_at_s = now_s
-        sizing = self._around.sizing
-        alive = sizing.look()
-        self._around.agents.keep_up(alive, sizing.staying(), sizing.hosts())
-        attempt = self._journal.attempt
-        if attempt is not None and attempt.first_step_at_s is not None:
-            self._around.agents.drained(alive - sizing.staying() - set(attempt.plan.nodes))
-        notices = sizing.notices(self._held, now_s)
-        for notice in notices:
-            self._emit(notice)
-        self._is_warned = self._is_warned or bool(notices)
-        keeping = self._around.agents.ready()
-        if attempt is not None and (notices or keeping != self._keeping):
-            self._keeping = keeping  # keepers mirror to nodes that came, and no longer to those that go
-            self._around.state.tell(alive - sizing.staying())
-
-    def _on_announced(self, announced: Announced) -> None:
-        """A node's agent has heard a notice; what is only a warning is told and no more."""
-        if announced.advisory:
-            number = self._journal.attempt.plan.attempt if self._journal.attempt else 0
-            detail = f"node {announced.node_id[:12]}: {announced.detail}"
-            self._emit(Remark(at_s=announced.at_s, attempt=number, detail=detail))
-            return
-        self._around.sizing.announced(announced)
-        self._looked_at_s = float("-inf")
-
     def _consider(self, attempt: OpenAttempt, now_s: float) -> None:
         """Resize when the policy says so; a larger group's workers must be up before the present one is touched."""
         if self._growing is not None and self._is_growing(attempt, self._growing, now_s):
             return
         progress = self._tempo.progress()
         ready = self._around.agents.ready()
-        change = self._around.sizing.change(attempt.plan, self._held, ready, progress, now_s)
-        is_warned, self._is_warned = self._is_warned, False
+        change = self._around.sizing.change(attempt.plan, self._lookout.held, ready, progress, now_s)
+        is_warned = self._lookout.take_warning()
         if change is None:
             if is_warned:  # other departures may follow and be answered together: the state need not wait for them
                 self._around.hub.order(Tell(attempt=attempt.plan.attempt, line=encode(Checkpoint())))
             return
-        missing = missing_seats(change.size, self._held) if change.size else ()
+        missing = missing_seats(change.size, self._lookout.held) if change.size else ()
         if change.cause is Cause.GROW and missing:
             self._growing = change
             self._around.warming.begin(missing, self._config.ranks_per_worker)
@@ -225,8 +192,9 @@ class Driver:
         else:
             self._on_failure(attempt, idle)
         self._journal.attempt, self._stopping, self._growing = None, None, None
-        self._is_warned = self._recalled = False
-        self._looked_at_s = float("-inf")  # what is true of the cluster has just changed
+        self._recalled = False
+        self._lookout.take_warning()
+        self._lookout.look_again()
 
     def _on_failure(self, attempt: OpenAttempt, idle: GroupIdle) -> None:
         if self._recalled and self._stopping not in ENDING:
@@ -290,7 +258,7 @@ class Driver:
         if is_first and agents.is_warming():
             self._warm_up(now_s)
             return
-        size = self._around.sizing.start_size(self._held, agents.ready(), now_s)
+        size = self._around.sizing.start_size(self._lookout.held, agents.ready(), now_s)
         if isinstance(size, str):
             self._wait_for_room(agents.trouble or size)
             return
@@ -301,7 +269,7 @@ class Driver:
         if self._waiting_for:
             return
         self._wait("warming up the nodes")
-        size = self._around.sizing.start_size(self._held, self._around.sizing.staying(), now_s)
+        size = self._around.sizing.start_size(self._lookout.held, self._around.sizing.staying(), now_s)
         if isinstance(size, Size):
             self._around.warming.begin(size.nodes, self._config.ranks_per_worker)
 
@@ -310,7 +278,7 @@ class Driver:
         start_step = restore.step if restore else 0
         number, self._next_attempt = self._next_attempt, self._next_attempt + 1
         sizing = self._around.sizing
-        self._keeping = self._around.agents.ready()
+        self._lookout.group_starts()
         self._around.state.begin(number, size.world_size, sizing.look() - sizing.staying(), size.nodes)
         plan = AttemptPlan(
             attempt=number,

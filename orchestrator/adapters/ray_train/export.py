@@ -6,14 +6,16 @@ import os
 import shutil
 from pathlib import Path
 
+from jobs.models.own_code import CODE_FOLDER
 from jobs.train.state.checkpoints import read_manifest
 from jobs.train.state.export import export_model
 from jobs.train.state.open_storage import open_storage
 
 
-def export_checkpoint(storage_url: str, run_id: str, step: int, out_dir: Path) -> Path:
+def export_checkpoint(storage_url: str, run_id: str, step: int, out_dir: Path, *, code: Path | None = None) -> Path:
     """Write the model of a checkpoint to `out_dir`, replacing an older export; it appears whole or not at all.
 
+    `code`: the folder of the job's own code, which the model then carries: whoever loads it needs no other.
     Raises: StateError if the checkpoint is damaged or gone.
     """
     storage = open_storage(storage_url)
@@ -21,6 +23,8 @@ def export_checkpoint(storage_url: str, run_id: str, step: int, out_dir: Path) -
     draft = out_dir.with_name(f".{out_dir.name}.{os.getpid()}")
     try:
         export_model(manifest, storage, draft)
+        if code is not None:
+            shutil.copytree(code, draft / CODE_FOLDER, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.rmtree(out_dir, ignore_errors=True)
         draft.replace(out_dir)
     finally:

@@ -255,7 +255,8 @@ class Governor:
         return min((deadline or now_s + self._habits.stay_s for deadline in deadlines), default=None)
 
     def _place(self, fits: Mapping[str, int], held: Mapping[str, int], workers: int) -> Size:
-        return size_on(fits, held, workers, self._bounds.ranks_per_worker)
+        places = {node.node_id: node.place for node in self._nodes}
+        return size_on(fits, held, workers, self._bounds.ranks_per_worker, places)
 
 
 def _cause(decision: Resize, running: int, *, is_leaving: bool) -> Cause:

@@ -19,6 +19,7 @@ from orchestrator.adapters.ray_train.names import NAMESPACE, agent_name
 from orchestrator.adapters.ray_train.protocol import AttemptPlan, StacksOf
 from orchestrator.adapters.ray_train.stack_files import as_text
 from orchestrator.adapters.ray_train.stacks import STACKS_S
+from orchestrator.adapters.ray_train.terminal import Size, Terminal
 from orchestrator.spec.errors import ExitCode, UserError
 
 T = TypeVar("T")
@@ -54,9 +55,9 @@ class RemoteCommand:
         heard: Heard = _answer(self._agent.hear.remote(self._name, taken, wait_s), self.seat.node_id)
         return heard
 
-    def tell(self, data: bytes, *, end: bool) -> bool:
+    def tell(self, data: bytes, *, end: bool, size: Size | None = None) -> bool:
         """See `commands.Command.tell`."""
-        return bool(_answer(self._agent.tell.remote(self._name, data, end), self.seat.node_id))
+        return bool(_answer(self._agent.tell.remote(self._name, data, end, size), self.seat.node_id))
 
     def let_go(self) -> None:
         """End it if it runs; nobody waits for that."""
@@ -100,7 +101,9 @@ class Inside:
         taken = self._folder.keep(plan.attempt, step, found, self._now_s(), "somebody asked")
         return Dump(text=as_text(found, step), taken=taken, silent=tuple(silent))
 
-    def begin(self, command: Sequence[str], *, rank: int | None, node: str | None) -> RemoteCommand:
+    def begin(
+        self, command: Sequence[str], *, rank: int | None, node: str | None, terminal: Terminal | None = None
+    ) -> RemoteCommand:
         """Start a command beside a rank, or beside the first one of a node (a prefix of its id will do).
 
         Raises: UserError: nothing runs (conflict), there is no such rank or node (unknown).
@@ -108,7 +111,8 @@ class Inside:
         plan, _ = self._group()
         seat = seat_of(plan, rank, node)
         agent = self._find_agent(self._session, seat.node_id)
-        return RemoteCommand(agent, _answer(agent.begin.remote(seat.rank, tuple(command)), seat.node_id), seat)
+        name = _answer(agent.begin.remote(seat.rank, tuple(command), terminal), seat.node_id)
+        return RemoteCommand(agent, name, seat)
 
     def _group(self) -> tuple[AttemptPlan, int]:
         found = self._running()

@@ -18,7 +18,12 @@ def evaluated(job: TrainJob, result: RunResult, home: Path) -> RunResult:
     Raises: UserError where nothing was saved.
     """
     assert result.checkpoint_step is not None, "asked only for what was saved"
-    prepared = prepare(job, home, run_id=result.run_id)
-    model_dir = export_checkpoint(prepared.storage_url, result.run_id, result.checkpoint_step, result.run_dir / "model")
+    # The code that the run had: its folder may have changed since.
+    runtime = job.spec.runtime.model_copy(update={"working_dir": result.code or None})
+    as_run = job.model_copy(update={"spec": job.spec.model_copy(update={"runtime": runtime})})
+    prepared = prepare(as_run, home, run_id=result.run_id)
+    model_dir = export_checkpoint(
+        prepared.storage_url, result.run_id, result.checkpoint_step, result.run_dir / "model", code=prepared.code_dir
+    )
     metrics = validation_metrics(prepared, model_dir) or result.metrics
     return replace(result, model_dir=model_dir, metrics=metrics, steps=result.checkpoint_step)

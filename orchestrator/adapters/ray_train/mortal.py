@@ -7,9 +7,11 @@ its parent. Exits 127 where there is no such program and 126 where it cannot be 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import signal
 import sys
+import termios
 
 _PR_SET_PDEATHSIG = 1
 
@@ -19,6 +21,9 @@ def main(parent: int, command: list[str]) -> int:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return 1  # it has ended meanwhile, and nothing would end this process
+    if os.isatty(0):
+        # What is typed there, Ctrl-C among it, is for this session from now on.
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     # Python's own choice for itself is not the command's.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,11 +34,15 @@ from orchestrator.adapters.ray_train.notice_desk import NoticeDesk, NoticePlan, 
 from orchestrator.adapters.ray_train.protocol import Announced
 from orchestrator.adapters.ray_train.roster import Roster
 from orchestrator.adapters.ray_train.stacks import RankProcess, RankStack, read_stacks
+from orchestrator.adapters.ray_train.terminal import Size, Terminal
+from orchestrator.spec.errors import ExitCode, UserError
 
 log = structlog.get_logger(__name__)
 
 # Importing torch and DeepSpeed takes 7 s on a quiet core; several nodes of one busy machine share it.
 STEM_TIMEOUT_S = 300.0
+CACHE_VARIABLE = "TIDE_NODE_CACHE"
+"""Names a folder on a node's own fast disk: data sets are copied there once, and its ranks read them from there."""
 PEOPLE = "people"
 """Threads of the actor that serve people alone: whoever watches a command must not keep the run's own calls waiting."""
 _PEOPLE_THREADS = 12
@@ -48,11 +52,14 @@ _for_people: Callable[[F], F] = ray.method(concurrency_group=PEOPLE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentFacts:
-    """Where a node's services listen; "" where there is none."""
+    """Where a node's services listen, "" where there is none, and where its ranks read the data. `secrets`: variables
+    for them alone."""
 
     node_id: str
     fork_socket: str
     keeper: KeeperFacts | None
+    dataset_dir: str
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def keeper_socket(self) -> str:
@@ -66,7 +73,7 @@ class AgentFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentConfig:
-    """The same for every node of a run's session."""
+    """The same for every node of a run's session. `folders`: what else every node must see where the driver does."""
 
     session: str
     log_dir: str
@@ -76,7 +83,9 @@ class AgentConfig:
     keeper_limit_bytes: int | None
     preload: tuple[str, ...]
     dataset_dir: str
+    folders: tuple[str, ...]
     environment: dict[str, str]
+    secrets: dict[str, str] = field(repr=False)
     notices: NoticePlan
 
 
@@ -85,6 +94,7 @@ class NodeAgent:
 
     def __init__(self, config: AgentConfig) -> None:
         self._config = config
+        require_home((config.dataset_dir, *config.folders))
         self._node_id: str = ray.get_runtime_context().get_node_id()
         self._stack = contextlib.ExitStack()
         self._folder = self._make_folder()
@@ -94,9 +104,22 @@ class NodeAgent:
         self._keeper = self._start_keeper() if config.keep else None
         self._fork_server: ForkServer | None = None
         self._notices = self._start_notices()
-        # The kernel may hold up whoever asks it to read; the stem's imports take longer.
-        threading.Thread(target=read_ahead, args=(Path(config.dataset_dir),), name="read-ahead", daemon=True).start()
+        self._dataset_dir = Path(config.dataset_dir)
+        # The kernel may hold up whoever asks it to read, and so may a disk; the stem's imports take time, too.
+        self._is_close = threading.Event()
+        self._bringing = threading.Thread(target=self._bring_data, name="read-ahead", daemon=True)
+        self._bringing.start()
         self._fork_socket = self._start_fork_server() if config.fork else ""
+
+    def _bring_data(self) -> None:
+        try:
+            if disk := os.environ.get(CACHE_VARIABLE):
+                from jobs.data.close_by import close_by  # here: it brings numpy, and few nodes need it
+
+                self._dataset_dir = close_by(self._dataset_dir, Path(disk))
+        finally:
+            self._is_close.set()
+        read_ahead(self._dataset_dir)
 
     def _make_folder(self) -> Path:
         """A folder of this node's own, with a short path and access for its owner alone, removed on closing."""
@@ -146,11 +169,18 @@ class NodeAgent:
         return str(server.socket_path)
 
     def facts(self) -> AgentFacts:
-        """Where this node's services listen. A stem that has died is started again first."""
+        """Where this node's services listen, once its data are close by. A stem that died is started again first."""
+        self._is_close.wait()
         if self._fork_server is not None and self._fork_server.ensure():
             self._fork_server.wait_ready(STEM_TIMEOUT_S)
         keeper = self._keeper.facts() if self._keeper else None
-        return AgentFacts(node_id=self._node_id, fork_socket=self._fork_socket, keeper=keeper)
+        return AgentFacts(
+            node_id=self._node_id,
+            fork_socket=self._fork_socket,
+            keeper=keeper,
+            dataset_dir=str(self._dataset_dir),
+            secrets=self._config.secrets,
+        )
 
     def keeper_call(self, method: str, *args: Any) -> Any:
         """Call a method of this node's `KeeperHost`; None where there is no keeper."""
@@ -182,9 +212,9 @@ class NodeAgent:
         return read_stacks(ranks if rank is None else {rank: self._roster.find(rank)})
 
     @_for_people
-    def begin(self, rank: int, command: Sequence[str]) -> str:
+    def begin(self, rank: int, command: Sequence[str], terminal: Terminal | None = None) -> str:
         """Start a command beside a rank; what it is called. Raises: UserError."""
-        return self._commands.begin(rank, command)
+        return self._commands.begin(rank, command, terminal)
 
     @_for_people
     def hear(self, name: str, taken: int, wait_s: float) -> Heard:
@@ -192,9 +222,9 @@ class NodeAgent:
         return self._commands.find(name).hear(taken, wait_s)
 
     @_for_people
-    def tell(self, name: str, data: bytes, end: bool) -> bool:
-        """Input for a command, or its end; False: try again later. Raises: UserError."""
-        return self._commands.find(name).tell(data, end=end)
+    def tell(self, name: str, data: bytes, end: bool, size: Size | None = None) -> bool:
+        """Input for a command, its end, or its terminal's size; False: try again later. Raises: UserError."""
+        return self._commands.find(name).tell(data, end=end, size=size)
 
     @_for_people
     def let_go(self, name: str) -> None:
@@ -204,6 +234,18 @@ class NodeAgent:
     def close(self) -> None:
         """End everything this agent started; safe to call twice."""
         self._stack.close()
+
+
+def require_home(folders: Sequence[str]) -> None:
+    """Raises: UserError if this node does not see what the run needs."""
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise UserError(
+                f"does not see {folder}",
+                code=ExitCode.UNREACHABLE,
+                where=f"node {ray.util.get_node_ip_address()}",
+                next_step="TIDE_HOME must be on storage that all nodes see at the same path",
+            )
 
 
 def start_agent(config: AgentConfig, node_id: str) -> Any:

@@ -8,7 +8,7 @@ import structlog
 
 from jobs.models.evaluate import evaluate
 from jobs.models.load import load_model
-from orchestrator.adapters.ray_train.prepare import Prepared
+from orchestrator.adapters.ray_train.prepare import Prepared, as_in_a_rank
 from orchestrator.spec.errors import UserError
 
 log = structlog.get_logger(__name__)
@@ -20,10 +20,11 @@ EVALUATION_SAMPLES = 256
 def validation_metrics(prepared: Prepared, model_dir: Path) -> dict[str, float]:
     """The task's metrics of the exported model on the validation split, the same samples every time; empty where the
     data set has no such split."""
-    try:
-        source = prepared.task.open_data(prepared.dataset_dir, "validation")
-    except (UserError, ValueError, KeyError, FileNotFoundError) as error:
-        log.warning("no evaluation: the data set has no validation split", reason=str(error))
-        return {}
-    model, _ = load_model(model_dir)
-    return dict(evaluate(model, prepared.task, source, max_samples=EVALUATION_SAMPLES).metrics)
+    with as_in_a_rank(prepared):
+        try:
+            source = prepared.task.open_data(prepared.dataset_dir, "validation")
+        except (UserError, ValueError, KeyError, FileNotFoundError) as error:
+            log.warning("no evaluation: the data set has no validation split", reason=str(error))
+            return {}
+        model, _ = load_model(model_dir)
+        return dict(evaluate(model, prepared.task, source, max_samples=EVALUATION_SAMPLES).metrics)

@@ -24,7 +24,7 @@ def register(job: TrainJob, result: RunResult, home: Path) -> Version | None:
     provenance = Provenance(
         dataset=job.spec.data.dataset,
         dataset_hash=result.dataset_hash,
-        code_version=f"tideline {importlib.metadata.version('tideline')}",
+        code_version=", ".join(filter(None, (f"tideline {importlib.metadata.version('tideline')}", result.code))),
         run=f"{result.run_id}/{result.steps}",
         metrics=result.metrics,
     )

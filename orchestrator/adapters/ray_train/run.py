@@ -10,6 +10,7 @@ from pathlib import Path
 
 import structlog
 
+from orchestrator.adapters.own_code import with_pinned_code
 from orchestrator.adapters.ray_train.events import Event, Status, StatusChanged
 from orchestrator.adapters.ray_train.governor import Habits
 from orchestrator.adapters.ray_train.inside import Inside
@@ -63,7 +64,8 @@ class RunResult:
     """How a run ended.
 
     `model_dir` is a plain model directory when it succeeded, `metrics` are then those of the validation split (without
-    one: of the last step); `detail` says what failed; `checkpoint_step` is the newest state on storage.
+    one: of the last step); `detail` says what failed; `checkpoint_step` is the newest state on storage; `code` is what
+    the job's own code is called, "" if it brought none.
     """
 
     run_id: str
@@ -76,6 +78,7 @@ class RunResult:
     model_dir: Path | None = None
     run_dir: Path
     dataset_hash: str
+    code: str = ""
 
 
 def run_train_job(
@@ -93,6 +96,7 @@ def run_train_job(
     options = options or RunOptions()
     name = job.metadata.name
     run_dir = home / "runs" / name
+    job = with_pinned_code(job, home)
     prepared = prepare(job, home, run_id=name)
     with contextlib.ExitStack() as stack:
         store = RecordStore(run_dir, name)
@@ -143,7 +147,9 @@ def _result(
         from orchestrator.adapters.ray_train.outcome import validation_metrics
 
         step = saved or record.steps_done
-        model_dir = export_checkpoint(prepared.storage_url, job.metadata.name, step, run_dir / "model")
+        model_dir = export_checkpoint(
+            prepared.storage_url, job.metadata.name, step, run_dir / "model", code=prepared.code_dir
+        )
         metrics = validation_metrics(prepared, model_dir) or metrics
     return RunResult(
         run_id=job.metadata.name,
@@ -156,4 +162,5 @@ def _result(
         model_dir=model_dir,
         run_dir=run_dir,
         dataset_hash=prepared.dataset_hash,
+        code=prepared.code,
     )

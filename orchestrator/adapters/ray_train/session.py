@@ -251,7 +251,9 @@ class Session:
             keeper_limit_bytes=self._job.spec.checkpoint.keeper_memory,
             preload=self._prepared.preload,
             dataset_dir=str(self._prepared.dataset_dir),
+            folders=(*self._prepared.job.code_paths, str(self._log_dir)),
             environment=self._prepared.environment,
+            secrets=self._prepared.secrets,
             notices=self._config.notices,
         )
 

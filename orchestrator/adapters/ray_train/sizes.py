@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+
+from orchestrator.policy.ranks import Place, rank_order, shared_levels
+
+NO_PLACES: Mapping[str, Place] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,24 +19,33 @@ class Size:
     nodes: tuple[str, ...]
 
 
-def size_on(fits: Mapping[str, int], held: Mapping[str, int], world_size: int, ranks_per_worker: int) -> Size:
-    """`world_size` ranks placed where the run has workers already, then where there is most room.
+def size_on(
+    fits: Mapping[str, int],
+    held: Mapping[str, int],
+    world_size: int,
+    ranks_per_worker: int,
+    places: Mapping[str, Place] = NO_PLACES,
+) -> Size:
+    """`world_size` ranks placed where the run has workers already, then near those, then where there is most room.
 
-    `fits`: ranks that each node can hold, whole workers only. `held`: workers that the run has on each node.
+    `fits`: ranks that each node can hold, whole workers only. `held`: workers that the run has on each node. `places`:
+    where nodes are, as far as anybody named it; ranks follow it.
     Raises: ValueError if they do not fit.
     """
     seats = {node: min(held.get(node, 0), ranks // ranks_per_worker) for node, ranks in fits.items()}
-    order = sorted(fits, key=lambda node: (-seats[node], -fits[node], node))
-    num_workers = -(-world_size // ranks_per_worker)
-    missing = num_workers - sum(seats.values())
-    for node in order:
-        more = min(max(0, missing), fits[node] // ranks_per_worker - seats[node])
-        seats[node] += more
-        missing -= more
-    if missing > 0:
+    here = {places.get(node, ()) for node, workers in seats.items() if workers}
+    near = {node: shared_levels(places.get(node, ()), here) for node in fits}
+    order = sorted(fits, key=lambda node: (-seats[node], -near[node], -fits[node], node))
+    left = -(-world_size // ranks_per_worker)
+    chosen = dict.fromkeys(order, 0)
+    for limit in (seats, {node: ranks // ranks_per_worker for node, ranks in fits.items()}):
+        for node in order:
+            more = min(left, limit[node] - chosen[node])
+            chosen[node] += more
+            left -= more
+    if left > 0:
         raise ValueError(f"{world_size} ranks do not fit on {dict(fits)}")
-    chosen = [node for node in order for _ in range(seats[node])]
-    return Size(world_size=world_size, nodes=tuple(chosen[:num_workers]))
+    return Size(world_size=world_size, nodes=rank_order(chosen, places))
 
 
 def missing_seats(size: Size, held: Mapping[str, int]) -> tuple[str, ...]:

@@ -84,12 +84,13 @@ class NoWitness:
 class Node:
     """What a supervisor knows of its node.
 
-    `keeper_socket` is "" where there is none; ranks run in folder `cwd` and their output goes to `log_dir`; `env_of`
-    gives a rank's extra environment by its number among this worker's ranks.
+    `keeper_socket` is "" where there is none; ranks read data in `dataset_dir`, run in folder `cwd`, and their output
+    goes to `log_dir`; `env_of` gives a rank's extra environment by its number among this worker's ranks.
     """
 
     node_id: str
     keeper_socket: str
+    dataset_dir: str
     cwd: str
     log_dir: Path
     env_of: Callable[[int], dict[str, str]]
@@ -153,7 +154,9 @@ class Supervisor:
     def _request(self, rank: int, local_rank: int) -> StartRequest:
         plan = self._place.plan
         return StartRequest(
-            job=dataclasses.replace(plan.job, keeper_socket=self._node.keeper_socket),
+            job=dataclasses.replace(
+                plan.job, keeper_socket=self._node.keeper_socket, dataset_dir=self._node.dataset_dir
+            ),
             rank=rank,
             world_size=plan.world_size,
             local_rank=local_rank,

@@ -75,11 +75,12 @@ def _node(config: WorkerConfig, node_id: str, facts: AgentFacts, agent: Any) -> 
     def env_of(local_rank: int) -> dict[str, str]:
         # A rank sees one device of those that Ray gave this worker; ranks outnumbering devices share them in turn.
         device = {"CUDA_VISIBLE_DEVICES": devices[local_rank % len(devices)]} if devices else {}
-        return {**config.environment, **device}
+        return {**config.environment, **facts.secrets, **device}
 
     return Node(
         node_id=node_id,
         keeper_socket=facts.keeper_socket,
+        dataset_dir=facts.dataset_dir,
         cwd=config.cwd,
         log_dir=Path(config.log_dir),
         env_of=env_of,

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jobs.data.folders import write_durably
 from jobs.train.state.open_storage import open_storage
+from orchestrator.adapters.own_code import pinned
 from orchestrator.adapters.ray_train.prepare import Prepared, prepare
 from orchestrator.adapters.ray_tune.seating import Allotment
 from orchestrator.adapters.ray_tune.strategy import TuneStrategy
@@ -16,6 +18,7 @@ from orchestrator.adapters.ray_tune.trials import RayTrials, TrialsConfig
 from orchestrator.policy.study.values import Rates
 from orchestrator.spec import Study, TrainJob
 from orchestrator.spec.base import Metadata
+from orchestrator.spec.job_parts import Runtime
 from orchestrator.spec.train_job import TrainJobSpec
 from orchestrator.study.check import require_runnable, require_same, require_same_data
 from orchestrator.study.driver import Driver, Settings
@@ -25,6 +28,7 @@ from orchestrator.study.record import StudyRecord
 from orchestrator.study.warm_start import begins_with
 
 EVALUATION_SAMPLES = 256
+_CODE_NAME = "code.txt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,16 +100,27 @@ def _config(
 
 def _preparer(study: Study, home: Path, folder: Path) -> Callable[[TrainJobSpec, str], Prepared]:
     """States of all trials lie in the study's own storage, each under its run's name."""
-    named = study.spec.template.checkpoint.storage
+    template = study.spec.template
+    named, runtime = template.checkpoint.storage, _code_of(study, home, folder)
     storage = f"{named.rstrip('/')}/{study.metadata.name}" if named else (folder / "states").as_uri()
     metadata = Metadata(name=study.metadata.name, tenant=study.metadata.tenant)
 
     def prepare_trial(job: TrainJobSpec, run: str) -> Prepared:
         checkpoint = job.checkpoint.model_copy(update={"storage": storage})
-        document = TrainJob(metadata=metadata, spec=job.model_copy(update={"checkpoint": checkpoint}))
-        return prepare(document, home, run_id=run)
+        spec = job.model_copy(update={"checkpoint": checkpoint, "runtime": runtime})
+        return prepare(TrainJob(metadata=metadata, spec=spec), home, run_id=run)
 
     return prepare_trial
+
+
+def _code_of(study: Study, home: Path, folder: Path) -> Runtime:
+    """The runtime of every trial, with the code that the study began with: others could not be compared."""
+    begun_with, runtime = folder / _CODE_NAME, study.spec.template.runtime
+    if begun_with.exists():
+        return runtime.model_copy(update={"working_dir": begun_with.read_text(encoding="utf-8") or None})
+    runtime = pinned(runtime, home)
+    write_durably(begun_with, runtime.working_dir or "")
+    return runtime
 
 
 def _versions() -> dict[str, str]:

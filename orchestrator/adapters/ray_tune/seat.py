@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from jobs.train.forkserver import ForkServer, ForkServerStarter
 from jobs.train.starters import StartError
 from orchestrator.adapters.ray_train.names import NAMESPACE, short_id
+from orchestrator.adapters.ray_train.node_agent import CACHE_VARIABLE
 from orchestrator.adapters.ray_train.train_fn import free_port
 from orchestrator.adapters.ray_tune.attempt import Attempt
 from orchestrator.adapters.ray_tune.seat_messages import SeatItem, SeatOrder, SeatOver
@@ -96,6 +97,11 @@ class Seat:
         except StartError as error:
             self._say(SeatOver(trial=order.trial, attempt=order.attempt, kind="start", detail=str(error)))
             return
+        if disk := os.environ.get(CACHE_VARIABLE):
+            from jobs.data.close_by import close_by
+
+            folder = close_by(Path(order.job.dataset_dir), Path(disk))
+            order = replace(order, job=replace(order.job, dataset_dir=str(folder)))
         with self._news:
             count = len(order.ranks) if self._devices else 0
             devices = tuple(self._free_devices.pop(0) for _ in range(min(count, len(self._free_devices))))

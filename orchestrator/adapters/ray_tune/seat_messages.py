@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jobs.train.config import RankJob
 
@@ -21,7 +21,7 @@ class SeatOrder:
     reports: tuple[int, ...]
     evaluation_samples: int
     cwd: str
-    environment: dict[str, str]
+    environment: dict[str, str] = field(repr=False)
     log_dir: str
 
 

@@ -130,7 +130,7 @@ class RayTrials:
                     reports=start.reports,
                     evaluation_samples=self._config.evaluation_samples,
                     cwd=prepared.cwd,
-                    environment=prepared.environment,
+                    environment={**prepared.environment, **prepared.secrets},
                     log_dir=str(self._config.log_dir),
                 )
             )

@@ -1,6 +1,6 @@
 """What the API answers, as pydantic models: times as ISO 8601 in UTC, money as decimal strings, counts as integers."""
 
-from orchestrator.api.models.base import JOB_PATTERN, Model
+from orchestrator.api.models.base import Model
 from orchestrator.api.models.capacity import (
     AppliedCluster,
     ClusterDifference,
@@ -23,7 +23,7 @@ from orchestrator.api.models.decisions import (
     Verdict,
     Why,
 )
-from orchestrator.api.models.inside import Done, Exec, ExecBody, ExecInput, Stacks, StacksBody
+from orchestrator.api.models.inside import Code, Done, Exec, ExecBody, ExecInput, Stacks, StacksBody
 from orchestrator.api.models.jobs import (
     Attempt,
     Footprint,
@@ -57,11 +57,11 @@ from orchestrator.api.models.server import (
 )
 
 __all__ = [
-    "JOB_PATTERN",
     "AppliedCluster",
     "Attempt",
     "Change",
     "ClusterDifference",
+    "Code",
     "Done",
     "Effect",
     "Event",

@@ -106,7 +106,14 @@ class TenantUse(Model):
     spent_usd: str
     device_hours: float
     granted_left: dict[str, int] = Field(
-        description="What is left of grants, by unit: device_ms, micro_usd, iterations."
+        description="What is left of grants and set aside for nobody, by unit: device_ms, micro_usd, iterations."
+    )
+    granted_set_aside: dict[str, int] = Field(description="What of grants is set aside for jobs that have started.")
+    granted_spent: dict[str, int] = Field(
+        description="What of grants is spent. Steps are, when the attempt that made them has ended."
+    )
+    granted_steps_usd: str | None = Field(
+        description="What the granted steps that are spent were worth, at the measured cost of a step."
     )
 
 

@@ -29,8 +29,9 @@ class Progress(Model):
 
 
 class Job(Model):
-    """One run. `reason`, `detail`, `eta`: why it waits, or how it ended. `progress`: of one that runs, while its
-    server leads."""
+    """One run. `reason`, `detail`, `eta`: why it waits, or how it ended; `reason_at`: when that was decided, null where
+    this server does not decide: what another one wrote may be some cycles old. `progress`: of one that runs, while
+    its server leads."""
 
     id: str
     name: str
@@ -42,6 +43,7 @@ class Job(Model):
     state: JobState
     reason: WaitReason | None
     detail: str
+    reason_at: str | None
     eta: str | None
     workers: Workers
     submitted_at: str
@@ -164,11 +166,22 @@ class Straggler(Model):
     since: str
 
 
+class SetAside(Model):
+    """What of its tenant's grants is set aside for a job: device_ms, micro_usd, or iterations that were `worth` so many
+    dollars; null where nobody had measured its steps."""
+
+    unit: str
+    amount: int
+    worth_usd: str | None
+
+
 class JobDetail(Job):
     """A job with its attempts, what it was booked for, the document its owner wrote, and who is told of its end.
-    `serving`: of an endpoint; `footprint`: where the pools say what a device draws; `stragglers`: who holds it up."""
+    `set_aside`: while it holds devices that its tenant's grants pay for; `serving`: of an endpoint; `footprint`: where
+    the pools say what a device draws; `stragglers`: who holds it up."""
 
     footprint: Footprint | None
+    set_aside: SetAside | None
     serving: ServingNow | None
     attempts: list[Attempt]
     notices: list[Notice]

@@ -11,6 +11,7 @@ import typer
 from orchestrator.cli.control.connect import connected
 from orchestrator.cli.output import Format, Output, emit, make_table
 from orchestrator.cli.submit import submit
+from orchestrator.client.client import part
 from orchestrator.spec import Cluster, Endpoint, load_one_of
 
 apply_app, usage_app = typer.Typer(), typer.Typer()
@@ -89,7 +90,7 @@ def release(queue: Name, output: Output = Format.TABLE) -> None:
 
 def _set(queue: str, verb: str, line: str, output: Format) -> None:
     with connected(start=True) as client:
-        found = client.post(f"/queues/{queue}/{verb}")
+        found = client.post(f"/queues/{part(queue)}/{verb}")
     emit("QueueList", found, output, table=f"queue {queue} {line}")
 
 
@@ -137,14 +138,14 @@ def usage(output: Output = Format.TABLE) -> None:
     kinds = ("paid", "useful", "stalled", "lost", "draining", "idle", "open", "held")
     pools = [(name, *(f"{each.get(kind, 0) / 3600:.2f}" for kind in kinds)) for name, each in found["pools"].items()]
     tenants = [
-        (one["tenant"], one["jobs"], f"{one['device_hours']:.2f}", one["spent_usd"], _left(one["granted_left"]))
+        (one["tenant"], one["jobs"], f"{one['device_hours']:.2f}", one["spent_usd"], *_grants(one))
         for one in found["tenants"]
     ]
     running = [(one["job"], one["tenant"], *_used(one)) for one in found["running"]]
     if output is Format.TABLE and running:
         used = ("RUNNING", "TENANT", "KWH", "G CO2", "USD BY THE HOUR")
         emit("Usage", found, output, table=make_table(used, running, right=used[2:]))
-    table = make_table(("TENANT", "JOBS", "DEVICE-HOURS", "USD", "GRANTS LEFT"), tenants)
+    table = make_table(("TENANT", "JOBS", "DEVICE-HOURS", "USD", "GRANTS LEFT", "SET ASIDE", "GRANTS SPENT"), tenants)
     if output is Format.TABLE and pools:
         columns = ("POOL (device-hours)", *(kind.upper() for kind in kinds))
         emit("Usage", found, output, table=make_table(columns, pools, right=columns[1:]))
@@ -161,7 +162,16 @@ def _used(one: Json) -> tuple[str, str, str]:
     )
 
 
-def _left(granted: Json) -> str:
+def _grants(one: Json) -> tuple[str, str, str]:
+    """What of its grants is left, set aside and spent; a server of before says what is left only."""
+    spent = amounts(one.get("granted_spent", {}))
+    worth = one.get("granted_steps_usd")
+    priced = f" (steps worth {float(worth):.2f} dollars)" if worth is not None and float(worth) else ""
+    return amounts(one["granted_left"]), amounts(one.get("granted_set_aside", {})), spent + priced
+
+
+def amounts(granted: Json) -> str:
+    """Amounts by unit, in words."""
     parts = []
     if "micro_usd" in granted:
         parts.append(f"{granted['micro_usd'] / 1e6:.2f} dollars")

@@ -8,11 +8,13 @@ import json
 import os
 import sys
 import threading
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from orchestrator.cli.control.connect import Job, connected, say
+from orchestrator.cli.control.terminal import own_terminal, raw
 from orchestrator.cli.output import Format, Output, emit
 from orchestrator.client.client import Client
 from orchestrator.client.places import Place
@@ -30,20 +32,30 @@ def exec_(
     rank: Annotated[int | None, typer.Option(min=0, help="Beside this rank; default: rank 0.")] = None,
     node: Annotated[str | None, typer.Option(help="Beside the first rank of this node (a prefix will do).")] = None,
     no_input: Annotated[bool, typer.Option("--no-input", "-n", help="Give the command no input.")] = False,
+    at_terminal: Annotated[
+        bool, typer.Option("--tty", "-t", help="Let the command sit at this terminal: a shell, a debugger, top.")
+    ] = False,
 ) -> None:
     """Run a command in the environment of a worker: its node, its environment variables, its folder.
 
-    Input, output and errors pass through, and the exit code is the command's own (128 + the signal that ended it). The
-    command ends when its rank leaves the node, and when this command ends. What `tide` itself finds wrong has its own
+    Input, output and errors pass through, and the exit code is the command's own (128 + the signal that ended it). With
+    -t every key does, Ctrl-C too, and the command learns the terminal's size. The command, and all that it has started,
+    ends when its rank leaves the node, and when this command ends. What `tide` itself finds wrong has its own
     exit codes: 4 no such job, rank or node, 5 not allowed, 6 no server, 7 the job does not run.
     """
+    if at_terminal and no_input:
+        raise UserError("-t and -n exclude each other: who sits at a terminal gives input", code=ExitCode.USAGE)
+    terminal = own_terminal() if at_terminal else None
     with connected() as client:
-        began = client.begin_exec(job, command, rank=rank, node=node)
+        began = client.begin_exec(job, command, rank=rank, node=node, terminal=terminal)
         path = f"/jobs/{began['job']}/exec/{began['id']}"
-        feeder = threading.Thread(target=_feed, args=(client.place, path, no_input), daemon=True)
-        feeder.start()
+        if terminal is not None and not began.get("terminal"):
+            say(f"{began['job']} was started by an earlier version, which offers no terminal: this one passes lines")
+        keys = raw(partial(_resize, client.place, path)) if began.get("terminal") else contextlib.nullcontext()
         try:
-            code = _watch(client, path, began)
+            with keys:
+                threading.Thread(target=_feed, args=(client.place, path, no_input), daemon=True).start()
+                code = _watch(client, path, began)
         except KeyboardInterrupt:
             with contextlib.suppress(UserError):
                 client.delete(path)
@@ -74,6 +86,12 @@ def _feed(place: Place, path: str, no_input: bool) -> None:
         while data := b"" if no_input else os.read(0, _PIECE_BYTES):
             client.post(f"{path}/input", {"data": base64.b64encode(data).decode()})
         client.post(f"{path}/input", {"end": True})
+
+
+def _resize(place: Place, path: str, size: Json) -> None:
+    """Tell the command of another size; one that has ended has none."""
+    with contextlib.suppress(UserError), Client(place) as client:
+        client.post(f"{path}/input", {"size": size})
 
 
 @dump_app.command()

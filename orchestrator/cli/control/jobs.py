@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from orchestrator.cli.control.cluster import amounts
 from orchestrator.cli.control.connect import Job, connected, job_names
 from orchestrator.cli.control.follow import (
     detaching,
@@ -18,9 +19,12 @@ from orchestrator.cli.control.follow import (
     show_log,
 )
 from orchestrator.cli.output import Format, Output, emit, make_table
+from orchestrator.spec.names import require_name
 
 ps_app, describe_app, why_app, logs_app, events_app = (typer.Typer() for _ in range(5))
 Json = dict[str, Any]
+# A cycle a second is the rule; a slow one takes a few.
+_OLD_S = 15.0
 
 
 @ps_app.command()
@@ -47,6 +51,19 @@ def ps(
         output,
         table=make_table(columns, rows) if rows else "no jobs" + ("" if everything else "; -a also shows ended ones"),
     )
+    if old := _old_reasons(items):
+        typer.echo(old, err=True)
+
+
+def _old_reasons(items: list[Json]) -> str:
+    """What is to be said of reasons to wait that are not of now; nothing is the rule."""
+    told = [one.get("reason_at") for one in items if one["reason"]]
+    since = min((one for one in told if one is not None), default=None)
+    if since is not None and _seconds_since(since) > _OLD_S:
+        return f"reasons are as of {_age(since)} ago: no control cycle has ended since; see 'tide server status'"
+    if told and since is None:
+        return "reasons are those written last: the server that answers does not decide, or has only begun to"
+    return ""
 
 
 def _row(job: Json) -> list[str]:
@@ -68,7 +85,11 @@ def _planned(schedule: Json) -> list[str]:
 
 
 def _age(since: str) -> str:
-    return _spoken((dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(since)).total_seconds())
+    return _spoken(_seconds_since(since))
+
+
+def _seconds_since(instant: str) -> float:
+    return (dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(instant)).total_seconds()
 
 
 def _in(until: str) -> str:
@@ -98,6 +119,7 @@ def _described(job: Json) -> Any:
     facts += _serving(job["serving"]) if serves else [("steps", _steps(job))]
     facts += [("failures, preemptions, resizes", f"{job['failures']}, {job['preemptions']}, {job['resizes']}")]
     facts += [("spent", f"{job['spent_usd']} dollars, {job['device_hours']:.3f} device-hours")]
+    facts += [("set aside", _set_aside(job.get("set_aside")))]
     facts += [("held up by", _slow(one)) for one in job["stragglers"]]
     facts += [("used", _used(job["footprint"]))]
     rows = [(name, value) for name, value in facts if value not in (None, "")]
@@ -105,6 +127,14 @@ def _described(job: Json) -> Any:
     rows += [(f"attempt {one['attempt']}", _attempt(one)) for one in job["attempts"]]
     rows += [(f"told {one['host']}", _notice(one)) for one in job["notices"]]
     return make_table((job["id"], ""), rows)
+
+
+def _set_aside(one: Json | None) -> str | None:
+    """What its tenant's grants pay for it with; a server of before does not say."""
+    if one is None:
+        return None
+    worth = "" if one["worth_usd"] is None else f", worth {float(one['worth_usd']):.2f} dollars"
+    return f"{amounts({one['unit']: one['amount']})} of what its tenant was granted{worth}"
 
 
 def _slow(one: Json) -> str:
@@ -220,7 +250,7 @@ def logs(
     output: Output = Format.TABLE,
 ) -> None:
     """Print what a job's workers said. With -f: exit 0, 100 (failed) or 103 (cancelled); Ctrl-C detaches (130)."""
-    path = f"/jobs/{job}/logs"
+    path = f"/jobs/{require_name(job, 'job')}/logs"
     with connected() as client:
         if follow:
             client.job(job)

@@ -8,7 +8,7 @@ import typer
 
 from orchestrator.cli.control.connect import connected, seconds
 from orchestrator.cli.output import Format, Output, emit, make_table
-from orchestrator.client.client import Client
+from orchestrator.client.client import Client, part
 from orchestrator.spec.errors import ExitCode, UserError
 
 node_app = typer.Typer(no_args_is_help=True, help="List nodes; hold one back from work, or let it go.")
@@ -60,7 +60,7 @@ def release(node: Name, output: Output = Format.TABLE) -> None:
 def _ask(node: str, verb: str, body: Json | None, line: str, output: Format) -> None:
     with connected(start=True) as client:
         name = _whole(client, node)
-        found = client.post(f"/nodes/{name}/{verb}", body)
+        found = client.post(f"/nodes/{part(name)}/{verb}", body)
     emit("NodeList", found, output, table=f"node {name} {line}")
 
 

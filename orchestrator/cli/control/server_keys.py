@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from orchestrator.cli.control.connect import connected, say, seconds
 from orchestrator.cli.output import Format, emit, make_table
+from orchestrator.spec.errors import UserError
+from orchestrator.spec.names import matches
 
 _COLUMNS = ("ID", "TENANT", "ROLE", "CREATED", "BY", "EXPIRES", "REVOKED", "NOTE")
 
@@ -29,6 +31,8 @@ def list_all(output: Format) -> None:
 
 def revoke(key: str, output: Format) -> None:
     """Refuse a key from now on."""
+    if not matches(r"[0-9a-f]{12}", key):
+        raise UserError("that is no id of a key", next_step="'tide keys ls' shows the ids")  # it may be a key itself
     with connected(start=True) as client:
         found = client.delete(f"/keys/{key}")
     emit("ApiKey", found, output, table=f"key {found['id']} of tenant {found['tenant']} is revoked")

@@ -10,9 +10,11 @@ from typing import Any
 from orchestrator.cli.control.connect import connected, say
 from orchestrator.cli.control.follow import event_line, follow_job, require_success
 from orchestrator.cli.output import Format, emit
+from orchestrator.client.client import Client
 from orchestrator.client.sse import ServerEvent
 from orchestrator.spec import Endpoint, Study, TrainJob
 from orchestrator.spec.errors import ExitCode, UserError
+from orchestrator.spec.job_parts import CODE_PREFIX
 
 Json = dict[str, Any]
 
@@ -24,7 +26,7 @@ def submit_to_server(job: TrainJob | Endpoint | Study, output: Format, *, wait: 
         problem = "a job with a schedule has no end to wait for"
         raise UserError(problem, code=ExitCode.USAGE, where="--wait", next_step="Submit it without --wait")
     with connected(start=True) as client:
-        answer = client.submit(_document(job), key=key)
+        answer = client.submit(_with_code(_document(job), client), key=key)
         name = answer["id"]
         again = " (it was submitted before with this key)" if answer["replayed"] else ""
         if not wait:
@@ -50,24 +52,49 @@ def _progress(event: ServerEvent) -> None:
 
 
 def decision_of(job: TrainJob | Endpoint | Study) -> Json:
-    """What the next cycle would decide if the job were submitted now."""
-    with connected(start=True) as client:
+    """What the next cycle would decide if the job were submitted now. Changes nothing, so it starts no server."""
+    with connected() as client:
         return client.plan(_document(job))
 
 
-def _document(job: TrainJob | Endpoint | Study) -> Json:
-    """What is sent. A folder of code is named by its whole path: the server stands somewhere else."""
-    document = job.to_document()
-    match job:
-        case TrainJob():
-            runtime, holds = job.spec.runtime, document["spec"]
-        case Study():
-            runtime, holds = job.spec.template.runtime, document["spec"]["template"]
-        case _:
-            return document
-    if runtime.working_dir:
-        holds["runtime"]["working_dir"] = str(Path(runtime.working_dir).resolve())
+def _with_code(document: Json, client: Client) -> Json:
+    """The document with its folder of code sent along and named by what it holds: whatever becomes of the folder, the
+    job runs these files. Raises: UserError for a folder that cannot be sent."""
+    runtime = _runtime(document)
+    named = runtime.get("working_dir")
+    if named is None or named.startswith(CODE_PREFIX):
+        return document
+    from jobs.code.bundle import pack  # here: few jobs bring code
+    from jobs.code.listing import code_id, list_code
+
+    folder = Path(named)
+    files = list_code(folder)
+    code = code_id(folder, files)
+    if not client.has_code(code):
+        client.send_code(code, pack(folder, files))
+    size = sum(file.num_bytes for file in files) / 2**20
+    count = "1 file" if len(files) == 1 else f"{len(files):,} files"
+    say(f"the code in {folder} goes with it as {CODE_PREFIX}{code[:12]} ({count}, {size:.1f} MiB)")
+    runtime["working_dir"] = CODE_PREFIX + code
     return document
+
+
+def _document(job: TrainJob | Endpoint | Study) -> Json:
+    """What is asked about. A folder of code is named by its whole path: the server stands somewhere else."""
+    document = job.to_document()
+    runtime = _runtime(document)
+    named = runtime.get("working_dir")
+    if named is not None and not named.startswith(CODE_PREFIX):
+        runtime["working_dir"] = str(Path(named).resolve())
+    return document
+
+
+def _runtime(document: Json) -> Json:
+    """The part of a document that names its code; empty where none can be named."""
+    spec = document["spec"]
+    holder: Json = spec.get("template", spec)
+    found: Json = holder.get("runtime", {})
+    return found
 
 
 def decision_line(plan: Json) -> str:

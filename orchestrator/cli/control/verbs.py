@@ -54,7 +54,7 @@ def resume(job: Job, output: Output = Format.TABLE) -> None:
 
 def resize_on_server(job: str, size: str, output: Format) -> None:
     """Pin a job's size, or let it follow capacity. Raises: UserError for a size that is none."""
-    if size != "auto" and not size.isdecimal():
+    if size != "auto" and (not size.isdecimal() or int(size) < 1):
         raise UserError(f"size {size!r} must be 'auto' or a number of workers", where=job)
     workers = None if size == "auto" else int(size)
     line = "follows capacity" if workers is None else f"is pinned to {workers} workers"

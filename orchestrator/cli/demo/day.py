@@ -33,7 +33,7 @@ from orchestrator.report import Day, DayLine
 from orchestrator.spec import Endpoint, TrainJob
 from orchestrator.spec.errors import ExitCode, UserError
 
-SECONDS = 46.0
+SECONDS = 34.0
 SHORT_SECONDS = 16.0  # for a demo of few steps: too short for a device to be lent
 NOTICE_S = 5.0
 PATIENCE_S = 150.0
@@ -87,10 +87,11 @@ class Director:
     signals: Callable[[], int]
     customers: Callable[[], Customers]
     say: Callable[[str], None]
-    give_up_s: float
+    began_s: float
     came: Customers | None = None
     workers: int = 0
-    stepped: bool = False
+    stepped_s: float | None = None
+    answered_s: float | None = None
     lines: list[DayLine] = field(default_factory=list)
     last: Decision | None = None
     looked_s: float = 0.0
@@ -103,7 +104,8 @@ class Director:
                 size = "1 worker" if event.world_size == 1 else f"{event.world_size} workers"
                 self.say(f"the job goes on with {size} from step {event.start_step} ({event.cause})")
             case StepDone():
-                self.workers, self.stepped = event.world_size, True
+                self.workers = event.world_size
+                self.stepped_s = time.monotonic() if self.stepped_s is None else self.stepped_s
             case _:
                 pass
 
@@ -120,11 +122,15 @@ class Director:
         return 0
 
     def _begin_if_ready(self, now_s: float) -> None:
-        if self.stepped and self.plane.sight().answering == REPLICAS:
+        if self.answered_s is None and self.plane.sight().answering == REPLICAS:
+            self.answered_s = now_s
+        if self.stepped_s is not None and self.answered_s is not None:
+            answer, steps = self.answered_s - self.began_s, self.stepped_s - self.began_s
+            self.say(f"{REPLICAS} replicas answer after {answer:.0f} s, the job makes steps after {steps:.0f} s")
             self.came = self.customers()
             self.clock.begin()
             self.came.start()
-        elif now_s > self.give_up_s:
+        elif now_s > self.began_s + PATIENCE_S:
             raise UserError(
                 f"after {PATIENCE_S:.0f} s not all of {REPLICAS} replicas answer while the job trains",
                 where="the demo's day",
@@ -166,7 +172,7 @@ def play_day(
     seconds: float,
 ) -> Day:
     """Play the day; `ray` must run. Raises: UserError where it cannot begin or its job fails; KeyboardInterrupt."""
-    clock = DayClock(HOURS * 3600 / seconds)
+    began_s, clock = time.monotonic(), DayClock(HOURS * 3600 / seconds)
     most = REPLICAS + _OWN + max(series.nodes)
     spot = Spot(cluster=ray, series=series, scale=clock.scale, say=_stamped(say, clock))
     ray.add_node(NodeSize(num_cpus=REPLICAS + _OWN, labels=LABELS))
@@ -179,8 +185,7 @@ def play_day(
         plane.submit(night)
         _until("the job has devices", lambda: plane.folder(JOB).read_order() is not None, signals)
         director = Director(
-            plane=plane, clock=clock, spot=spot, signals=signals, say=_stamped(say, clock),
-            give_up_s=time.monotonic() + PATIENCE_S,
+            plane=plane, clock=clock, spot=spot, signals=signals, say=_stamped(say, clock), began_s=began_s,
             customers=lambda: Customers(
                 plane.sight().urls["interactive"], endpoint.spec.model.partition("@")[0],
                 lambda: demand_rps(series, clock.hours),

@@ -42,7 +42,7 @@ REPLICAS, REPLICA_RPS, PEAK_LOAD = 3, 3.0, 0.7
 TIMES = RecallTimes(snapshot_s=1.0, drain_s=2.0, cold_start_s=5.0)
 CYCLE_S = 0.5
 SETTLED_S = 0.5
-_EVENING_S = dt.datetime(2026, 1, 1, tzinfo=dt.UTC).timestamp() + BEGIN_H * 3600
+EVENING_S = dt.datetime(2026, 1, 1, tzinfo=dt.UTC).timestamp() + BEGIN_H * 3600
 
 _CLUSTER = """
 apiVersion: tideline/v1
@@ -70,7 +70,7 @@ class DayClock:
 
     def at(self, real_s: float) -> float:
         """What time of the day an instant is (UTC seconds)."""
-        return _EVENING_S + max(0.0, real_s - self.zero_s) * self.scale
+        return EVENING_S + max(0.0, real_s - self.zero_s) * self.scale
 
     def now_s(self) -> float:
         """What time of the day it is now."""
@@ -79,7 +79,7 @@ class DayClock:
     @property
     def hours(self) -> float:
         """Hours since the day's begin."""
-        return (self.now_s() - _EVENING_S) / 3600
+        return (self.now_s() - EVENING_S) / 3600
 
 
 @dataclass(slots=True)
@@ -134,11 +134,6 @@ def day_plane(home: Path, ray: LocalCluster, series: DaySeries, clock: DayClock,
         yield plane
 
 
-def evening_s() -> float:
-    """When the played day begins (UTC seconds)."""
-    return _EVENING_S
-
-
 def terms_of(scale: float) -> Terms:
     """In the day's seconds, demand included."""
     times = RecallTimes(
@@ -165,7 +160,7 @@ def earlier(series: DaySeries, scale: float) -> Memory:
     """What lending knows by the evening: it has looked at the days before once a real second, too."""
     terms, memory, standing = terms_of(scale), Memory(), Standing(serving=REPLICAS)
     for tick in range(-int(HISTORY_H * 3600 / scale), 0):
-        at_s = _EVENING_S + tick * scale
+        at_s = EVENING_S + tick * scale
         rps = demand_rps(series, tick * scale / 3600) / scale
         _, memory = decide_lending(terms, standing, memory, Sample(at_s=at_s, rps=rps), now_s=at_s)
     return memory

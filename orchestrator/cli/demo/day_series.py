@@ -95,7 +95,8 @@ def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     except OSError as error:
-        raise UserError(f"the day cannot be read: {error}", where=str(path), code=ExitCode.INVALID) from None
+        step = "Name a folder such as cluster-configs/ with --configs"
+        raise UserError(f"the day cannot be read: {error.strerror}", where=str(path), next_step=step) from None
     rows = list(csv.DictReader(lines))
     for line, row in enumerate(rows, start=2):
         for column in columns:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,20 +11,19 @@ import typer
 
 from orchestrator.cli.foreground import refuse_without_effect
 from orchestrator.cli.home import home_dir
-from orchestrator.cli.observe import configure_logging
 from orchestrator.cli.output import Format, Output, emit, make_table
-from orchestrator.cli.study.rates import ClusterFile, PoolName, Price, Watts, keep_rates, kept_rates, rates_of
+from orchestrator.cli.study.here import STOP_FILE, drive, has_begun, put_aside, say
+from orchestrator.cli.study.rates import ClusterFile, PoolName, Price, Watts, kept_rates, rates_of
 from orchestrator.cli.study.tables import config_text, short_names, study_table
-from orchestrator.policy.study.values import Rates
 from orchestrator.spec import Study, load_one
 from orchestrator.spec.errors import ExitCode, UserError
+from orchestrator.spec.names import require_name
 
 if TYPE_CHECKING:
     from orchestrator.study.record import StudyRecord, TrialRecord
 
 app = typer.Typer(no_args_is_help=True, help="Search hyperparameters with a budget.")
 
-_STOP_FILE = "stop"
 File = Annotated[Path, typer.Argument(help="A YAML file with one Study.", show_default=False)]
 Name = Annotated[str, typer.Argument(help="The study's name.", show_default=False)]
 
@@ -50,16 +46,16 @@ def run(
     refuse_without_effect(study, file)
     home = home_dir()
     folder = home / "studies" / study.metadata.name
-    if not fresh and _has_begun(folder):
+    if not fresh and has_begun(folder):
         raise UserError(
             "there is a study of this name already",
             code=ExitCode.CONFLICT,
             where=study.metadata.name,
             next_step=f"Go on with it: tide study resume {study.metadata.name}; or start again with --fresh",
         )
-    if fresh and _has_begun(folder):
-        _say(f"the earlier study is kept as {_put_aside(folder)}")
-    _drive(study, home, rates_of(cluster, pool, usd, watts), output)
+    if fresh and has_begun(folder):
+        say(f"the earlier study is kept as {put_aside(folder)}")
+    drive(study, home, rates_of(cluster, pool, usd, watts), output)
 
 
 @app.command()
@@ -74,14 +70,14 @@ def resume(
 ) -> None:
     """Go on with a study that was stopped, or whose driver died: no finished trial is lost, none is run twice."""
     home = home_dir()
-    folder = home / "studies" / name
+    folder = _folder(name)
     before = _load(folder)[0]
     study = load_one(file, Study) if file is not None else before
     if study.metadata.name != name:
         raise UserError(f"the file's study is {study.metadata.name!r}, not {name!r}", where=str(file))
     if file is not None:
         refuse_without_effect(study, file)
-    _drive(study, home, rates_of(cluster, pool, usd, watts), output)
+    drive(study, home, rates_of(cluster, pool, usd, watts), output)
 
 
 @app.command()
@@ -95,23 +91,23 @@ def status(name: Name, output: Output = Format.TABLE) -> None:
 def stop(
     name: Name,
     wait_s: Annotated[
-        float, typer.Option("--wait", metavar="SECONDS", help="How long to wait until it has stopped.")
+        float, typer.Option("--wait", min=0.0, metavar="SECONDS", help="How long to wait until it has stopped.")
     ] = 120.0,
 ) -> None:
     """End a running study in order: its trials save their state, and it can go on later. Exit 101: not stopped yet."""
     from orchestrator.study.journal import is_driven
 
-    folder = home_dir() / "studies" / name
+    folder = _folder(name)
     _load(folder)
     if not is_driven(folder):
         raise UserError("nobody runs it", code=ExitCode.CONFLICT, where=name)
-    (folder / _STOP_FILE).touch()
+    (folder / STOP_FILE).touch()
     deadline_s = time.monotonic() + wait_s
     while is_driven(folder):
         if time.monotonic() > deadline_s:
             raise UserError(f"still running after {wait_s:.0f} s", code=ExitCode.NOT_FINISHED, where=name)
         time.sleep(0.1)
-    _say(f"stopped; go on with: tide study resume {name}")
+    say(f"stopped; go on with: tide study resume {name}")
 
 
 @app.command()
@@ -119,7 +115,7 @@ def best(name: Name, output: Output = Format.TABLE) -> None:
     """Show the best trial: its values, its results over seeds, and what it cost. Exit 101: there is none yet."""
     from orchestrator.study.summary import best_values
 
-    study, record, folder = _load(home_dir() / "studies" / name)
+    study, record, folder = _load(_folder(name))
     trial = _best(study, record)
     values = {"study": name, **best_values(trial, study, record, kept_rates(folder))}
     results = values["results"]
@@ -145,7 +141,7 @@ def compare(
     from orchestrator.study.standing import ranked
     from orchestrator.study.summary import comparison
 
-    study, record, _ = _load(home_dir() / "studies" / name)
+    study, record, _ = _load(_folder(name))
     chosen = trials or [one.trial for one in ranked(record, study.spec.metric, study.spec.mode)[:5]]
     if unknown := [one for one in chosen if one not in record.trials]:
         known = ", ".join(record.trials) or "none yet"
@@ -174,7 +170,7 @@ def export(
     from orchestrator.study.journal import is_driven
     from orchestrator.study.pages import write_page
 
-    study, record, folder = _load(home_dir() / "studies" / name)
+    study, record, folder = _load(_folder(name))
     rates, running, out = kept_rates(folder), is_driven(folder), to or folder / "export"
     paths = write(study, record, rates, out, running=running)
     paths.append(write_page(study, record, rates, out / "report.html", running=running))
@@ -196,7 +192,7 @@ def promote(
     """Write the TrainJob with the best trial's values, marked with where they came from."""
     from orchestrator.study.promote import promoted, to_yaml
 
-    study, record, _ = _load(home_dir() / "studies" / name)
+    study, record, _ = _load(_folder(name))
     if trial is not None and trial not in record.trials:
         raise UserError(f"there is no trial {trial!r}", code=ExitCode.UNKNOWN, where=name)
     chosen = record.trials[trial] if trial is not None else _best(study, record)
@@ -207,86 +203,14 @@ def promote(
         sys.stdout.write(text)
         return
     to.write_text(text, encoding="utf-8")
-    _say(f"{to}: {chosen.trial}; run it with: tide submit {to} --wait")
+    say(f"{to}: {chosen.trial}; run it with: tide submit {to} --wait")
 
 
 # -- what the verbs share ---------------------------------------------------------------------------------------
 
 
-def _drive(study: Study, home: Path, given: Rates, output: Format) -> None:
-    from rich.console import Console
-
-    from orchestrator.study.pages import write_page
-    from orchestrator.study.summary import summary
-
-    folder = home / "studies" / study.metadata.name
-    rates = keep_rates(folder, given)
-    configure_logging(home)
-    record = _run(study, home, rates, Console(stderr=True))
-    values = summary(study, record, rates, running=False)
-    page = write_page(study, record, rates, folder / "report.html", running=False)
-    emit("StudyStatus", {**values, "report": str(page)}, output, table=study_table(values))
-    _say(f"report: {page}")
-    if record.closed is not None and not record.closed.why.is_done:
-        raise UserError(
-            f"stopped after {len(record.searched)} trials; their states are kept",
-            code=ExitCode.DETACHED,
-            where=study.metadata.name,
-            next_step=f"Go on with: tide study resume {study.metadata.name}",
-        )
-
-
-def _run(study: Study, home: Path, rates: Rates, console: Any) -> StudyRecord:
-    from jobs.data import ensure_dataset
-    from orchestrator.adapters.ray_cluster import LocalCluster
-    from orchestrator.adapters.ray_train.signals import StopSignals
-    from orchestrator.adapters.ray_tune.run import StudyOptions, run_study
-    from orchestrator.cli.study.live import LiveStudy
-    from orchestrator.study.check import require_runnable
-    from orchestrator.study.warm_start import earlier_trials
-
-    # Before a cluster is started for nothing:
-    require_runnable(study, rates)
-    if not _has_begun(home / "studies" / study.metadata.name):
-        earlier_trials(study, home / "studies")
-    ensure_dataset(study.spec.template.data.dataset, home)
-    stop_file = home / "studies" / study.metadata.name / _STOP_FILE
-    with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(StopSignals())
-        stop_file.unlink(missing_ok=True)
-        _say("starting Ray on this machine, and a process that has imported torch; trials are forked from it")
-        stack.enter_context(LocalCluster((_node(study),)))
-        live = stack.enter_context(LiveStudy(console, study, rates))
-        options = StudyOptions(rates=rates, wants_stop=_wish(signals, stop_file), on_event=live)
-        return run_study(study, home, options)
-
-
-def _wish(signals: Callable[[], int], stop_file: Path) -> Callable[[], int]:
-    """Ctrl-C here, or `tide study stop` elsewhere."""
-    return lambda: max(signals(), 1 if stop_file.exists() else 0)
-
-
-def _node(study: Study) -> Any:
-    """A local node with this machine's cores, and room for the smallest study even where there are fewer."""
-    import os
-
-    from orchestrator.adapters.ray_cluster import NodeSize, num_local_gpus
-
-    workers, concurrency = study.spec.template.workers, study.spec.concurrency
-    least, most = workers.min * concurrency.min, workers.max * concurrency.max
-    has, needs = num_local_gpus(), workers.resources.GPU * least
-    if needs > has:
-        raise UserError(
-            f"spec.concurrency.min: {least} workers need {needs:g} GPUs, and this machine has {has}",
-            code=ExitCode.NEVER,
-            next_step="Lower concurrency.min, workers.min or resources.GPU",
-        )
-    cpus = workers.resources.CPU
-    return NodeSize(
-        num_cpus=max(cpus * least, min(cpus * most, float(os.cpu_count() or 1))),
-        num_gpus=has,
-        resources={name: amount * most for name, amount in workers.resources.custom.items()},
-    )
+def _folder(name: str) -> Path:
+    return home_dir() / "studies" / require_name(name, "study")
 
 
 def _load(folder: Path) -> tuple[Study, StudyRecord, Path]:
@@ -302,7 +226,7 @@ def _values(name: str) -> dict[str, Any]:
     from orchestrator.study.journal import is_driven
     from orchestrator.study.summary import summary
 
-    study, record, folder = _load(home_dir() / "studies" / name)
+    study, record, folder = _load(_folder(name))
     return summary(study, record, kept_rates(folder), running=is_driven(folder))
 
 
@@ -328,23 +252,3 @@ def _compare_row(row: dict[str, Any], names: dict[str, str]) -> list[str]:
         word = "significant" if row["significant"] else "not significant"
         said = f"{row['difference']:+.4g} ({row['low']:+.4g} to {row['high']:+.4g}), {word}"
     return [row["trial"], str(row["step"]), shown, str(row["runs"]), config_text(row["config"], names), said]
-
-
-def _has_begun(folder: Path) -> bool:
-    """Whether something was written down: one that was refused before its first trial leaves an empty journal."""
-    from orchestrator.study.journal import FILE, read_journal
-
-    return (folder / FILE).exists() and bool(read_journal(folder))
-
-
-def _put_aside(folder: Path) -> Path:
-    from orchestrator.study.journal import is_driven
-
-    if is_driven(folder):
-        raise UserError("it is being run by another process", code=ExitCode.CONFLICT, where=folder.name)
-    number = next(n for n in range(1, sys.maxsize) if not folder.with_name(f"{folder.name}~{n}").exists())
-    return Path(shutil.move(folder, folder.with_name(f"{folder.name}~{number}")))
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)  # noqa: T201

@@ -89,7 +89,7 @@ class Sitting:
 
 @dataclass(slots=True)
 class Board:
-    """Everything a decision works with, by name; leases by pool."""
+    """Everything a decision works with, by name; leases by pool. `closes`: when windows close, as far as was asked."""
 
     snapshot: Snapshot
     grounds: dict[str, Ground]
@@ -103,6 +103,7 @@ class Board:
     purses: dict[str, Purse]
     reserved: dict[str, Purse]
     started: list[tuple[Job, float, str, Taken]] = field(default_factory=list)
+    closes: dict[str, float] = field(default_factory=dict)
     _pools: dict[tuple[str, str, str | None], tuple[str, ...]] = field(default_factory=dict)
 
     def account(self, queue: str, pool: str) -> Account:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
 
+from orchestrator.policy.lending.session import NO_ENDING, SessionPlan, plan_session
 from orchestrator.policy.queueing.board import Board, Sitting, set_up, workers_before
 from orchestrator.policy.queueing.claims import Claim
 from orchestrator.policy.queueing.decisions import (
@@ -24,7 +25,7 @@ from orchestrator.policy.queueing.decisions import (
 )
 from orchestrator.policy.queueing.desk import Desk, Start
 from orchestrator.policy.queueing.fill import fill
-from orchestrator.policy.queueing.forced import Forced, force
+from orchestrator.policy.queueing.forced import Forced, force, night_ends_s
 from orchestrator.policy.queueing.gates import Gatekeeper, closes_at_s, next_opening_s
 from orchestrator.policy.queueing.growth import pays
 from orchestrator.policy.queueing.headroom import call_back
@@ -134,19 +135,31 @@ def _write_down(outcome: _Outcome, states: dict[str, ResizeState]) -> Decisions:
 def _starts(outcome: _Outcome) -> Iterable[Admit]:
     for start in outcome.desk.starts.values():
         job = start.sitting.job
+        until_s = closes_at_s(outcome.board, job)
         yield Admit(
             job=job.id,
             placement=outcome.board.placement(job, start.sitting.seats),
             reason=start.reason,
-            detail=_start_detail(start),
+            detail=_start_detail(start) + _course(job, outcome.board.snapshot.now_s, until_s),
             reserve=start.reserve,
-            until_s=closes_at_s(outcome.board, job),
+            until_s=until_s,
         )
 
 
 def _start_detail(start: Start) -> str:
     job, pools = start.sitting.job, ", ".join(sorted(start.sitting.seats))
     return f"{start.sitting.workers} workers of {job.sizes[0]}..{job.sizes[-1]} in {pools}"
+
+
+def _course(job: Job, now_s: float, until_s: float | None) -> str:
+    """How the night goes on that begins with this start, where its job has nights of which something is known."""
+    if until_s is None or job.ending == NO_ENDING:
+        return ""
+    plan = plan_session(job.ending, begins_s=now_s, until_s=until_s, min_slice_s=job.min_slice_s)
+    if not isinstance(plan, SessionPlan):
+        return ""
+    lasts = f"; {plan.train_until_s - now_s:.0f} s of training in window {job.window!r}"
+    return f"{lasts}, evaluation waits for another night" if plan.deferred else f"{lasts}, then what ends a night"
 
 
 def _waits(outcome: _Outcome) -> list[Waits]:
@@ -206,6 +219,8 @@ def _wake_at_s(outcome: _Outcome, waits: Iterable[Waits], changes: Iterable[Chan
         for one in board.sittings.values()
         if one.job.queue in board.queues
     ]
+    ends = (night_ends_s(board, one) for one in board.sittings.values() if one.job.window is not None)
+    instants += [instant for instant in ends if instant is not None]
     opening_s = next_opening_s(board)
     instants += [] if opening_s is None else [opening_s]
     return min((instant for instant in instants if instant > now_s), default=None)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import assert_never
 
+from orchestrator.policy.queueing.money import plus
 from orchestrator.policy.queueing.parties import Purse, Queue, Quota, Tenant
 from orchestrator.policy.queueing.places import Node, NodeState, Pool
 from orchestrator.policy.queueing.values import UNLIMITED, Coupling, Job, Lease, Snapshot
@@ -88,6 +89,14 @@ class GrantMoney:
 
 
 @dataclass(frozen=True, slots=True)
+class GrantSteps:
+    """A sponsor gives a tenant optimizer steps."""
+
+    tenant: str
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
 class AddTenant:
     """A tenant is entered in the cluster, and may submit to a queue."""
 
@@ -166,7 +175,7 @@ JobEdit = (
     | MeetDependencies
     | LiftBudget
 )
-PartyEdit = GrantMoney | AddTenant | ReleaseQueue | RaiseQuota
+PartyEdit = GrantMoney | GrantSteps | AddTenant | ReleaseQueue | RaiseQuota
 PlaceEdit = AddDevices | CutHeadroom | ReleaseNodes | SeePool
 Edit = JobEdit | PartyEdit | PlaceEdit | RaiseStarts | GiveBack
 
@@ -174,7 +183,7 @@ Edit = JobEdit | PartyEdit | PlaceEdit | RaiseStarts | GiveBack
 def apply_edit(snapshot: Snapshot, edit: Edit) -> Snapshot:
     """A copy of a snapshot with one edit made; names that are not there change nothing."""
     match edit:
-        case GrantMoney() | AddTenant() | ReleaseQueue() | RaiseQuota():
+        case GrantMoney() | GrantSteps() | AddTenant() | ReleaseQueue() | RaiseQuota():
             return _edit_party(snapshot, edit)
         case AddDevices() | CutHeadroom() | ReleaseNodes() | SeePool():
             pools = tuple(_edit_pool(pool, edit) if pool.name == edit.pool else pool for pool in snapshot.pools)
@@ -215,7 +224,11 @@ def _edit_job(job: Job, edit: JobEdit) -> Job:
 def _edit_party(snapshot: Snapshot, edit: PartyEdit) -> Snapshot:
     match edit:
         case GrantMoney(tenant=name, micro_usd=amount):
-            return replace(snapshot, tenants=_each(snapshot.tenants, name, lambda one: _granted(one, amount)))
+            more = Purse(micro_usd=amount)
+            return replace(snapshot, tenants=_each(snapshot.tenants, name, lambda one: _granted(one, more)))
+        case GrantSteps(tenant=name, steps=steps):
+            more = Purse(iterations=steps)
+            return replace(snapshot, tenants=_each(snapshot.tenants, name, lambda one: _granted(one, more)))
         case AddTenant(tenant=name, queue=queue):
             known = any(one.name == name for one in snapshot.tenants)
             tenants = snapshot.tenants if known or not snapshot.tenants else (*snapshot.tenants, Tenant(name=name))
@@ -241,9 +254,8 @@ def _each_queue(queues: tuple[Queue, ...], name: str, change: Callable[[Queue], 
     return tuple(change(one) if one.name == name else one for one in queues)
 
 
-def _granted(tenant: Tenant, micro_usd: int) -> Tenant:
-    purse = tenant.purse or Purse()
-    return replace(tenant, purse=replace(purse, micro_usd=purse.micro_usd + micro_usd))
+def _granted(tenant: Tenant, more: Purse) -> Tenant:
+    return replace(tenant, purse=plus(tenant.purse or Purse(), more))
 
 
 def _with(queue: Queue, tenant: str) -> frozenset[str]:

@@ -14,8 +14,8 @@ import numpy as np
 from orchestrator.policy.queueing.board import Board
 from orchestrator.policy.queueing.decisions import Explanation, WaitReason
 from orchestrator.policy.queueing.ground import Devices, Ground, Taken
-from orchestrator.policy.queueing.money import expected_bill, less, reserve_from
-from orchestrator.policy.queueing.parties import Purse
+from orchestrator.policy.queueing.money import asked, contents, expected_bill, less, reserve_from
+from orchestrator.policy.queueing.parties import NOTHING, Purse
 from orchestrator.policy.queueing.promises import Allowance, Promise, allowance, expected_end_s
 from orchestrator.policy.queueing.seating import seat
 from orchestrator.policy.queueing.values import Coupling, Job
@@ -193,15 +193,17 @@ class Fitter:
             return Purse()
         rules, price = self.board.snapshot.rules, ground.pool.micro_usd_per_device_hour
         cost = expected_bill(job, job.sizes[0], rules.unknown_run_s, price)
-        free = less(purse, self.board.reserved.get(job.tenant, Purse()))
+        aside = self.board.reserved.get(job.tenant, NOTHING)
+        free = less(purse, aside)
         reserve = reserve_from(free, job, cost)
         if reserve is not None:
             return reserve
-        dollars = f"{cost.micro_usd / 1e6:.2f} dollars"
+        needs = f"needs {asked(job, cost, rules.unknown_run_s)}"
         if reserve_from(purse, job, cost) is not None:
-            detail = f"the {dollars} it needs are set aside for other jobs of tenant {job.tenant!r}"
+            detail = f"{needs}; what tenant {job.tenant!r} has of it is set aside for its other jobs"
             return Explanation(WaitReason.BUDGET_RESERVED, detail, pool=ground.pool.name)
-        detail = f"tenant {job.tenant!r} cannot pay the {dollars} it needs"
+        kept = "" if aside == NOTHING else f", {contents(aside)} of it set aside for its other jobs"
+        detail = f"{needs}; tenant {job.tenant!r} has {contents(purse)} left of what it was granted{kept}"
         return Explanation(WaitReason.BUDGET_EXHAUSTED, detail, pool=ground.pool.name)
 
     def _spread(self, job: Job, pools: tuple[str, ...]) -> Fit | None:

@@ -7,6 +7,7 @@ from operator import attrgetter
 
 import numpy as np
 
+from orchestrator.policy.lending.session import SessionPlan, plan_session
 from orchestrator.policy.queueing.board import Board, Sitting
 from orchestrator.policy.queueing.decisions import ChangeCause, Evict
 from orchestrator.policy.queueing.gates import closes_at_s
@@ -76,19 +77,25 @@ def _over(board: Board, sitting: Sitting) -> Evict | None:
         detail = f"window {job.window!r} has closed"
         until_s = _grace_ends_s(board, job.window)
         return Evict(job=job.id, cause=ChangeCause.WINDOW_CLOSED, detail=detail, drain_until_s=until_s)
-    if closes_s is not None and closes_s - now_s <= (finish_s := _finish_s(sitting)):
-        left_s = closes_s - now_s
-        detail = (
-            f"window {job.window!r} closes in {left_s:.0f} s; evaluation and all that ends a night take {finish_s:.0f}"
-        )
+    ends_s = night_ends_s(board, sitting)
+    if closes_s is not None and ends_s is not None and now_s >= ends_s:
+        what = f"what ends a night takes {closes_s - ends_s:.0f} s"
+        detail = f"window {job.window!r} closes in {closes_s - now_s:.0f} s; {what}"
         return Evict(job=job.id, cause=ChangeCause.WINDOW_CLOSED, detail=detail, drain_until_s=closes_s)
     return None
 
 
-def _finish_s(sitting: Sitting) -> float:
-    """How long before a window's close a job's night ends: 0 where the job could start again in what would be left."""
-    tempo = sitting.running.tempo
-    return 0.0 if tempo is None or tempo.finish_s >= sitting.job.min_slice_s else tempo.finish_s
+def night_ends_s(board: Board, sitting: Sitting) -> float | None:
+    """When a job stops to train in its window, so that what must follow fits: as it was planned when it started; None
+    without a window."""
+    closes_s = closes_at_s(board, sitting.job)
+    if closes_s is None:
+        return None
+    ending = sitting.job.ending if sitting.running.tempo is None else sitting.running.tempo.ending
+    begun_s, slice_s = sitting.running.started_s, sitting.job.min_slice_s
+    plan = plan_session(ending, begins_s=begun_s, until_s=closes_s, min_slice_s=slice_s)
+    # A session that would not be begun any more, for its end has become longer since, still leaves in time.
+    return plan.train_until_s if isinstance(plan, SessionPlan) else closes_s - ending.leave_s
 
 
 def _grace_ends_s(board: Board, window: str | None) -> float:

@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
+from orchestrator.policy.lending.session import Ending, SessionPlan, plan_session
 from orchestrator.policy.queueing.board import Board
 from orchestrator.policy.queueing.decisions import Explanation, WaitReason, Waits
 from orchestrator.policy.queueing.money import bill, spent_up, within
@@ -53,7 +54,7 @@ class Gatekeeper:
     board: Board
     _tenants: frozenset[str] = field(init=False)
     _queues: dict[tuple[str, str], Explanation | None] = field(default_factory=dict)
-    _windows: dict[tuple[str, float], Explanation | None] = field(default_factory=dict)
+    _windows: dict[tuple[str, float, Ending], Explanation | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._tenants = frozenset(tenant.name for tenant in self.board.snapshot.tenants)
@@ -109,22 +110,25 @@ class Gatekeeper:
 
     def _window(self, job: Job) -> Explanation | None:
         assert job.window is not None, "asked only for jobs that name a window"
-        key = (job.window, job.min_slice_s)
+        key = (job.window, job.min_slice_s, job.ending)
         if key not in self._windows:
-            self._windows[key] = self._look_up_window(job.window, job.min_slice_s)
+            self._windows[key] = self._look_up_window(*key)
         return self._windows[key]
 
-    def _look_up_window(self, name: str, slice_s: float) -> Explanation | None:
+    def _look_up_window(self, name: str, slice_s: float, ending: Ending) -> Explanation | None:
         hours, now_s = self.board.windows.get(name), self.board.snapshot.now_s
         if hours is None:
             return Explanation(WaitReason.MISCONFIGURED, f"there is no window {name!r}")
         left_s = time_left_s([hours.window], now_s=now_s)
-        if left_s > 0 and left_s >= slice_s:
+        plan = plan_session(ending, begins_s=now_s, until_s=now_s + left_s, min_slice_s=slice_s)
+        if isinstance(plan, SessionPlan):
             return None
-        long_enough = (one.opens_at_s for one in upcoming(hours.window, now_s=now_s) if one.length_s >= slice_s)
-        eta_s = next(long_enough, None)
+        needed_s, coming = plan.needed_s, upcoming(hours.window, now_s=now_s)
+        eta_s = next((one.opens_at_s for one in coming if one.length_s >= needed_s), None)
         if left_s > 0 or eta_s is None:
-            detail = f"window {name!r} has {left_s:.0f} s left; the job needs {slice_s:.0f} s to get anything done"
+            detail = f"window {name!r} has {left_s:.0f} s left; the job needs {needed_s:.0f} s to get anything done"
+            if ending.leave_s:
+                detail += f", {ending.leave_s:.0f} s of them to save its state and let go"
             return Explanation(WaitReason.WINDOW_TOO_SHORT, detail, eta_s)
         return Explanation(WaitReason.OUTSIDE_WINDOW, f"window {name!r} is closed", eta_s)
 
@@ -140,10 +144,12 @@ class Gatekeeper:
 
 def closes_at_s(board: Board, job: Job) -> float | None:
     """When the window closes in which a job runs: now if it is closed; None without a window."""
-    hours = board.windows.get(job.window) if job.window is not None else None
-    if hours is None:
+    if job.window is None or job.window not in board.windows:
         return None
-    return board.snapshot.now_s + time_left_s([hours.window], now_s=board.snapshot.now_s)
+    if job.window not in board.closes:
+        now_s = board.snapshot.now_s
+        board.closes[job.window] = now_s + time_left_s([board.windows[job.window].window], now_s=now_s)
+    return board.closes[job.window]
 
 
 def next_opening_s(board: Board) -> float | None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from orchestrator.policy.queueing.parties import Purse
+from orchestrator.policy.queueing.parties import NOTHING, Purse
 from orchestrator.policy.queueing.values import Job, Spending
+from orchestrator.spec.quantities import render_duration
 
 MS_PER_HOUR = 3_600_000
 
@@ -22,42 +23,6 @@ def cost_micro_usd(device_ms: int, micro_usd_per_device_hour: int) -> int:
 def device_ms(devices: int, seconds: float) -> int:
     """Device-time of so many devices, rounded up."""
     return math.ceil(devices * seconds * 1000)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepCost:
-    """What one optimizer step of a job was measured to cost."""
-
-    device_ms: int
-    micro_usd_per_device_hour: int
-
-
-def price_iterations(iterations: int, step: StepCost) -> int:
-    """Micro-dollars that a grant of so many optimizer steps is worth to this job. Raises: ValueError below 0."""
-    if iterations < 0:
-        raise ValueError(f"iterations is {iterations}; must be 0 or more")
-    return cost_micro_usd(iterations * step.device_ms, step.micro_usd_per_device_hour)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
-    """A grant of iterations after the job has ended; spent + refunded = reserved, exactly."""
-
-    spent_micro_usd: int
-    refunded_micro_usd: int
-    refunded_iterations: int
-
-
-def settle_iterations(reserved: int, used: int, reserved_at: StepCost) -> Settled:
-    """What of a reserved grant is spent and what goes back, at the price at which it was reserved.
-
-    The sponsor promised steps at a price: if they turned out dearer, the house bears it; a step begun is a step used.
-    Raises: ValueError unless 0 <= used <= reserved.
-    """
-    if not 0 <= used <= reserved:
-        raise ValueError(f"used is {used} of {reserved} iterations; must be 0..reserved")
-    whole, spent = price_iterations(reserved, reserved_at), price_iterations(used, reserved_at)
-    return Settled(spent_micro_usd=spent, refunded_micro_usd=whole - spent, refunded_iterations=reserved - used)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +66,8 @@ def spent_up(limit: Spending) -> bool:
 def reserve_from(purse: Purse, job: Job, one: Bill) -> Purse | None:
     """What to set aside in a purse for a bill: steps for all that the job has left, else device-time, else money.
 
-    None if the purse covers it in no single way: a job must not stop half-way because two grants were mixed.
+    None if the purse covers it in no single way: a job must not stop half-way because two grants were mixed. A job that
+    has made all its steps has only to end, and takes nothing more.
     """
     if job.steps_left is not None and 0 < job.steps_left <= purse.iterations:
         return Purse(iterations=job.steps_left)
@@ -109,7 +75,22 @@ def reserve_from(purse: Purse, job: Job, one: Bill) -> Purse | None:
         return Purse(device_ms=one.device_ms)
     if one.micro_usd <= purse.micro_usd and purse.micro_usd > 0:
         return Purse(micro_usd=one.micro_usd)
-    return None
+    return NOTHING if job.steps_left == 0 else None
+
+
+def asked(job: Job, one: Bill, unknown_run_s: float) -> str:
+    """What a purse must have for a bill, in words: each of these would do."""
+    steps = f", or {job.steps_left} steps" if job.steps_left else ""
+    guess = f" (for {render_duration(unknown_run_s)}: nobody knows how long it runs)" if job.work_s is None else ""
+    return f"{one.micro_usd / 1e6:.2f} dollars, or {one.device_ms / MS_PER_HOUR:.2f} device-hours{guess}{steps}"
+
+
+def contents(purse: Purse) -> str:
+    """What a purse has, in words."""
+    parts = [f"{purse.micro_usd / 1e6:.2f} dollars"] if purse.micro_usd else []
+    parts += [f"{purse.device_ms / MS_PER_HOUR:.2f} device-hours"] if purse.device_ms else []
+    parts += [f"{purse.iterations} steps"] if purse.iterations else []
+    return ", ".join(parts) or "nothing"
 
 
 def less(purse: Purse, reserved: Purse) -> Purse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from orchestrator.policy.lending.session import NO_ENDING, Ending
 from orchestrator.policy.queueing.decisions import Admit, Evict, Resize
 from orchestrator.policy.resize import Outlook, RunPlan
 
@@ -38,14 +39,14 @@ OVER = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.STOPPED, Phase.LOST})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What a job tells of its resizes; None in a report where it has measured nothing yet. `finish_s`: from the stop
-    that ends its night to having let go, with its model evaluated and registered; 0 for a job without nights."""
+    """What a job tells of its resizes; None in a report where it has measured nothing yet. `ending`: what follows the
+    stop that ends its night."""
 
     plan: RunPlan
     outlook: tuple[Outlook, ...]
     stall_s: float
     stop_s: float
-    finish_s: float = 0.0
+    ending: Ending = NO_ENDING
 
 
 class NoteKind(enum.StrEnum):

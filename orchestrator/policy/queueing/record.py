@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from orchestrator.policy import batch_plan, resize, windows
+from orchestrator.policy.lending import session
 from orchestrator.policy.queueing import decisions, parties, places, values
 from orchestrator.policy.queueing.values import Snapshot
 
@@ -35,7 +36,7 @@ def _tag(of: type[Any]) -> str:
     return f"{of.__module__.rpartition('.')[2]}.{of.__name__}"
 
 
-_KNOWN = _classes(batch_plan, resize, windows, places, parties, values, decisions)
+_KNOWN = _classes(batch_plan, resize, windows, session, places, parties, values, decisions)
 
 
 def to_text(value: Any) -> str:

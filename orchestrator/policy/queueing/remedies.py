@@ -13,6 +13,7 @@ from orchestrator.policy.queueing.edits import (
     Edit,
     GiveBack,
     GrantMoney,
+    GrantSteps,
     LiftBudget,
     MeetDependencies,
     MoveToQueue,
@@ -131,8 +132,20 @@ def _money(snapshot: Snapshot, job: Job, pool: str, times: int) -> Iterator[Edit
     if price is None:
         yield LiftBudget(job.id)
         return
+    steps = _steps_missing(snapshot, job)
+    if steps:
+        yield GrantSteps(job.tenant, steps << min(times, _MOST_DOUBLINGS))
     cost = expected_bill(job, job.sizes[0], snapshot.rules.unknown_run_s, price)
     yield GrantMoney(job.tenant, max(1, cost.micro_usd) << min(times, _MOST_DOUBLINGS))
+
+
+def _steps_missing(snapshot: Snapshot, job: Job) -> int:
+    """Steps that a tenant lacks for a job, if it has been granted some and has some left; else 0."""
+    purse = next((one.purse for one in snapshot.tenants if one.name == job.tenant), None)
+    if purse is None or purse.iterations <= 0 or not job.steps_left:
+        return 0
+    others = sum(one.reserved.iterations for one in snapshot.running if one.job.tenant == job.tenant)
+    return max(0, job.steps_left - (purse.iterations - others))
 
 
 def _asked_back(snapshot: Snapshot, decisions: Decisions, pool: str) -> Iterator[tuple[str, str, str, int]]:

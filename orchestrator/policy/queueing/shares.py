@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from orchestrator.policy.queueing.parties import Recent, Tenant
+from orchestrator.policy.queueing.parties import Tenant
 
 
 def recent_after(recent: float, held: float, elapsed_s: float, half_life_s: float) -> float:
@@ -23,17 +23,6 @@ def recent_after(recent: float, held: float, elapsed_s: float, half_life_s: floa
         raise ValueError(f"elapsed_s is {elapsed_s}, half_life_s {half_life_s}; need >= 0 and > 0")
     kept = math.exp2(-elapsed_s / half_life_s)
     return recent * kept + held * (1 - kept)
-
-
-def recents_after(
-    recents: Iterable[Recent], held: dict[str, int], elapsed_s: float, half_life_s: float
-) -> tuple[Recent, ...]:
-    """A tenant's decayed use of every resource; `held` is devices by resource over the whole of `elapsed_s`."""
-    before = {one.resource: one.devices for one in recents}
-    return tuple(
-        Recent(resource=name, devices=recent_after(before.get(name, 0.0), held.get(name, 0), elapsed_s, half_life_s))
-        for name in sorted({*before, *held})
-    )
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import TypeVar
 
+from orchestrator.policy.lending.session import NO_ENDING, Ending
 from orchestrator.policy.queueing.parties import NOTHING, Purse, Queue, Rules, Tenant
 from orchestrator.policy.queueing.places import Level, OpenHours, Pool
 from orchestrator.policy.resize import Outlook, ResizeState, RunPlan
@@ -78,10 +79,10 @@ class Job:
 
     `sizes`: worker counts that are worth holding, ascending; the first is its minimum (`BatchPlan.useful_sizes`).
     `work_s`: worker-seconds still to do, None = not known. `steps_left`: optimizer steps still to do. `min_slice_s`:
-    shortest stay that gets anything done. `unmet`: jobs it waits for. `resource`: what one worker asks for, counted
-    in whole devices (a part of a device is charged as one: truncating lost jobs elsewhere). `active` is False while
-    its owner has paused it. `serves`: an endpoint, whose workers are replicas; it gives way to nobody who trains, and
-    stays with what is left of it.
+    shortest stay that gets anything done; `ending`: what follows it in its window. `unmet`: jobs it waits for.
+    `resource`: what one worker asks for, counted in whole devices (a part of a device is charged as one: truncating
+    lost jobs elsewhere). `active` is False while its owner has paused it. `serves`: an endpoint, whose workers are
+    replicas; it gives way to nobody who trains, and stays with what is left of it.
     Derived, once, because every decision asks it of everybody who waits: `min_devices`, below which it cannot run;
     `shape`, which jobs share that ask for the same; `line`: queue, class, tenant and resource; `since`: its place
     where first come is first served; `plain`: it has no window, no deadline and no budget and waits for nobody.
@@ -101,6 +102,7 @@ class Job:
     work_s: float | None = None
     steps_left: int | None = None
     min_slice_s: float = 0.0
+    ending: Ending = NO_ENDING
     spending: Spending = UNLIMITED
     unmet: tuple[str, ...] = ()
     data_staged: bool = True
@@ -127,7 +129,7 @@ class Job:
 class Tempo:
     """What a running job knows of its resizes: whether growing pays is answered by `policy.resize` with it.
 
-    `finish_s`: what the end of its night takes after the last step, up to having let go.
+    `ending`: what the end of its night takes after the last step.
     """
 
     plan: RunPlan
@@ -135,7 +137,7 @@ class Tempo:
     outlook: tuple[Outlook, ...]
     stall_s: float
     stop_s: float
-    finish_s: float = 0.0
+    ending: Ending = NO_ENDING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

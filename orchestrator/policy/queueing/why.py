@@ -7,7 +7,7 @@ only said if a decision on a copy of the cluster with that change starts the job
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from orchestrator.policy.queueing.decide import decide_queues
 from orchestrator.policy.queueing.decisions import Admit, Decisions, Explanation, Verdict
@@ -17,6 +17,7 @@ from orchestrator.policy.queueing.edits import (
     Edit,
     GiveBack,
     GrantMoney,
+    GrantSteps,
     RaiseQuota,
     apply_edit,
 )
@@ -26,6 +27,7 @@ from orchestrator.policy.queueing.values import Job, Snapshot
 # A remedy that helps may uncover the next reason: quota, then devices, then places. Amounts double on every repeat,
 # so this many steps cover any cluster.
 _MOST_STEPS = 40
+_AMOUNTS = (AddDevices, RaiseQuota, GrantMoney, GrantSteps, CutHeadroom, GiveBack)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,17 +65,6 @@ def why(snapshot: Snapshot, job_id: str, decisions: Decisions | None = None) -> 
     return Answer(verdict=verdict)
 
 
-def why_if(snapshot: Snapshot, job: Job) -> Answer:
-    """What a job would be told if it were as given: in place of the waiting one of its id, or newly submitted.
-
-    The snapshot stays as it is. Raises: ValueError if the job of that id runs: it waits for nothing.
-    """
-    if any(one.job.id == job.id for one in snapshot.running):
-        raise ValueError(f"{job.id} runs; what it would be told if it waited is asked with another id")
-    others = tuple(one for one in snapshot.waiting if one.id != job.id)
-    return why(replace(snapshot, waiting=(*others, job)), job.id)
-
-
 def what_if(snapshot: Snapshot, edits: Iterable[Edit]) -> Decisions:
     """The decisions that a cluster with these edits would get; the snapshot stays as it is."""
     return decide_queues(edited(snapshot, edits))
@@ -105,9 +96,7 @@ def _follow(snapshot: Snapshot, job_id: str, edits: list[Edit]) -> list[Edit] | 
 def _new_remedies(
     snapshot: Snapshot, decisions: Decisions, job: Job, reason: Explanation, edits: list[Edit], times: int
 ) -> Iterator[Edit]:
-    amounts = [
-        edit for edit in edits if isinstance(edit, AddDevices | RaiseQuota | GrantMoney | CutHeadroom | GiveBack)
-    ]
+    amounts = [edit for edit in edits if isinstance(edit, _AMOUNTS)]
     for edit in remedies(snapshot, decisions, job, reason, times=times):
         # What is no amount either helped when it was made, or never will.
         if edit not in edits or edit in amounts:
@@ -124,6 +113,8 @@ def _merged(edits: list[Edit], edit: Edit) -> list[Edit]:
                 return [*edits[:at], RaiseQuota(edit.queue, edit.pool, other.devices + edit.devices), *edits[at + 1 :]]
             case (GrantMoney(tenant=one, micro_usd=before), GrantMoney(tenant=two, micro_usd=more)) if one == two:
                 return [*edits[:at], GrantMoney(one, before + more), *edits[at + 1 :]]
+            case (GrantSteps(tenant=one, steps=before), GrantSteps(tenant=two, steps=more)) if one == two:
+                return [*edits[:at], GrantSteps(one, before + more), *edits[at + 1 :]]
             case (CutHeadroom(pool=one, devices=before), CutHeadroom(pool=two, devices=more)) if one == two:
                 return [*edits[:at], CutHeadroom(one, before + more), *edits[at + 1 :]]
     return [*edits, edit]

@@ -15,8 +15,6 @@ from orchestrator.spec.problems import Finding, dotted
 from orchestrator.spec.space import AnyParameter, Choice, Int, LogUniform, Space, Uniform
 from orchestrator.spec.train_job import TrainJobSpec
 
-MAX_GRID = 100_000
-
 
 def in_order(space: Space) -> list[str]:
     """Keys such that every key stands after those on which drawing it depends; otherwise as the file has them."""

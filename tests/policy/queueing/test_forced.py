@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.policy.batch_plan import BatchPlan
+from orchestrator.policy.lending.session import Ending
 from orchestrator.policy.queueing.decide import decide_queues
-from orchestrator.policy.queueing.decisions import Admit
+from orchestrator.policy.queueing.decisions import Admit, WaitReason
 from orchestrator.policy.queueing.places import Node, NodeState, OpenHours, flat_pool
 from orchestrator.policy.queueing.values import Tempo
 from orchestrator.policy.resize import Outlook, ResizeRules, ResizeState, RunPlan
@@ -32,6 +33,7 @@ TWO = gpu_pool("pool", nodes(2, 4))
 ELASTIC = job("j", range(2, 9))
 NIGHT = OpenHours(window=Window(name="night", opens=dt.time(22), closes=dt.time(6), timezone="UTC"), grace_s=120.0)
 SIX = 86_400.0 + 6 * 3600
+ENDING = Ending(leave_s=25.0, finish_s=300.0)
 
 
 def spread(one, pool=TWO, **more):
@@ -148,24 +150,45 @@ def test_an_offer_that_must_settle_is_remembered_from_one_decision_to_the_next()
     assert changes(decide_queues(third)) == {"j": ("grows", 8)}
 
 
-def night_of(finish_s, min_slice_s=1800.0):
+def night_of(min_slice_s=1800.0, started_s=SIX - 7 * 3600.0, ending=ENDING):
     rules = ResizeRules(dwell_s=0.0, settle_s=0.0, collect_s=0.0, margin=0.0)
     plan = RunPlan(batch=BatchPlan(4, 1), min_workers=4, max_workers=4, rules=rules)
-    tempo = Tempo(plan=plan, state=ResizeState(), outlook=(), stall_s=5.0, stop_s=2.0, finish_s=finish_s)
+    tempo = Tempo(plan=plan, state=ResizeState(), outlook=(), stall_s=5.0, stop_s=2.0, ending=ending)
     one = replace(job("j", 4, window="night"), min_slice_s=min_slice_s)
-    return lambda at_s: decide_queues(hold(snapshot(now_s=at_s, windows=(NIGHT,)), one, 4, tempo=tempo))
+    return lambda at_s: decide_queues(
+        hold(snapshot(now_s=at_s, windows=(NIGHT,)), one, 4, started_s=started_s, tempo=tempo)
+    )
 
 
 def test_a_night_ends_early_enough_for_what_must_follow_and_by_the_close():
-    ends = night_of(finish_s=300.0)
-    assert changes(ends(SIX - 301.0)) == {}
+    ends = night_of()
+    before = ends(SIX - 301.0)
+    assert (changes(before), before.wake_at_s) == ({}, SIX - 300.0)
     decisions = ends(SIX - 300.0)
     assert changes(decisions) == {"j": ("window_closed", 0)}
     assert decisions.changes[0].drain_until_s == SIX
 
 
-@pytest.mark.parametrize("min_slice_s", [0.0, 300.0])
-def test_a_night_is_not_ended_early_where_the_job_would_start_again_in_what_is_left(min_slice_s):
-    ends = night_of(finish_s=300.0, min_slice_s=min_slice_s)
-    assert changes(ends(SIX - 10.0)) == {}
-    assert changes(ends(SIX)) == {"j": ("window_closed", 0)}
+@pytest.mark.parametrize("min_slice_s", [0.0, 60.0, 1800.0])
+def test_a_night_that_began_late_trains_longer_and_is_evaluated_another_time(min_slice_s):
+    ends = night_of(min_slice_s, started_s=SIX - 300.0 - (min_slice_s or 275.0) + 1.0)
+    assert changes(ends(SIX - 26.0)) == {}
+    assert changes(ends(SIX - 25.0)) == {"j": ("window_closed", 0)}
+
+
+def test_a_night_whose_end_has_become_longer_than_what_is_left_still_leaves_in_time():
+    ends = night_of(started_s=SIX - 1000.0)
+    assert changes(ends(SIX - 26.0)) == {}
+    assert changes(ends(SIX - 25.0)) == {"j": ("window_closed", 0)}
+
+
+@pytest.mark.parametrize("min_slice_s", [0.0, 60.0, 1800.0])
+def test_no_night_begins_without_room_for_its_slice_and_the_way_out(min_slice_s):
+    least_s = 25.0 + (min_slice_s or 275.0)
+    one = replace(job("j", 4, window="night"), min_slice_s=min_slice_s, ending=ENDING)
+    begins = lambda left_s: decide_queues(snapshot(now_s=SIX - left_s, windows=(NIGHT,), waiting=(one,)))  # noqa: E731
+    assert started(begins(least_s)) == {"j": 4}
+    assert "evaluation waits for another night" in begins(least_s).starts[0].detail
+    assert "then what ends a night" in begins(least_s + 275.0).starts[0].detail
+    (waits,) = begins(least_s - 1.0).waits
+    assert (waits.why.reason, waits.why.eta_s) == (WaitReason.WINDOW_TOO_SHORT, SIX + 16 * 3600.0)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from orchestrator.policy.queueing.decide import decide_queues
-from orchestrator.policy.queueing.money import StepCost, cost_micro_usd, price_iterations, settle_iterations
+from orchestrator.policy.queueing.money import cost_micro_usd
 from orchestrator.policy.queueing.parties import Purse, Tenant
 from orchestrator.policy.queueing.places import flat_pool
 from orchestrator.policy.queueing.values import Spending
@@ -21,24 +19,6 @@ DOLLAR_AN_HOUR = (flat_pool("pool", 8, micro_usd_per_device_hour=1_000_000),)
 @pytest.mark.parametrize(("device_ms", "price", "micro_usd"), [(3_600_000, 2_410_000, 2_410_000), (1, 1, 1), (0, 9, 0)])
 def test_prices_round_against_the_spender(device_ms, price, micro_usd):
     assert cost_micro_usd(device_ms, price) == micro_usd
-
-
-@given(st.integers(0, 10**6), st.data(), st.integers(0, 10**7), st.integers(0, 10**8))
-def test_a_grant_is_spent_or_given_back_to_the_last_micro_dollar(reserved, data, step_ms, price):
-    used = data.draw(st.integers(0, reserved))
-    step = StepCost(device_ms=step_ms, micro_usd_per_device_hour=price)
-    settled = settle_iterations(reserved, used, step)
-    assert settled.spent_micro_usd + settled.refunded_micro_usd == price_iterations(reserved, step)
-    assert settled.refunded_iterations == reserved - used
-    assert settled.spent_micro_usd >= 0 <= settled.refunded_micro_usd
-
-
-def test_nobody_uses_more_than_was_reserved():
-    step = StepCost(device_ms=1, micro_usd_per_device_hour=1)
-    with pytest.raises(ValueError, match="201 of 200"):
-        settle_iterations(200, 201, step)
-    with pytest.raises(ValueError, match="-1"):
-        price_iterations(-1, step)
 
 
 def spend(purse, *jobs, **more):
@@ -77,6 +57,30 @@ def test_the_books_remember_what_was_set_aside():
 def test_granted_steps_pay_before_device_time_before_money(purse, reserve):
     decisions = spend(purse, job("j", 2, work_s=7200.0, steps_left=200))
     assert verdicts(decisions)["j"].reserve == reserve
+
+
+def test_a_job_that_has_made_all_its_granted_steps_may_end():
+    """Whoever was preempted while it evaluated has no step left to pay for."""
+    decisions = spend(Purse(), job("j", 2, steps_left=0))
+    assert (started(decisions), verdicts(decisions)["j"].reserve) == ({"j": 2}, Purse())
+
+
+def test_a_job_beyond_its_grant_is_told_what_it_needs_and_what_is_left():
+    decisions = spend(Purse(iterations=200, micro_usd=500_000), job("j", 2, work_s=7200.0, steps_left=201))
+    why = decisions.verdict("j").why
+    assert why.detail == (
+        "needs 2.00 dollars, or 2.00 device-hours, or 201 steps; "
+        "tenant 'red' has 0.50 dollars, 200 steps left of what it was granted"
+    )
+
+
+def test_who_cannot_pay_is_told_what_is_a_guess_and_what_others_have():
+    decisions = spend(Purse(iterations=200), job("a", 2, steps_left=150), job("b", 2, steps_left=201))
+    why = decisions.verdict("b").why
+    assert "device-hours (for 1d: nobody knows how long it runs), or 201 steps; " in why.detail
+    assert why.detail.endswith(
+        "has 200 steps left of what it was granted, 150 steps of it set aside for its other jobs"
+    )
 
 
 def test_a_small_budget_of_its_own_is_all_that_is_set_aside():

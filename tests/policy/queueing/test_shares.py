@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.policy.queueing.decide import decide_queues
 from orchestrator.policy.queueing.parties import Contribution, Recent, Tenant
-from orchestrator.policy.queueing.shares import recent_after, recents_after
+from orchestrator.policy.queueing.shares import recent_after
 from tests.policy.queueing.build import changes, held_by, job, queue, settle, snapshot, started, waits
 from tests.policy.queueing.timeline import Timeline
 
@@ -33,11 +33,6 @@ def test_decay_lies_between_what_was_and_what_is(recent, held, elapsed_s):
 
 def test_half_is_forgotten_in_a_half_life():
     assert recent_after(8.0, 0.0, 3600.0, 3600.0) == pytest.approx(4.0)
-
-
-def test_resources_decay_apart():
-    after = recents_after((Recent(resource="GPU", devices=4.0),), {"CPU": 8}, 3600.0, 3600.0)
-    assert after == (Recent(resource="CPU", devices=4.0), Recent(resource="GPU", devices=2.0))
 
 
 @pytest.mark.parametrize(("elapsed_s", "half_life_s"), [(-1.0, 1.0), (1.0, 0.0)])

@@ -7,11 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.policy.queueing.decisions import Seats
 from orchestrator.policy.queueing.ground import Ground
 from orchestrator.policy.queueing.parties import Reach
 from orchestrator.policy.queueing.places import Level, Node
-from orchestrator.policy.queueing.ranks import rank_nodes
 from orchestrator.policy.queueing.topology import common_depth, extend, place, place_islands
 from tests.policy.queueing.build import gpu_pool
 
@@ -112,20 +110,3 @@ def test_a_thousand_places_of_one_node_each():
     taken = place(many, many.free, 80, shared=3)
     assert len({many.paths[at][:3] for at, _ in taken}) == 1
     assert np.all(many.free == 8), "looking takes nothing"
-
-
-PLACES = {f"n{at}": (f"z{at // 4}", f"r{at // 2}") for at in range(8)}
-
-
-@given(before=st.sets(st.sampled_from(sorted(PLACES)), min_size=1), after=st.sets(st.sampled_from(sorted(PLACES))))
-def test_survivors_keep_their_order_and_their_neighbours(before, after):
-    old, new = (rank_nodes(tuple(Seats("p", one, 2) for one in nodes), PLACES) for nodes in (before, after))
-    staying = before & after
-    assert [one for one in old if one in staying] == [one for one in new if one in staying]
-    racks = [PLACES[one] for one in new]
-    assert racks == sorted(racks), "ranks of one place are together"
-
-
-def test_a_node_that_nobody_knows_has_no_rank():
-    with pytest.raises(KeyError):
-        rank_nodes((Seats("p", "elsewhere", 1),), PLACES)

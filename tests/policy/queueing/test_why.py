@@ -14,7 +14,7 @@ from orchestrator.policy.queueing.decisions import Admit, Reject, WaitReason
 from orchestrator.policy.queueing.parties import Purse, Queue, Quota, Tenant
 from orchestrator.policy.queueing.places import NodeState, OpenHours, flat_pool
 from orchestrator.policy.queueing.values import Coupling, LeaseState, Spending
-from orchestrator.policy.queueing.why import edited, what_if, why, why_if
+from orchestrator.policy.queueing.why import edited, what_if, why
 from orchestrator.policy.windows import Window
 from tests.policy.queueing.build import RULES, gpu_pool, hold, job, nodes, queue, snapshot
 from tests.policy.queueing.worlds import LEVELS, NEAR, clusters, contended
@@ -22,6 +22,7 @@ from tests.policy.queueing.worlds import LEVELS, NEAR, clusters, contended
 NIGHT = OpenHours(window=Window(name="night", opens=dt.time(22), closes=dt.time(6), timezone="UTC"))
 NOON, LATE = 12 * 3600.0, 86_400.0 + 5.5 * 3600
 METERED = (Tenant(name="red", purse=Purse(micro_usd=1_000_000)),)
+STEPS = (Tenant(name="red", purse=Purse(iterations=200)),)
 PAID = (flat_pool("pool", 8, micro_usd_per_device_hour=3_600_000),)
 HELD_NODE = replace(nodes(1, 8)[0], state=NodeState.HELD)
 RACKS = (gpu_pool("pool", (*nodes(1, 4, ("a", "r1"), "m"), *nodes(1, 4, ("b", "r1"), "n"))),)
@@ -110,6 +111,11 @@ SCENARIOS = {
         "BudgetExhausted",
         (change.GrantMoney("red", 3_600_000),),
     ),
+    "granted steps too few": (
+        snapshot(pools=PAID, tenants=STEPS, waiting=(job("j", work_s=3600.0, steps_left=500),)),
+        "BudgetExhausted",
+        (change.GrantSteps("red", 300),),
+    ),
     "data elsewhere": (snapshot(waiting=(job("j", data_staged=False),)), "DataNotStaged", (change.StageData("j"),)),
     "after another": (
         snapshot(waiting=(job("j", unmet=("pack",)),)),
@@ -176,6 +182,14 @@ def test_reserved_money_is_told_from_spent_money():
     assert isinstance(what_if(snap, why(snap, "j").unblock).verdict("j"), Admit)
 
 
+def test_granted_steps_that_others_have_set_aside_are_told_from_those_that_are_not_there():
+    other = job("r", 1, steps_left=120)
+    snap = hold(snapshot(pools=PAID, tenants=STEPS, waiting=(job("j", work_s=900.0, steps_left=100),)), other, 1)
+    snap = replace(snap, running=(replace(snap.running[0], reserved=Purse(iterations=120)),))
+    assert why(snap, "j").why.reason == WaitReason.BUDGET_RESERVED
+    assert why(snap, "j").unblock == (change.GrantSteps("red", 20),)
+
+
 def test_every_reason_of_the_closed_set_can_be_given():
     given_reasons = {WaitReason(reason) for _, reason, _ in SCENARIOS.values()} | {WaitReason.BUDGET_RESERVED}
     assert given_reasons == set(WaitReason)
@@ -204,21 +218,6 @@ def test_draining_devices_tell_when_they_are_back():
     drained = replace(snap.leases[0], state=LeaseState.DRAINING, until_s=1042.0)
     answer = why(replace(snap, running=(), leases=(drained,)), "j")
     assert (answer.why.reason, answer.why.eta_s) == (WaitReason.WAITING_FOR_PREEMPTED, 1042.0)
-
-
-def test_a_changed_job_is_told_what_submitting_it_would_bring():
-    snap, _, _ = SCENARIOS["too few devices"]
-    smaller = replace(snap.waiting[0], sizes=(2, 4))
-    assert isinstance(why_if(snap, smaller).verdict, Admit)
-    assert why_if(snap, snap.waiting[0]) == why(snap, "j")
-    new = why_if(snap, replace(smaller, id="k", sizes=(3,)))
-    assert (new.why.reason, new.unblock) == (WaitReason.GANG_INCOMPLETE, (change.AddDevices("pool", 1),))
-
-
-def test_nobody_asks_what_a_running_job_waits_for():
-    snap, _, _ = SCENARIOS["too few devices"]
-    with pytest.raises(ValueError, match="r runs"):
-        why_if(snap, snap.running[0].job)
 
 
 def test_asking_changes_nothing():

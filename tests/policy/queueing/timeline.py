@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from orchestrator.policy.queueing.decide import decide_queues
 from orchestrator.policy.queueing.decisions import Admit, Decisions
 from orchestrator.policy.queueing.parties import Recent
-from orchestrator.policy.queueing.shares import recents_after
+from orchestrator.policy.queueing.shares import recent_after
 from orchestrator.policy.queueing.values import Job, LeaseState, Snapshot
 from tests.policy.queueing.build import apply
 
@@ -80,4 +80,5 @@ class Timeline:
 
     def _recent(self, tenant: str, recent: tuple[Recent, ...], span_s: float) -> tuple[Recent, ...]:
         held = sum(lease.devices for lease in self.snap.leases if lease.tenant == tenant)
-        return recents_after(recent, {"GPU": held}, span_s, self.snap.rules.usage_half_life_s)
+        before = sum(one.devices for one in recent)
+        return (Recent(resource="GPU", devices=recent_after(before, held, span_s, self.snap.rules.usage_half_life_s)),)
