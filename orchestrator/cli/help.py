@@ -48,6 +48,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "window list": (f"tide window list {_CLUSTER} --at 2026-12-24T21:00:00+01:00",),
     "window next": (f"tide window next {_CLUSTER} offpeak -n 3",),
     "window test": (f"tide window test {_CLUSTER} offpeak --slice 2h",),
+    "window rehearse": ("tide window rehearse cluster.yaml endpoint.yaml --demand week.csv",),
     "submit": (
         f"tide submit {_DEMO_JOB}",
         f"tide submit {_DEMO_JOB} --wait",

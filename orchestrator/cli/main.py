@@ -52,7 +52,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "server": ("orchestrator.cli.control.server", "Run the control plane; stop it, or ask how it is."),
     "simulate": ("orchestrator.cli.simulate", "Replay recorded capacity against a policy."),
     "cluster": ("orchestrator.cli.cluster", "Play recorded nodes on this machine while a job trains."),
-    "window": ("orchestrator.cli.window", "List windows, when they open next, and whether a session fits."),
+    "window": ("orchestrator.cli.window", "List windows and what fits into them; rehearse lending."),
     "db": ("orchestrator.cli.db", "Set up, check and back up the control plane's database."),
     "completion": ("orchestrator.cli.completion", "Print what makes a shell complete verbs and names of jobs."),
     "doctor": ("orchestrator.cli.doctor", "Check this machine and say what to mend."),

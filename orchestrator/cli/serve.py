@@ -90,20 +90,24 @@ def _wait_for_the_end(deployed: Deployed) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts background programs with SIGINT ignored
         signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
+        trouble = ""
         while not threading.Event().wait(_REFRESH_S):
-            _refresh(deployed)
+            trouble = _refresh(deployed, trouble)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
-def _refresh(deployed: Deployed) -> None:
-    """One look at the registry; trouble is said and tried again at the next."""
+def _refresh(deployed: Deployed, before: str) -> str:
+    """One look at the registry; trouble is returned, said once while it lasts, and tried again at the next."""
     try:
         if deployed.refresh():
             back = deployed.canary_taken_back
             _say(f"{deployed.ref} answers now" + (f"; the canary was taken back ({back})" if back else ""))
     except Exception as error:  # what is served goes on
-        _say(f"could not follow the registry: {error}")
+        if str(error) != before:
+            _say(f"could not follow the registry: {error}")
+        return str(error)
+    return ""
 
 
 def _say(line: str) -> None:

@@ -1,4 +1,4 @@
-"""`tide window`: the windows of a Cluster, when they open next, and whether a session fits."""
+"""`tide window`: the windows of a Cluster, when they open next, whether a session fits, and what would be lent."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import typer
 
 from orchestrator.cli.output import Format, Output, emit, make_table
+from orchestrator.cli.rehearse import rehearse_lending
 from orchestrator.policy.lending.session import UNSEEN, NotStarted, SessionPlan, plan_session
 from orchestrator.policy.queueing.from_spec import windows_of
 from orchestrator.policy.queueing.places import OpenHours
@@ -25,6 +26,7 @@ from orchestrator.spec.quantities import parse_duration, render_duration
 from orchestrator.spec.times import parse_instant
 
 app = typer.Typer(no_args_is_help=True)
+app.command("rehearse")(rehearse_lending)
 
 _MAX_SHOWN = 366
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A YAML file with one Cluster.", show_default=False)]
@@ -85,7 +87,8 @@ def try_window(
     hours = _named(file, windows_of(cluster), name)
     least_s = cluster.spec.lending.min_slice if cluster.spec.lending else 0.0
     result = _session([hours.window], now_s, least_s if slice_ is None else _seconds(slice_))
-    emit("WindowTest", {"window": name, **result}, output, table=f"{name} is {_sentence(result)}")
+    said = _sentence(result, _local(now_s, ZoneInfo(hours.window.timezone)))
+    emit("WindowTest", {"window": name, **result}, output, table=f"{name} is {said}")
 
 
 def _session(windows: Sequence[Window], now_s: float, slice_s: float) -> dict[str, Any]:
@@ -106,9 +109,9 @@ def _session(windows: Sequence[Window], now_s: float, slice_s: float) -> dict[st
     }
 
 
-def _sentence(result: dict[str, Any]) -> str:
+def _sentence(result: dict[str, Any], at: str) -> str:
     state = f"open for {_lasting(result['left_s'])} more" if result["open"] else "closed"
-    line = f"{state} at {result['at']}"
+    line = f"{state} at {at}"
     what = f"a session with {render_duration(result['slice_s'])} of training" if result["slice_s"] else "a session"
     if result["fits"]:
         until = f"{line}; {what} fits: it trains until {result['trains_until']}"
@@ -170,9 +173,12 @@ def _short(at: str | None) -> str:
 
 
 def _lasting(seconds: float) -> str:
-    """Hours and minutes for people; what is odd to the second is rounded down."""
+    """Hours and minutes for people, or minutes and seconds; what is odd is rounded down."""
     minutes = int(seconds // 60)
-    return f"{minutes // 60}h{minutes % 60:02d}m" if minutes >= 60 else render_duration(float(int(seconds)))
+    if minutes >= 60:
+        return f"{minutes // 60}h{minutes % 60:02d}m"
+    odd_s = int(seconds) % 60
+    return f"{minutes}m{odd_s:02d}s" if minutes and odd_s else render_duration(float(int(seconds)))
 
 
 def _occurrence(found: Occurrence, zone: ZoneInfo) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class TokenDecoder(Protocol):
@@ -93,3 +93,18 @@ def _overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` with which `stop` begins."""
     longest = min(len(text), len(stop) - 1)
     return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)
+
+
+class HubTokenizer:
+    """A Hugging Face tokenizer as our routes use one; vLLM turns answers into text itself."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.vocabulary = len(tokenizer)
+
+    def encode(self, text: str) -> list[int]:
+        text.encode()  # a lone surrogate is a ValueError here as with bytes
+        return list(self._tokenizer.encode(text))
+
+    def decoder(self) -> Any:
+        raise AssertionError("vLLM decodes")

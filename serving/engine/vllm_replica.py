@@ -24,25 +24,15 @@ from serving.engine.generation import Answer, Delta, EngineFailedError, Finished
 from serving.engine.load_meter import LoadMeter
 from serving.engine.replica import ReplicaStats
 from serving.engine.rollout import Rollout
-from serving.policy import PolicyConfig, RefusalReason, Refused, Tier
+from serving.engine.text import HubTokenizer
+from serving.engine.vllm_queue import LiveRequest, LiveRequests, priority
+from serving.policy import PolicyConfig, Tier
 from serving.policy.scaling import ReplicaLoad
 
 _log = structlog.get_logger(__name__)
-_BATCH_BEHIND = 2**40  # milliseconds: behind every online deadline
-_RATE_GAIN = 0.1
 # Others ("abort", "error", whatever comes to be) are no answer.
 _REASONS = {"stop": FinishReason.STOP, "repetition": FinishReason.STOP, "length": FinishReason.LENGTH}
 _DRAINING = EngineFailedError("this replica is about to leave; another one takes the row")
-
-
-@dataclass(slots=True)
-class _Live:
-    answer: Answer
-    num_tokens: int = 0
-
-    @property
-    def generation(self) -> Generation:
-        return self.answer.generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +52,7 @@ class VllmReplica:
         num_slots: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.tokenizer = _HubTokenizer(engine.get_tokenizer())
+        self.tokenizer = HubTokenizer(engine.get_tokenizer())
         self.max_context = max_context
         self.num_slots = num_slots
         self.embeds = False  # a text engine of vLLM makes none
@@ -71,13 +61,11 @@ class VllmReplica:
         self.rollout = Rollout()  # one version: another one means another engine
         self._vllm = vllm
         self._engine = engine
-        self._config = config
-        self._live: dict[str, _Live] = {}
+        self._live = LiveRequests(config)
         self._inbox: queue.SimpleQueue[Answer | _Cancel | Callable[[], bool]] = queue.SimpleQueue()
         self._mail = Mailbox()
         self._meter = LoadMeter(clock())
         self._thread = threading.Thread(target=self._run, name="vllm-engine", daemon=True)
-        self._tokens_per_s = 0.0
         self._draining = False
         self._steps, self._busy_s, self._wasted_tokens = 0, 0.0, 0
 
@@ -105,7 +93,7 @@ class VllmReplica:
 
     def batch_tokens_per_s(self) -> float:
         """The rate seen lately; 0 while nothing is measured."""
-        return self._tokens_per_s
+        return self._live.tokens_per_s
 
     def load(self) -> ReplicaLoad:
         """How busy the last seconds were with work that somebody waits for."""
@@ -118,7 +106,7 @@ class VllmReplica:
 
     def stats(self) -> ReplicaStats:
         """A snapshot for metrics; vLLM does not say which requests hold a slot, so all count as computing."""
-        live = list(self._live.values())
+        live = list(self._live.by_id.values())
         rows = {tier: (sum(each.generation.tier is tier for each in live), 0) for tier in Tier}
         return ReplicaStats(steps=self._steps, busy_s=self._busy_s, wasted_tokens=self._wasted_tokens, rows=rows)
 
@@ -126,27 +114,27 @@ class VllmReplica:
         reason = "the replica is shutting down"
         try:
             while self._take_commands():
-                if self._live:
+                if self._live.by_id:
                     self._step()
         except Exception as error:  # whatever vLLM throws, nobody may wait for ever
             reason = f"the engine failed: {type(error).__name__}: {error}"
             _log.exception("engine failed")
         self.failure = reason
-        for live in self._live.values():
+        for live in self._live.by_id.values():
             self._mail.add(live.answer, EngineFailedError(reason))
-        self._live.clear()
+        self._live.by_id.clear()
         while not self._inbox.empty():
             if isinstance(command := self._inbox.get(), Answer):
                 self._mail.add(command, EngineFailedError(reason))
         self._mail.send()
 
     def _take_commands(self) -> bool:
-        while not self._inbox.empty() or not self._live:
+        while not self._inbox.empty() or not self._live.by_id:
             match self._inbox.get():
                 case Answer() as answer:
                     self._admit(answer)
                 case _Cancel(request_id):
-                    if live := self._live.get(request_id):
+                    if live := self._live.by_id.get(request_id):
                         self._forget(live)
                 case work:
                     if not work():
@@ -159,8 +147,8 @@ class VllmReplica:
         if self._draining and not generation.tier.is_online:
             self._mail.add(answer, _DRAINING)
             return
-        replaced = self._replaced_by(generation)
-        refusal = self._refusal(generation, {live.generation.id for live in replaced}, now_s)
+        replaced = self._live.replaced_by(generation)
+        refusal = self._live.refusal(generation, {live.generation.id for live in replaced}, now_s)
         if generation.tier.is_online:
             self._meter.asked(shed=refusal is not None, now_s=now_s)
         if refusal:
@@ -172,43 +160,28 @@ class VllmReplica:
         try:
             self._engine.add_request(
                 generation.id, {"prompt_token_ids": list(generation.prompt)}, self._sampling(generation),
-                priority=_priority(generation),
+                priority=priority(generation),
             )  # fmt: skip
         except (ValueError, TypeError) as error:  # vLLM checks more than we do; the others go on
             self._mail.add(answer, EngineFailedError(f"vLLM does not take this request: {error}"))
             return
-        self._live[generation.id] = _Live(answer)
-
-    def _refusal(self, generation: Generation, replaced: set[str], now_s: float) -> Refused | None:
-        """Whoever has an earlier deadline goes first; vLLM's own rate says when this one's last token would come."""
-        ahead = [each for each in self._live.values() if each.generation.id not in replaced]
-        mine = [each for each in ahead if each.generation.tier is generation.tier]
-        if len(mine) >= self._config.targets[generation.tier].max_waiting:
-            return Refused(reason=RefusalReason.QUEUE_FULL, retry_after_s=self._time_s(mine[:1]))
-        if not generation.tier.is_online or not ahead:
-            return None
-        earlier = [each for each in ahead if _priority(each.generation) <= _priority(generation)]
-        finish_s = now_s + self._time_s(earlier) + self._seconds(generation.max_tokens)
-        if finish_s <= generation.deadline_s:
-            return None
-        return Refused(reason=RefusalReason.WOULD_BE_LATE, retry_after_s=finish_s - generation.deadline_s)
+        self._live.by_id[generation.id] = LiveRequest(answer)
 
     def _step(self) -> None:
         start_s, made = self.clock(), 0
         for output in self._engine.step():
-            live = self._live.get(output.request_id)
+            live = self._live.by_id.get(output.request_id)
             if live is not None:
                 made += self._deliver(live, output)
         now_s = self.clock()
         elapsed_s = now_s - start_s
-        online = sum(live.generation.tier.is_online for live in self._live.values())
-        self._meter.stepped(elapsed_s * online / max(1, len(self._live)), now_s=now_s)
-        if elapsed_s > 0:
-            self._tokens_per_s += _RATE_GAIN * (made / elapsed_s - self._tokens_per_s)
+        online = sum(live.generation.tier.is_online for live in self._live.by_id.values())
+        self._meter.stepped(elapsed_s * online / max(1, len(self._live.by_id)), now_s=now_s)
+        self._live.made(made, elapsed_s)
         self._steps, self._busy_s = self._steps + 1, self._busy_s + elapsed_s
         self._mail.send()
 
-    def _deliver(self, live: _Live, output: Any) -> int:
+    def _deliver(self, live: LiveRequest, output: Any) -> int:
         """Hand out what is new of an answer; returns how many tokens that is."""
         (completion,) = output.outputs
         made = len(completion.token_ids)
@@ -216,11 +189,11 @@ class VllmReplica:
         if completion.text or made:
             self._mail.add(live.answer, Delta(text=completion.text, num_tokens=made))
         if output.finished:
-            del self._live[live.generation.id]
+            del self._live.by_id[live.generation.id]
             self._finish(live, completion.finish_reason)
         return made
 
-    def _finish(self, live: _Live, said: str | None) -> None:
+    def _finish(self, live: LiveRequest, said: str | None) -> None:
         generation, now_s, reason = live.generation, self.clock(), _REASONS.get(said or "")
         late = now_s > generation.deadline_s
         self.rollout.ended("", failed=reason is None, missed_slo=late or reason is None, now_s=now_s)
@@ -232,26 +205,17 @@ class VllmReplica:
             allowed_s = generation.deadline_s - generation.arrival_s
             self._meter.finished((generation.deadline_s - now_s) / allowed_s, now_s=now_s)
 
-    def _forget(self, live: _Live) -> None:
-        del self._live[live.generation.id]
+    def _forget(self, live: LiveRequest) -> None:
+        del self._live.by_id[live.generation.id]
         self._wasted_tokens += live.num_tokens
         self._engine.abort_request([live.generation.id])
 
     def _give_back_batch(self) -> bool:
         self._draining = True
-        for live in [each for each in self._live.values() if not each.generation.tier.is_online]:
+        for live in [each for each in self._live.by_id.values() if not each.generation.tier.is_online]:
             self._mail.add(live.answer, _DRAINING)
             self._forget(live)
         return True
-
-    def _replaced_by(self, generation: Generation) -> list[_Live]:
-        if not self._config.supersede or generation.session is None or generation.tier is not Tier.KEYSTROKE:
-            return []
-        return [
-            live
-            for live in self._live.values()
-            if live.generation.tier is Tier.KEYSTROKE and live.generation.session == generation.session
-        ]
 
     def _sampling(self, generation: Generation) -> Any:
         how = generation.sampling
@@ -259,27 +223,6 @@ class VllmReplica:
             temperature=how.temperature, top_p=how.top_p, seed=how.seed, max_tokens=generation.max_tokens,
             stop=list(generation.stop), output_kind=self._vllm.sampling_params.RequestOutputKind.DELTA,
         )  # fmt: skip
-
-    def _time_s(self, rows: list[_Live]) -> float:
-        return sum(self._seconds(live.generation.max_tokens - live.num_tokens) for live in rows)
-
-    def _seconds(self, num_tokens: int) -> float:
-        return num_tokens / self._tokens_per_s if self._tokens_per_s > 0 else 0.0
-
-
-class _HubTokenizer:
-    """A Hugging Face tokenizer as our routes use one; vLLM turns answers into text itself."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self.vocabulary = len(tokenizer)
-
-    def encode(self, text: str) -> list[int]:
-        text.encode()  # a lone surrogate is a ValueError here as with bytes
-        return list(self._tokenizer.encode(text))
-
-    def decoder(self) -> Any:
-        raise AssertionError("vLLM decodes")
 
 
 def load_vllm(
@@ -297,9 +240,3 @@ def load_vllm(
     )  # fmt: skip
     engine = vllm.LLMEngine.from_engine_args(arguments)
     return VllmReplica(vllm, engine, config, engine.model_config.max_model_len, slots)
-
-
-def _priority(generation: Generation) -> int:
-    """vLLM serves the smaller number first."""
-    behind = 0 if generation.tier.is_online else _BATCH_BEHIND
-    return behind + int(1000 * generation.deadline_s)

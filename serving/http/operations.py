@@ -13,7 +13,7 @@ from serving.http.answers import CHAT, COMPLETION, AnswerShape, Writer
 from serving.http.callers import Caller
 from serving.http.errors import ApiError
 from serving.http.schemas import ChatBody, ChatMessage, CompletionBody, EmbeddingBody, GenerationBody
-from serving.http.service import Ask, Service
+from serving.http.service import Ask, Fields, Service
 
 COMPLETIONS_URL, CHATS_URL, EMBEDDINGS_URL = "/v1/completions", "/v1/chat/completions", "/v1/embeddings"
 
@@ -59,14 +59,19 @@ def completion(service: Service, body: CompletionBody, ask: Ask) -> TextOperatio
     """Raises: ApiError that names the field."""
     service.check_model(body.model)
     prompt, prefix = _prompt(service, body)
-    return _text(service, body, prompt, body.max_tokens, ask, COMPLETION, prefix)
+    generation = service.generation(body, prompt, ask, max_tokens=body.max_tokens, named=Fields())
+    return _text(service, generation, COMPLETION, prefix)
 
 
 def chat(service: Service, body: ChatBody, ask: Ask) -> TextOperation:
     """Raises: ApiError that names the field."""
     service.check_model(body.model)
     prompt = service.encode(chat_prompt(body.messages), "messages")
-    return _text(service, body, prompt, body.max_completion_tokens or body.max_tokens, ask, CHAT, "")
+    named = Fields(
+        prompt="messages", max_tokens="max_completion_tokens" if body.max_completion_tokens else "max_tokens"
+    )
+    most = body.max_completion_tokens or body.max_tokens
+    return _text(service, service.generation(body, prompt, ask, max_tokens=most, named=named), CHAT, "")
 
 
 def embeddings(service: Service, body: EmbeddingBody, ask: Ask) -> EmbeddingOperation:
@@ -97,11 +102,7 @@ def request_of(caller: Caller, body: GenerationBody | EmbeddingBody, session: st
     return Ask(caller=caller, service_tier=body.service_tier, session=caller.session(key or session))
 
 
-def _text(
-    service: Service, body: GenerationBody, prompt: tuple[int, ...], max_tokens: int | None, ask: Ask,
-    shape: AnswerShape, prefix: str,
-) -> TextOperation:  # fmt: skip
-    generation = service.generation(body, prompt, ask, max_tokens=max_tokens)
+def _text(service: Service, generation: Generation, shape: AnswerShape, prefix: str) -> TextOperation:
     return TextOperation(generation=generation, writer=Writer(shape, generation, service.model.id), prefix=prefix)
 
 

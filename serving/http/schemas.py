@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 MAX_INPUTS = 256
 _MAX_SEED = 2**63
 ServiceTier = Literal["auto", "default", "priority", "flex"]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+# "4" is no number and "yes" no truth value: a client that mixes types up would see wrong answers instead of an error.
+Whole = Annotated[int, Strict()]
+Number = Annotated[float, Strict()]
+Flag = Annotated[bool, Strict()]
 
 
 def _wrong(field: str, message: str) -> PydanticCustomError:
@@ -69,7 +73,7 @@ class StreamOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    include_usage: bool = False
+    include_usage: Flag = False
 
 
 class GenerationBody(BaseModel):
@@ -78,21 +82,21 @@ class GenerationBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
-    max_tokens: Annotated[int | None, Field(ge=1)] = None
-    temperature: Annotated[float | None, Field(ge=0, le=2)] = None
-    top_p: Annotated[float | None, Field(gt=0, le=1)] = None
-    seed: Annotated[int | None, Field(ge=-_MAX_SEED, lt=_MAX_SEED)] = None
+    max_tokens: Annotated[Whole | None, Field(ge=1)] = None
+    temperature: Annotated[Number | None, Field(ge=0, le=2)] = None
+    top_p: Annotated[Number | None, Field(gt=0, le=1)] = None
+    seed: Annotated[Whole | None, Field(ge=-_MAX_SEED, lt=_MAX_SEED)] = None
     stop: Annotated[list[StopText] | None, Field(max_length=4), BeforeValidator(_as_list)] = None
-    stream: bool | None = None
+    stream: Flag | None = None
     stream_options: StreamOptions | None = None
     service_tier: ServiceTier | None = None
     prompt_cache_key: Annotated[str | None, StringConstraints(max_length=256)] = None
     user: str | None = None
     # Known to OpenAI's clients, without effect here: accepted at the value that changes nothing.
-    n: int | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    n: Whole | None = None
+    frequency_penalty: Number | None = None
+    presence_penalty: Number | None = None
+    logit_bias: dict[str, Number] | None = None
 
     @model_validator(mode="after")
     def _only_what_has_an_effect(self) -> Self:
@@ -114,9 +118,9 @@ class CompletionBody(GenerationBody):
     """POST /v1/completions."""
 
     prompt: Annotated[str | list[str] | list[int], BeforeValidator(_prompt_kind)]
-    echo: bool | None = None
-    best_of: int | None = None
-    logprobs: int | None = None
+    echo: Flag | None = None
+    best_of: Whole | None = None
+    logprobs: Whole | None = None
     suffix: str | None = None
 
     def unsupported(self) -> tuple[str, ...]:
@@ -148,6 +152,12 @@ class ChatMessage(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[str | list[TextPart], BeforeValidator(_content_kind)]
     name: str | None = None
+    # What an answer has beside its text, so that it can be sent back as it came; nothing else is known of them here.
+    refusal: None = None
+    annotations: Annotated[list[Any] | None, Field(max_length=0)] = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: Annotated[list[Any] | None, Field(max_length=0)] = None
 
     @property
     def text(self) -> str:
@@ -159,9 +169,9 @@ class ChatBody(GenerationBody):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
+    max_completion_tokens: Annotated[Whole | None, Field(ge=1)] = None
+    logprobs: Flag | None = None
+    top_logprobs: Whole | None = None
     tools: list[Any] | None = None
     response_format: dict[str, Any] | None = None
 
@@ -185,7 +195,7 @@ class EmbeddingBody(BaseModel):
     model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
     input: Annotated[str | list[str] | list[int] | list[list[int]], BeforeValidator(_input_kind)]
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: Annotated[int | None, Field(ge=1)] = None
+    dimensions: Annotated[Whole | None, Field(ge=1)] = None
     service_tier: ServiceTier | None = None
     user: str | None = None
 

@@ -51,6 +51,14 @@ class Ask:
     expires_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fields:
+    """What a route calls the text that is continued, and the longest answer."""
+
+    prompt: str = "prompt"
+    max_tokens: str = "max_tokens"
+
+
 @dataclass(slots=True, kw_only=True)
 class Service:
     """Everything a route may use. `model` changes when another version's weights take over; `batches` None = the
@@ -69,12 +77,12 @@ class Service:
             raise ApiError(404, message, code="model_not_found", param="model")
 
     def generation(
-        self, body: GenerationBody, prompt: tuple[int, ...], ask: Ask, *, max_tokens: int | None
+        self, body: GenerationBody, prompt: tuple[int, ...], ask: Ask, *, max_tokens: int | None, named: Fields
     ) -> Generation:  # fmt: skip
         """A text for the replica to make. Raises: ApiError that names the field which asks too much."""
         tier = self._tier(ask)
         allowed = max_tokens if max_tokens is not None else self._default_max_tokens(len(prompt))
-        self._check_lengths(len(prompt), allowed, tier)
+        self._check_lengths(len(prompt), allowed, tier, named)
         stop, streamed = tuple(body.stop or ()), bool(body.stream)
         return self._generation(ask, tier, prompt, allowed, _sampling(body), stop, streamed=streamed)
 
@@ -149,18 +157,18 @@ class Service:
     def _default_max_tokens(self, prompt_tokens: int) -> int:
         return max(1, min(_DEFAULT_MAX_TOKENS, self.replica.max_context - prompt_tokens))
 
-    def _check_lengths(self, prompt_tokens: int, max_tokens: int, tier: Tier) -> None:
+    def _check_lengths(self, prompt_tokens: int, max_tokens: int, tier: Tier, named: Fields) -> None:
         limit = self.limits[tier].max_tokens
         if max_tokens > limit:
-            message = f"max_tokens: {max_tokens} is above {limit}, the most this tier answers"
-            raise ApiError(400, message, code="invalid_value", param="max_tokens")
+            message = f"{named.max_tokens}: {max_tokens} is above {limit}, the most this tier answers"
+            raise ApiError(400, message, code="invalid_value", param=named.max_tokens)
         context = self.replica.max_context
         if prompt_tokens + max_tokens > context:
             message = (
                 f"this model's context is {context} tokens; you asked for {prompt_tokens + max_tokens} "
                 f"({prompt_tokens} in the prompt, {max_tokens} for the answer)"
             )
-            raise ApiError(400, message, code="context_length_exceeded", param="prompt")
+            raise ApiError(400, message, code="context_length_exceeded", param=named.prompt)
 
 
 def _sampling(body: GenerationBody) -> Sampling:

@@ -7,11 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from serving.policy.costs import Costs
 from serving.policy.fairness import yielding
-from serving.policy.fill import Rules, due_s, order_online
 from serving.policy.forecast import Effort, Forecast, drain_s
+from serving.policy.order import order_online, working_towards_s
 from serving.policy.reserve import moved
 from serving.policy.rows import Request, Row
+from serving.policy.rules import Rules
 from serving.policy.tiers import Tier
 
 # Moments of the forecast at which a refused request is tried again, each after twice as many rows have finished.
@@ -20,9 +22,9 @@ _MAX_TRIALS = 4
 _NO_DELAY_S = 1e-3
 # Who must end later than so many allowances after the deadline is protected no more. With room for rounding.
 _MAX_ALLOWANCES_LATE = 1.001
-# Rows looked at for one decision, over all steps that it plays forward: some ten milliseconds. Whoever needs more to
+# Rows looked at for one decision, over all steps that it plays forward: some two milliseconds. Whoever needs more to
 # be sure of comes into a queue that no more should join.
-_MAX_EFFORT = 5000
+_MAX_EFFORT = 3000
 
 
 class RefusalReason(enum.StrEnum):
@@ -79,22 +81,22 @@ def decide(
         return Admitted(predicted_finish_s=now_s + before_s + drain_s([Row(request=request)], rules))
     start_s = max(now_s, free_at_s)
     online = order_online(rows, rules, now_s=start_s)
-    effort = Effort(_MAX_EFFORT)
-    verdict = _try(request, online, coming, rules, start_s, effort)
+    costs, effort = Costs(rules), Effort(_MAX_EFFORT)
+    verdict = _try(request, online, coming, costs, start_s, effort)
     if isinstance(verdict, RefusalReason):
-        retry_at_s = _good_moment_s(request, online, rules, start_s, max(start_s, line_end_s), effort)
+        retry_at_s = _good_moment_s(request, online, costs, start_s, max(start_s, line_end_s), effort)
         return Refused(reason=verdict, retry_after_s=retry_at_s - now_s, is_sure=effort.left > 0)
     return Admitted(predicted_finish_s=verdict)
 
 
 def _try(
-    request: Request, online: Sequence[Row], coming: Sequence[Row], rules: Rules, start_s: float, effort: Effort
+    request: Request, online: Sequence[Row], coming: Sequence[Row], costs: Costs, start_s: float, effort: Effort
 ) -> float | RefusalReason:
     """The predicted finish of an admissible request, or what speaks against it."""
     new = Row(request=request)
     alone = not (online or coming)
-    last_s = _last_moments_s([*online, *coming, new], rules, start_s)
-    after = Forecast([*online, new], rules, start_s=start_s, coming=coming, effort=effort)
+    last_s = _last_moments_s([*online, *coming, new], costs, start_s)
+    after = Forecast([*online, new], costs, start_s=start_s, coming=coming, effort=effort)
     after.play(math.inf if alone else last_s[request.id])
     finish_s = after.finish_s.get(request.id, math.inf)
     if alone:
@@ -103,12 +105,13 @@ def _try(
         return RefusalReason.WOULD_BE_LATE
     after.play(max(last_s.values()))
     harmed = _late(last_s, after.finish_s)
-    if harmed:
-        before = Forecast(online, rules, start_s=start_s, coming=coming, effort=effort)
+    if harmed and effort.left > 0:
+        before = Forecast(online, costs, start_s=start_s, coming=coming, effort=effort)
         before.play(max(last_s.values()))
-        harmed -= {row_id for row_id in harmed if _delay_s(row_id, before, after) < _NO_DELAY_S}
+        if effort.left > 0:  # what was not played to its end says nothing of who would be late anyway
+            harmed -= {row_id for row_id in harmed if _delay_s(row_id, before, after) < _NO_DELAY_S}
     if harmed:
-        in_order = order_online([*online, *coming, new], rules, now_s=start_s)
+        in_order = order_online([*online, *coming, new], costs.rules, now_s=start_s)
         harmed -= yielding(in_order, request.id)
     return RefusalReason.WOULD_DELAY_OTHERS if harmed else finish_s
 
@@ -123,42 +126,38 @@ def _late(last_s: Mapping[str, float], finish_s: Mapping[str, float]) -> set[str
     return {row_id for row_id, at_s in last_s.items() if finish_s.get(row_id, math.inf) > at_s}
 
 
-def _last_moments_s(rows: Sequence[Row], rules: Rules, start_s: float) -> dict[str, float]:
+def _last_moments_s(rows: Sequence[Row], costs: Costs, start_s: float) -> dict[str, float]:
     """When each row must be finished by prediction, so that it keeps the deadline it works towards; the new one's is
     the one it was promised.
 
     Without those that end more than a whole allowance late, however few come after them: one answer that is far too
     long for its tier must not close the replica to all others.
     """
-    margin_s = rules.model.tail_s
     last_s = {}
     for row in rows:
-        request, towards_s = row.request, _working_towards_s(row, rules, start_s)
+        request, towards_s = row.request, row.request.deadline_s
+        if row.slot is not None or row.prefilled:
+            towards_s = working_towards_s(request, costs.row_alone_s(row), now_s=start_s)
         if towards_s - request.deadline_s <= (request.deadline_s - request.arrival_s) * _MAX_ALLOWANCES_LATE:
-            last_s[request.id] = towards_s - margin_s
+            last_s[request.id] = towards_s - costs.tail_s
     return last_s
 
 
-def _working_towards_s(row: Row, rules: Rules, start_s: float) -> float:
-    is_new = row.slot is None and not row.prefilled
-    return row.request.deadline_s if is_new else due_s(row, rules, now_s=start_s)
-
-
 def _good_moment_s(
-    request: Request, online: Sequence[Row], rules: Rules, start_s: float, earliest_s: float, effort: Effort
+    request: Request, online: Sequence[Row], costs: Costs, start_s: float, earliest_s: float, effort: Effort
 ) -> float:
     """When the same request would be admitted: tried when a row of the forecast finishes.
 
     Leaves out those who were promised a place: the new promise lines up behind theirs, from `earliest_s` on.
     """
-    load, finished, trial = Forecast(online, rules, start_s=start_s, effort=effort), 0, 0
+    load, finished, trial = Forecast(online, costs, start_s=start_s, effort=effort), 0, 0
     while not load.is_over:
         if not load.stretch() or load.now_s < earliest_s:
             continue
         finished += 1
         if finished >= 2**trial and trial < _MAX_TRIALS:
             trial, at_s = trial + 1, load.now_s
-            if not isinstance(_try(moved(request, at_s), load.live, (), rules, at_s, effort), RefusalReason):
+            if not isinstance(_try(moved(request, at_s), load.live, (), costs, at_s, effort), RefusalReason):
                 break
-    drained_s = start_s + drain_s(online, rules) if effort.left <= 0 else load.now_s
+    drained_s = start_s + drain_s(online, costs.rules) if effort.left <= 0 else load.now_s
     return max(load.now_s, drained_s, earliest_s)

@@ -8,11 +8,12 @@ that share is held back from others.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from dataclasses import dataclass
 
-from serving.policy.fill import Rules, alone_s
 from serving.policy.rows import Request, Row
+from serving.policy.rules import Rules, alone_s
 from serving.policy.tiers import Tier
 
 # A retry is on time from its moment until so much later: clients round, wait in their own loops and cross a network.
@@ -26,18 +27,19 @@ _LEAST_FREE = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """`request` may come from `at_s` on and is admitted then."""
+    """`request` may come from `at_s` on and is admitted then; `on_time` is the row it becomes at that moment."""
 
     request: Request
     at_s: float
+    on_time: Row
 
     def row(self, now_s: float) -> Row:
         """The row it becomes: when it comes at its moment, or now when that has passed."""
-        return Row(request=moved(self.request, max(self.at_s, now_s)))
+        return self.on_time if self.at_s >= now_s else Row(request=moved(self.request, now_s))
 
 
 class Reservations:
-    """The promises that are open. One thread owns it, and it is told the time."""
+    """The promises that are open, each later than the one before. One thread owns it, and it is told the time."""
 
     def __init__(self) -> None:
         self._open: dict[str, Reservation] = {}
@@ -85,19 +87,20 @@ class Reservations:
         if len(self._open) < _MAX_RESERVED:
             free = max(_LEAST_FREE, 1 - rules.config.batch_share - taken)
             self._line_end_s = at_s + alone_s(Row(request=request), rules) / free
-            self._open[request.retry_key] = Reservation(request=request, at_s=at_s)
+            on_time = Row(request=moved(request, at_s))
+            self._open[request.retry_key] = Reservation(request=request, at_s=at_s, on_time=on_time)
         return at_s
 
     def expected(self, *, now_s: float, until_s: float) -> list[Reservation]:
         """Promises that fall due until then, thinned to the share that is kept by those who were told to come."""
         self._expire(now_s)
-        awaited = (r for r in self._open.values() if now_s - _ROOM_S <= r.at_s <= until_s)
-        due = sorted(awaited, key=lambda r: (r.at_s, r.request.id))
+        in_time = itertools.takewhile(lambda r: r.at_s <= until_s, self._open.values())
+        due = sorted((r for r in in_time if r.at_s >= now_s - _ROOM_S), key=lambda r: (r.at_s, r.request.id))
         rate = self.show_rate
         return [r for i, r in enumerate(due) if math.floor((i + 1) * rate + 0.5) > math.floor(i * rate + 0.5)]
 
     def _expire(self, now_s: float) -> None:
-        gone = [key for key, r in self._open.items() if r.at_s + GRACE_S < now_s]
+        gone = [key for key, _ in itertools.takewhile(lambda held: held[1].at_s + GRACE_S < now_s, self._open.items())]
         for key in gone:
             del self._open[key]
             self._learn(came=False)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
-from serving.policy.step_time import StepShape
 from serving.policy.tiers import Tier
 
 
@@ -72,22 +70,6 @@ class Row:
         # The last prefill step makes a token, too.
         return prefill + self.request.max_tokens - self.generated - (1 if prefill else 0)
 
-    def next_work(self, chunk_tokens: int) -> Work:
-        """What one step may do for this row at most."""
-        if not self.needs_prefill:
-            return Work(row=self)
-        return Work(row=self, prefill_tokens=min(chunk_tokens, self.request.prompt_tokens - self.prefilled))
-
-    def advance(self, work: Work) -> None:
-        """Take over one step's result."""
-        self.prefilled += work.prefill_tokens
-        if not self.needs_prefill:
-            self.generated += 1
-
-    def copy(self) -> Row:
-        """For what-if questions."""
-        return dataclasses.replace(self)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
@@ -95,13 +77,6 @@ class Work:
 
     row: Row
     prefill_tokens: int = 0
-
-    @property
-    def shape(self) -> StepShape:
-        """What the work adds to a step's time."""
-        if self.prefill_tokens:
-            return StepShape(0, self.prefill_tokens, 0)
-        return StepShape(1, 0, self.row.context_tokens)
 
 
 def urgency(row: Row) -> tuple[float, str]:

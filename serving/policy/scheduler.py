@@ -10,10 +10,12 @@ from collections.abc import Sequence
 
 from serving.policy.admission import Admitted, Refused, decide
 from serving.policy.fairness import take_turns
-from serving.policy.fill import Budget, Filled, Rules, add_batch, density, fill_online, order_online, split, step_budget
+from serving.policy.fill import Budget, Filled, add_batch, fill_online, split, step_budget
+from serving.policy.order import density, order_online
 from serving.policy.plan import Idle, PlannedWork, StepPlan
 from serving.policy.reserve import Reservation, Reservations
 from serving.policy.rows import Request, Row, Work, urgency
+from serving.policy.rules import Rules
 from serving.policy.share import BatchShare
 from serving.policy.slots import assign_slots
 from serving.policy.step_time import StepTimeModel
@@ -80,15 +82,15 @@ class TierScheduler:
         self._free_slots += freed
         if wake_at_s := self._collecting_until_s(now_s):
             return StepPlan(free=freed, drop=dropped) if freed or dropped else Idle(wake_at_s=wake_at_s)
-        rows = self._rows.considered()
-        online = order_online(rows, self._rules, now_s=now_s)
+        rows, rules = self._rows.considered(), self._rules
+        online = order_online(rows, rules, now_s=now_s)
         batch = take_turns(sorted(split(rows, online), key=urgency))
         promoted = frozenset(row.request.id for row in online if row.request.tier is Tier.BATCH)
-        owner = self._share.owner(batch, self._rules)
+        owner = self._share.owner(batch, rules)
         moves, self._free_slots = assign_slots([*online, *batch], self._free_slots, promoted, owner)
         self._rows.mark_seated()
-        budget = step_budget(online, self._rules, now_s=now_s)
-        step = self._fill(online, batch, budget)
+        budget = step_budget(online, rules, now_s=now_s)
+        step = self._fill(online, batch, budget, rules)
         plan = StepPlan(
             free=freed,
             drop=dropped,
@@ -160,16 +162,16 @@ class TierScheduler:
         has_batch = self._rows.has(Tier.BATCH)
         return Rules(config=self._config, model=self.model, num_slots=self._num_slots, has_batch=has_batch)
 
-    def _fill(self, online: Sequence[Row], batch: Sequence[Row], budget: Budget) -> Filled:
+    def _fill(self, online: Sequence[Row], batch: Sequence[Row], budget: Budget, rules: Rules) -> Filled:
         seated = [row for row in online if row.slot is not None]
         runnable = [row for row in batch if row.slot is not None]
-        if online and runnable and self._share.buys_step(runnable[0], self._rules):
-            return add_batch(Filled(skipped=True), runnable, self._rules, budget_s=0.0, owed_s=self._share.owed_s)
-        filled = fill_online(seated, self._rules, budget)
+        if online and runnable and self._share.buys_step(runnable[0], rules):
+            return add_batch(Filled(skipped=True), runnable, rules, budget_s=0.0, owed_s=self._share.owed_s)
+        filled = fill_online(seated, rules, budget)
         budget_s = budget.limit_s(Tier.BATCH)
         if len(seated) < len(online):  # a row that waits for a slot waits as much as one that does not fit
             budget_s = filled.predicted_s
-        return add_batch(filled, runnable, self._rules, budget_s=budget_s, owed_s=self._share.owed_s)
+        return add_batch(filled, runnable, rules, budget_s=budget_s, owed_s=self._share.owed_s)
 
     def _learn(self, plan: StepPlan, elapsed_s: float) -> None:
         self.model = self.model.observe(plan.shape, elapsed_s)

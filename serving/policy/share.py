@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from serving.policy.fill import Rules, fit
+from serving.policy.fill import Packing
 from serving.policy.rows import Row
-from serving.policy.step_time import EMPTY
+from serving.policy.rules import Rules
 
 # Batch time owed or had in advance is forgotten beyond this: an hour without batch rows earns them no hour.
 _MAX_DEBT_S = 0.5
@@ -44,4 +44,4 @@ class BatchShare:
 
     def buys_step(self, row: Row, rules: Rules) -> bool:
         """Whether the debt pays for work of this row in a step without others."""
-        return fit(row, EMPTY, rules, self.owed_s) is not None
+        return Packing(rules).add(row, self.owed_s)

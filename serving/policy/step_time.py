@@ -80,17 +80,19 @@ class StepTimeModel:
 
     def predict_s(self, shape: StepShape) -> float:
         """Expected duration. Weights that noise made negative count as zero, so more work never looks cheaper."""
-        # Written out, because every decision of the scheduler asks this many times.
+        return self.predict_parts_s(shape.decode_rows, shape.prefill_tokens, shape.context_tokens)
+
+    def predict_parts_s(self, decode_rows: int, prefill_tokens: int, context_tokens: int) -> float:
+        """As `predict_s`. Written out and without a shape, because every decision of the scheduler asks many times."""
         base, row, root, token, context = self.weights
-        rows = shape.decode_rows
         total_s = base if base > 0 else 0.0
-        if rows:
-            total_s += (row * rows / _SCALE[1] if row > 0 else 0.0) + (
-                root * math.sqrt(rows) / _SCALE[2] if root > 0 else 0.0
+        if decode_rows:
+            total_s += (row * decode_rows / _SCALE[1] if row > 0 else 0.0) + (
+                root * math.sqrt(decode_rows) / _SCALE[2] if root > 0 else 0.0
             )
-        if shape.prefill_tokens and token > 0:
-            total_s += token * shape.prefill_tokens / _SCALE[3]
-        return self.pace * (total_s + (context * shape.context_tokens / _SCALE[4] if context > 0 else 0.0))
+        if prefill_tokens and token > 0:
+            total_s += token * prefill_tokens / _SCALE[3]
+        return self.pace * (total_s + (context * context_tokens / _SCALE[4] if context > 0 else 0.0))
 
     def observe(self, shape: StepShape, elapsed_s: float) -> StepTimeModel:
         """Learn from one step that took `elapsed_s`."""

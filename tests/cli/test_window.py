@@ -92,7 +92,7 @@ def test_a_closed_window_is_said_in_a_sentence_and_is_no_error(capsys, cluster):
     code, out, _ = _run(capsys, "test", cluster, "offpeak", "--at", "2026-03-27T06:00:00+01:00")
     assert code == 0
     assert out.strip() == (
-        "offpeak is closed at 2026-03-27T05:00:00+00:00; a session fits next at 2026-03-27T22:00:00+01:00"
+        "offpeak is closed at 2026-03-27T06:00:00+01:00; a session fits next at 2026-03-27T22:00:00+01:00"
     )
 
 

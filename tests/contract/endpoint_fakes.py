@@ -14,7 +14,7 @@ from orchestrator.adapters.endpoints.sight import read_sight
 from orchestrator.adapters.jobs.folder import JobFolder
 from orchestrator.adapters.jobs.letters import Letter
 from orchestrator.adapters.jobs.log_writer import LogWriter
-from orchestrator.adapters.ray_serve.held import Count
+from orchestrator.adapters.ray_serve.seen import Count
 from orchestrator.policy.lending.rates import Counter
 from orchestrator.spec.errors import UserError
 

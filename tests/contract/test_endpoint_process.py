@@ -9,8 +9,8 @@ import pytest
 from orchestrator.adapters.endpoints.roster import COLD_START, Roster
 from orchestrator.adapters.endpoints.sight import read_sight
 from orchestrator.adapters.jobs.archive import FileLogArchive
-from orchestrator.adapters.ray_serve.held import Count
 from orchestrator.adapters.ray_serve.seating import free_seat, unseated
+from orchestrator.adapters.ray_serve.seen import Count
 from orchestrator.policy.lending.rates import Counter
 from orchestrator.policy.queueing.orders import Phase, Report
 from tests.contract.endpoint_fakes import T0, Fake, World, letter

@@ -11,7 +11,7 @@ from orchestrator.adapters.endpoints.life import Life
 from orchestrator.adapters.endpoints.process import Keeper
 from orchestrator.adapters.endpoints.rollout import Progress
 from orchestrator.adapters.endpoints.sight import read_sight
-from orchestrator.adapters.ray_serve.held import Count
+from orchestrator.adapters.ray_serve.seen import Count
 from tests.contract.endpoint_fakes import Fake, World, document, letter
 
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs.models import kv_cache
 from jobs.models.gpt import GPT, task
 from jobs.models.kv_cache import SlotCache
 
@@ -87,6 +88,19 @@ def test_rows_together_equal_rows_one_by_one(model: GPT, monkeypatch: pytest.Mon
     one_by_one = generate(model, prompts, 20, model.new_cache(6, 64))
     monkeypatch.setattr(SlotCache, "_each_row", SlotCache._all_rows)
     assert generate(model, prompts, 20, model.new_cache(6, 64)) == one_by_one
+
+
+@pytest.mark.parametrize("row_positions", [-1000, 1000])
+def test_rows_of_a_range_of_slots_equal_rows_one_by_one(
+    model: GPT, monkeypatch: pytest.MonkeyPatch, row_positions: int
+) -> None:
+    """Whichever way is cheaper: never the range, and always."""
+    prompts = {slot: sequence(3 * slot + 1, seed=slot) for slot in (5, 0, 3, 7)}
+    as_it_comes = generate(model, prompts, 8, model.new_cache(8, 64))
+    monkeypatch.setattr(kv_cache, "_ROW_POSITIONS", row_positions)
+    rows = model.new_cache(8, 64).rows([5, 0, 3, 7], [9, 9, 9, 9])
+    assert (rows.together is not None) == (row_positions > 0)
+    assert generate(model, prompts, 8, model.new_cache(8, 64)) == as_it_comes
 
 
 def test_a_slot_used_before_holds_nothing_of_its_last_sequence(model: GPT) -> None:

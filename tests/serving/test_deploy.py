@@ -9,9 +9,12 @@ from pathlib import Path
 import openai
 import pytest
 
+from orchestrator.adapters.endpoints.life import Life
 from orchestrator.adapters.ray_serve import check_supported
 from orchestrator.adapters.ray_serve.deploy import _tls_options, free_port
+from orchestrator.adapters.ray_serve.held import HeldEndpoint, _read
 from orchestrator.cli.main import main
+from orchestrator.cli.serve import _refresh
 from orchestrator.registry import Provenance, Registry
 from orchestrator.spec import Endpoint, UserError, load_one, load_text
 from orchestrator.spec.errors import ExitCode
@@ -21,6 +24,7 @@ from serving.batch.store import BatchStore
 from serving.config import policy_config, tier_limits
 from serving.http.service import ServedModel
 from serving.policy import Tier
+from tests.registry.models import PROVENANCE, model_folder
 from tests.serving import vllm_stub
 from tests.serving.batch.worlds import line
 from tests.serving.certificates import write_certificate
@@ -42,7 +46,7 @@ def test_the_scheduler_gets_what_the_file_says() -> None:
     config = policy_config(load_one(DEMO, Endpoint))
     keystroke = config.targets[Tier.KEYSTROKE]
     assert keystroke.deadline_s(10.0, 20) == pytest.approx(10.0 + 0.3 + 20 * 0.01)
-    assert (keystroke.step_cap_s, config.batch_share, config.supersede) == (0.016, 0.05, True)
+    assert (keystroke.step_cap_s, config.batch_share, config.supersede) == (0.02, 0.05, True)
     assert tier_limits(load_one(DEMO, Endpoint))[Tier.KEYSTROKE].max_tokens == 64
 
 
@@ -50,6 +54,39 @@ def test_a_tier_that_is_left_out_is_not_offered() -> None:
     only = endpoint("tiers: {interactive: {slo: {latency: 1s}}}")
     assert set(policy_config(only).targets) == set(tier_limits(only)) == {Tier.INTERACTIVE}
     assert policy_config(only).batch_share == 0
+
+
+def test_an_alias_that_was_forgotten_leaves_what_answers(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "models")
+    for seed in range(2):
+        registry.register("m", model_folder(tmp_path / str(seed), seed), PROVENANCE)
+    registry.set_alias("m@2", "champion")
+    document = {
+        "apiVersion": "tideline/v1", "kind": "Endpoint", "metadata": {"name": "e"},
+        "spec": {"model": "m@champion", "engine": {"name": "echo"}, "tiers": {"batch": {}}},
+    }  # fmt: skip
+    held = HeldEndpoint(registry, tmp_path)
+    held._life, held._endpoint = Life(document=document, built="m@1", ref="m@1"), _read(document)
+    moved = held.overtaken()
+    assert moved is not None
+    assert moved.ref == "m@2"
+    registry.remove_alias("m", "champion")
+    assert held.overtaken() is None
+
+
+def test_trouble_with_the_registry_is_said_once_while_it_lasts(capsys: pytest.CaptureFixture[str]) -> None:
+    class Stuck:
+        said = "m has no alias 'champion'"
+
+        def refresh(self) -> bool:
+            raise UserError(self.said)
+
+    deployed, trouble = Stuck(), ""
+    for said in ("m has no alias 'champion'", "m has no alias 'champion'", "the disk is away"):
+        deployed.said = said
+        trouble = _refresh(deployed, trouble)  # type: ignore[arg-type]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition("registry: ")[2] for line in lines] == ["m has no alias 'champion'", "the disk is away"]
 
 
 @pytest.mark.parametrize(

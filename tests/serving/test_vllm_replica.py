@@ -88,7 +88,7 @@ def test_a_newer_keystroke_ends_the_older_and_a_drain_gives_batch_back(replica: 
 def test_a_full_queue_and_a_hopeless_deadline_are_refused(replica: VllmReplica) -> None:
     async def work() -> None:
         none = dataclasses.replace(PATIENT, targets={Tier.INTERACTIVE: TierTarget(latency_s=1.0, max_waiting=0)})
-        replica._config = none
+        replica._live._config = none
         async with started(replica):
             with pytest.raises(RefusedError) as refused:
                 await read_all(replica.submit(generation("a")))

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ray import serve
-from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
-from ray.serve.schema import ApplicationStatus, ReplicaState
+from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationStatus
 
 from orchestrator.adapters.endpoints.life import Document, Life
 from orchestrator.adapters.endpoints.rollout import Progress
@@ -32,28 +32,18 @@ from orchestrator.adapters.ray_serve.autoscale import write_lease
 from orchestrator.adapters.ray_serve.deploy import _QUIET, _quiet_driver
 from orchestrator.adapters.ray_serve.following import Stand
 from orchestrator.adapters.ray_serve.seating import write_seats
+from orchestrator.adapters.ray_serve.seen import Count, SeenReplicas, last_line, left_behind
 from orchestrator.adapters.ray_serve.shared import addresses, has_room, shared_serve
 from orchestrator.adapters.ray_serve.support import check_supported
 from orchestrator.policy.lending.rates import Counter
-from orchestrator.registry import Registry
+from orchestrator.registry import Registry, UnknownModelError
 from orchestrator.spec import Endpoint, load_text
 from orchestrator.spec.endpoint_changes import built_from, fixed_while_held
 from orchestrator.spec.errors import ExitCode, UserError
 from serving.versions import Wanted
 
-ASK_TIMEOUT_S = 5.0
 MOST_MOVES = 8
 """Of replicas to their lease's nodes, until the lease is another: a Serve that cannot be steered is left alone."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Count:
-    """Replicas of the part that has fewest of them: `answering` take requests; `present`: of the part that has most,
-    those that start or drain included. `failed`: why they cannot start."""
-
-    answering: int
-    present: int
-    failed: str | None = None
 
 
 @dataclass(slots=True)
@@ -72,8 +62,7 @@ class HeldEndpoint:
     _extra: int = 0
     _surge: int = 0
     _moves: int = 0
-    _handles: dict[str, Any] = field(default_factory=dict)
-    _asking: dict[str, Any] = field(default_factory=dict)
+    _seen: SeenReplicas = field(default_factory=SeenReplicas)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -142,8 +131,8 @@ class HeldEndpoint:
             if found is None or found.status is not ApplicationStatus.RUNNING:
                 on_their_way = True
             if found is not None and found.status is ApplicationStatus.DEPLOY_FAILED:
-                return Progress(fresh=0, wanted=wanted, failed=_last_line(found.message))
-            stands = self._stands(part) if found is not None else []
+                return Progress(fresh=0, wanted=wanted, failed=last_line(found.message))
+            stands = self._seen.stands(part) if found is not None else []
             fresh.append(sum(one.built == built for one in stands))
             on_their_way = on_their_way or len(stands) != fresh[-1]
         least = min(fresh, default=0)
@@ -175,45 +164,15 @@ class HeldEndpoint:
 
     def count(self) -> Count:
         """How many there are."""
-        applications = serve.status().applications
-        answering, present, failed = [], [], None
-        for part in self._parts():
-            found = applications.get(part.name)
-            if found is None:
-                return Count(answering=0, present=0)
-            if found.status is ApplicationStatus.DEPLOY_FAILED:
-                failed = _last_line(found.message)
-            states = [one.replica_states for one in found.deployments.values()]
-            answering.append(sum(one.get(ReplicaState.RUNNING, 0) for one in states))
-            present.append(sum(sum(one.values()) for one in states))
-        return Count(answering=min(answering), present=max(present), failed=failed)
-
-    def arrivals(self) -> tuple[Counter, ...]:
-        """Online requests that came to each replica since it started; one that leaves meanwhile says nothing."""
-        found: list[Counter] = []
-        for part in self._parts():
-            if part.name not in self._handles:
-                self._handles[part.name] = serve.get_deployment_handle("endpoint", part.name)
-            asked = self._handles[part.name].broadcast("arrivals")
-            answers = asked.results(timeout_s=ASK_TIMEOUT_S, return_exceptions=True)
-            for answer in answers:
-                if answer is not None and not isinstance(answer, BaseException):
-                    name, at_s, total = answer
-                    found.append(Counter(source=name, at_s=at_s, total=float(total)))
-        return tuple(found)
+        return self._seen.count(self._parts())
 
     def nodes(self) -> dict[str, int]:
         """Replicas that are there, by node, those of all parts together."""
-        found: dict[str, int] = {}
-        names = {part.name for part in self._parts()}
-        details = serve.context._get_global_client().get_serve_details()
-        for name, running in details["applications"].items():
-            for deployment in running["deployments"].values() if name in names else ():
-                for replica in deployment["replicas"]:
-                    node = replica.get("node_id")  # of one that starts, nobody knows yet
-                    if node is not None:
-                        found[node] = found.get(node, 0) + 1
-        return found
+        return self._seen.nodes(self._parts())
+
+    def arrivals(self) -> tuple[Counter, ...]:
+        """Online requests that came to each replica since it started."""
+        return self._seen.arrivals(self._parts())
 
     # --- The registry, and a version on trial ------------------------------------------------------------------------
 
@@ -222,14 +181,14 @@ class HeldEndpoint:
 
         Weights are loaded beside the running ones, on the replicas' time: a later call says what came of it.
         """
-        stands = [stand for part in self._parts() for stand in self._stands(part.name)]
+        stands = [stand for part in self._parts() for stand in self._seen.stands(part.name)]
         return (*self._end_trial(stands), *self._follow_alias(stands))
 
     def overtaken(self) -> Life | None:
         """What replicas must become to follow the alias, where a running one cannot load other weights."""
         if self.endpoint.spec.engine.name == "torch":
             return None
-        ref = self.registry.get(self.endpoint.spec.model).ref
+        ref = self._named()
         return None if ref == self.life.ref else replace(self.life, built=ref, ref=ref)
 
     def canary(self) -> dict[str, Any] | None:
@@ -251,7 +210,7 @@ class HeldEndpoint:
     def _follow_alias(self, stands: list[Stand]) -> tuple[str, ...]:
         if self.endpoint.spec.engine.name != "torch":
             return ()
-        ref, wish = self.registry.get(self.endpoint.spec.model).ref, self._wanted().to_json()
+        ref, wish = self._named(), self._wanted().to_json()
         tried = [one.followed for one in stands if one.followed.wish == wish]
         error = next((one.error for one in tried if one.error), None)
         if self._trying is not None and error is not None:
@@ -266,6 +225,13 @@ class HeldEndpoint:
             self._run()
         return ()
 
+    def _named(self) -> str:
+        """The version that the file's model means now; the one that answers, where its alias was forgotten."""
+        try:
+            return self.registry.get(self.endpoint.spec.model).ref
+        except UnknownModelError:
+            return self.life.ref
+
     # --- Inside ------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -274,7 +240,7 @@ class HeldEndpoint:
         Those of a set of tiers that its file had before, too. Raises: whatever Serve raises where they may be left.
         """
         with _quiet_driver(), contextlib.suppress(RayServeException):
-            for name in self._left_behind():
+            for name in left_behind(self.name):
                 serve.delete(name)
                 write_lease(name, None)
                 write_seats(name, None)
@@ -319,32 +285,12 @@ class HeldEndpoint:
             write_seats(part.name, self._seats)
             write_lease(part.name, self._replicas + extra)
 
-    def _stands(self, part: str) -> list[Stand]:
-        """How its replicas stand; those that do not answer, or not yet, say nothing."""
-        if part not in self._asking:
-            self._asking[part] = serve.get_deployment_handle("endpoint", part)
-        try:
-            answers = self._asking[part].broadcast("stand").results(timeout_s=ASK_TIMEOUT_S, return_exceptions=True)
-        except (DeploymentUnavailableError, TimeoutError):
-            return []
-        return [answer for answer in answers if isinstance(answer, Stand)]
-
     def _has_room_for_one(self) -> bool:
         """Whether one more replica of each part could start."""
         return has_room(self.endpoint.spec.replicas.resources, len(self._parts()))
-
-    def _left_behind(self) -> list[str]:
-        """Applications that are there below this endpoint's path, whatever its file says now."""
-        details = serve.context._get_global_client().get_serve_details()["applications"]
-        return [name for name, one in details.items() if f"{one.get('route_prefix')}/".startswith(f"/{self.name}/")]
 
 
 def _read(document: Document) -> Endpoint:
     (endpoint,) = load_text(json.dumps(dict(document)), where=str(document["metadata"]["name"]))
     assert isinstance(endpoint, Endpoint), "an endpoint's process has an Endpoint"
     return endpoint
-
-
-def _last_line(message: str) -> str:
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return lines[-1] if lines else "its replicas do not start"

@@ -219,7 +219,8 @@ def _wake_at_s(outcome: _Outcome, waits: Iterable[Waits], changes: Iterable[Chan
         for one in board.sittings.values()
         if one.job.queue in board.queues
     ]
-    instants += [night_ends_s(board, one) for one in board.sittings.values() if one.job.window is not None]
+    ends = (night_ends_s(board, one) for one in board.sittings.values() if one.job.window is not None)
+    instants += [instant for instant in ends if instant is not None]
     opening_s = next_opening_s(board)
     instants += [] if opening_s is None else [opening_s]
     return min((instant for instant in instants if instant > now_s), default=None)

@@ -77,19 +77,20 @@ def _over(board: Board, sitting: Sitting) -> Evict | None:
         detail = f"window {job.window!r} has closed"
         until_s = _grace_ends_s(board, job.window)
         return Evict(job=job.id, cause=ChangeCause.WINDOW_CLOSED, detail=detail, drain_until_s=until_s)
-    if closes_s is not None and now_s >= (ends_s := night_ends_s(board, sitting)):
+    ends_s = night_ends_s(board, sitting)
+    if closes_s is not None and ends_s is not None and now_s >= ends_s:
         what = f"what ends a night takes {closes_s - ends_s:.0f} s"
         detail = f"window {job.window!r} closes in {closes_s - now_s:.0f} s; {what}"
         return Evict(job=job.id, cause=ChangeCause.WINDOW_CLOSED, detail=detail, drain_until_s=closes_s)
     return None
 
 
-def night_ends_s(board: Board, sitting: Sitting) -> float:
-    """When a job stops to train in its window, so that what must follow fits: as it was planned when it started;
-    without a window never."""
+def night_ends_s(board: Board, sitting: Sitting) -> float | None:
+    """When a job stops to train in its window, so that what must follow fits: as it was planned when it started; None
+    without a window."""
     closes_s = closes_at_s(board, sitting.job)
     if closes_s is None:
-        return float("inf")
+        return None
     ending = sitting.job.ending if sitting.running.tempo is None else sitting.running.tempo.ending
     begun_s, slice_s = sitting.running.started_s, sitting.job.min_slice_s
     plan = plan_session(ending, begins_s=begun_s, until_s=closes_s, min_slice_s=slice_s)

@@ -48,6 +48,10 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
         ({"max_tokens": 0}, 400, "max_tokens", "max_tokens: "),
         ({"max_tokens": 401}, 400, "max_tokens", "max_tokens: 401 is above 400, the most this tier answers"),
         ({"max_tokens": "many"}, 400, "max_tokens", "max_tokens: "),
+        ({"max_tokens": "4"}, 400, "max_tokens", "max_tokens: Input should be a valid integer"),
+        ({"max_tokens": True}, 400, "max_tokens", "max_tokens: Input should be a valid integer"),
+        ({"temperature": "0.5"}, 400, "temperature", "temperature: Input should be a valid number"),
+        ({"stream": "yes"}, 400, "stream", "stream: Input should be a valid boolean"),
         ({"temperature": 2.5}, 400, "temperature", "temperature: "),
         ({"temperature": "NaN"}, 400, "temperature", "temperature: "),
         ({"top_p": 0}, 400, "top_p", "top_p: "),
@@ -160,6 +164,21 @@ def test_a_chat_with_a_wrong_message_names_its_place(http: httpx.Client) -> None
     assert error_of(http.post("/v1/chat/completions", json=body))["param"] == "messages[1].role"
     empty = {"model": "gpt-demo", "messages": []}
     assert error_of(http.post("/v1/chat/completions", json=empty))["param"] == "messages"
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"messages": [{"role": "user", "content": "x" * 80}]}, "messages"),
+        ({"max_completion_tokens": 401}, "max_completion_tokens"),
+        ({"max_tokens": 401}, "max_tokens"),
+        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+    ],
+)
+def test_an_error_of_a_chat_names_the_chats_own_field(http: httpx.Client, change: dict[str, Any], param: str) -> None:
+    body = {"model": "gpt-demo", "messages": [{"role": "user", "content": "hi"}], **change}
+    error = error_of(http.post("/v1/chat/completions", json=body))
+    assert error["param"] == param
 
 
 def test_the_client_raises_its_own_exceptions(http: httpx.Client) -> None:

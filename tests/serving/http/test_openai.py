@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -98,6 +99,14 @@ def test_a_chat_is_answered_as_the_assistant(client: OpenAI) -> None:
     assert done.usage.prompt_tokens == len("system: Be brief.\nuser: Hi\nassistant: ")
     stream = client.chat.completions.create(model="gpt-demo", messages=messages, max_tokens=18, stream=True)  # type: ignore[arg-type]
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "system: Be brief.\n"
+
+
+def test_an_answer_is_part_of_the_next_turn_as_it_came(client: OpenAI) -> None:
+    turns: list[Any] = [{"role": "user", "content": "Hi"}]
+    done = client.chat.completions.create(model="gpt-demo", messages=turns, max_tokens=4)
+    turns += [done.choices[0].message, {"role": "user", "content": "and?"}]
+    again = client.chat.completions.create(model="gpt-demo", messages=turns, max_tokens=4)
+    assert again.usage.prompt_tokens == len("user: Hi\nassistant: user\nuser: and?\nassistant: ")
 
 
 def test_the_async_client_streams_many_at_once(url: str) -> None:

@@ -22,8 +22,9 @@ from serving.policy import (
     exact,
 )
 from serving.policy.fairness import take_turns, yielding
-from serving.policy.fill import Rules, order_online
+from serving.policy.order import order_online
 from serving.policy.rows import Row
+from serving.policy.rules import Rules
 from tests.serving.policy import worlds
 from tests.serving.policy.simulator import simulate
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.policy import Admitted, Refused, Request, Tier
-from serving.policy.fill import Rules
 from serving.policy.reserve import GRACE_S, Reservations
+from serving.policy.rules import Rules
 from tests.serving.policy.simulator import Outcome, simulate
 from tests.serving.policy.worlds import CONFIG, MODEL, SLOTS, request, scheduler
 

@@ -7,10 +7,10 @@ import math
 
 import pytest
 
-from serving.policy import Admitted, Idle, RefusalReason, Refused, StepPlan, Tier, TierScheduler, TierTarget
+from serving.policy import Admitted, Idle, RefusalReason, Refused, StepPlan, Tier, TierScheduler, TierTarget, admission
 from serving.policy.admission import decide
-from serving.policy.fill import Rules
 from serving.policy.rows import Row
+from serving.policy.rules import Rules
 from tests.serving.policy.simulator import simulate
 from tests.serving.policy.worlds import CONFIG, MODEL, SLOTS, backlog, request, scheduler
 
@@ -191,3 +191,19 @@ def test_a_decision_looks_at_no_more_rows_when_thousands_wait() -> None:
     verdict = decide(asked[-1], rows, rules, num_waiting=2000, now_s=0.0, free_at_s=0.0)
     assert isinstance(verdict, Refused)
     assert 0 < verdict.retry_after_s < math.inf
+
+
+@pytest.mark.parametrize("num_looks", [3, 10, 20, 30, 40, 60, 10_000])
+def test_what_cannot_be_looked_at_to_its_end_is_no_reason_to_admit(
+    monkeypatch: pytest.MonkeyPatch, num_looks: int
+) -> None:
+    """The slow row would be in time by itself and is late with the keystroke, however little of that is seen."""
+    monkeypatch.setattr(admission, "_MAX_EFFORT", num_looks)
+    rules = Rules(config=CONFIG, model=MODEL, num_slots=SLOTS)
+    slow = Row(request=request("slow", Tier.INTERACTIVE, tokens=40, deadline_s=0.32))
+    asked = request("k", Tier.KEYSTROKE)
+    alone = decide(slow.request, [], rules, num_waiting=0, now_s=0.0, free_at_s=0.0)
+    verdict = decide(asked, [slow], rules, num_waiting=0, now_s=0.0, free_at_s=0.0)
+    assert isinstance(alone, Admitted)
+    assert num_looks < 10_000 or alone.predicted_finish_s <= slow.request.deadline_s
+    assert isinstance(verdict, Refused)

@@ -1,0 +1,135 @@
+"""Rules and rows as plain numbers, looked up once for everything that one decision plays forward."""
+
+from __future__ import annotations
+
+import math
+
+from serving.policy.order import allowance_s, nearly_s, needs_promotion
+from serving.policy.rows import Row
+from serving.policy.rules import RANK, Rules, needs_alone_s
+from serving.policy.tiers import Tier
+
+_TIERS = sorted(RANK, key=lambda tier: RANK[tier])
+
+
+class Costs:
+    """What steps and rows take by the model, and what the configuration allows."""
+
+    def __init__(self, rules: Rules) -> None:
+        predict_s = rules.model.predict_parts_s
+        self.rules = rules
+        self.tail_s = rules.model.tail_s
+        self.chunk = rules.config.prefill_chunk_tokens
+        self.min_chunk = rules.config.min_chunk_tokens
+        self.online_slots = rules.online_slots
+        self.online_share = 1 - rules.config.batch_share
+        self.budget_share = 1 - rules.earned_share
+        self.decode_s = tuple(predict_s(count, 0, 0) for count in range(rules.num_slots + 1))
+        self.prefill_s = predict_s(0, 1, 0) - self.decode_s[0]
+        self.context_s = predict_s(0, 0, 1) - self.decode_s[0]
+        self._alone_s: dict[tuple[int, int, int], float] = {}
+        self._caps_s: dict[int, tuple[float, ...]] = {}
+
+    def step_s(self, decodes: int, prefill: int, context: int) -> float:
+        """What the model predicts for such a step."""
+        return self.decode_s[decodes] + self.prefill_s * prefill + self.context_s * context
+
+    def alone_s(self, prompt: int, tokens: int, reach: int) -> float:
+        """As `rules.needs_alone_s`; the same progress is asked about again and again."""
+        key = (prompt, tokens, reach)
+        found_s = self._alone_s.get(key)
+        if found_s is None:
+            found_s = self._alone_s[key] = needs_alone_s(prompt, tokens, reach, self.rules)
+        return found_s
+
+    def row_alone_s(self, row: Row) -> float:
+        """As `rules.alone_s`."""
+        request = row.request
+        prompt, tokens = request.prompt_tokens, request.max_tokens
+        return self.alone_s(prompt - row.prefilled, tokens - row.generated, prompt + tokens)
+
+    def least_chunk(self, prompt: int) -> int:
+        """The smallest part of so many prompt tokens that is ever put into a step, as `fill.Packing` tries them."""
+        tokens = min(self.chunk, prompt)
+        while tokens // 2 >= self.min_chunk:
+            tokens //= 2
+        return tokens
+
+    def caps_s(self, present: int) -> tuple[float, ...]:
+        """Per rank, the longest step that live rows of faster tiers allow; `present` has a bit for each live rank."""
+        found = self._caps_s.get(present)
+        if found is None:
+            own = [self.rules.config.step_cap_s(tier) if present >> RANK[tier] & 1 else math.inf for tier in _TIERS]
+            found = self._caps_s[present] = tuple(min(own[:rank], default=math.inf) for rank in range(len(Tier)))
+        return found
+
+
+class Run:
+    """One row's progress. `tokens` are still to be made, `prefill` prompt tokens still to be read, `least` of them in
+    the smallest chunk that is tried."""
+
+    __slots__ = ("_allowed_s", "_costs", "_decode_s", "_row", "alone_s", "context", "deadline_s", "late_s", "least",
+                 "prefill", "rank", "request", "steps", "tokens", "towards_s")  # fmt: skip
+
+    def __init__(self, row: Row, costs: Costs) -> None:
+        request = row.request
+        self._row = row
+        self._costs = costs
+        self.request = request
+        self.rank = RANK[request.tier]
+        self._decode_s = costs.step_s(1, 0, request.prompt_tokens + request.max_tokens)
+        self.deadline_s = self.towards_s = request.deadline_s
+        self._allowed_s = allowance_s(request)
+        self.late_s = -nearly_s(self._allowed_s)
+        self.prefill = request.prompt_tokens - row.prefilled
+        self.tokens = request.max_tokens - row.generated
+        self.context = row.prefilled + row.generated
+        self.steps = row.remaining_steps(costs.chunk)
+        self.alone_s = costs.row_alone_s(row)
+        self.least = costs.least_chunk(self.prefill)
+
+    def is_waited_for(self, now_s: float) -> bool:
+        """Somebody waits for it, or it is a batch row near its deadline."""
+        if self.request.tier.is_online:
+            return True
+        return needs_promotion(self.request, self.alone_s, self._costs.rules, now_s)
+
+    def due_s(self, now_s: float) -> float:
+        """The deadline to work towards, as `order.working_towards_s`; it is noted as `towards_s`."""
+        slack_s = self.deadline_s - now_s - self.alone_s
+        towards_s = self.deadline_s
+        if slack_s < self.late_s:
+            towards_s += math.ceil(-slack_s / self._allowed_s) * self._allowed_s
+        self.towards_s = towards_s
+        return towards_s
+
+    def decode(self, steps: int) -> None:
+        """Take over so many steps of one token each."""
+        self.tokens -= steps
+        self.context += steps
+        self.steps = self.tokens
+        self.alone_s = self.tokens * self._decode_s
+
+    def read(self, tokens: int) -> None:
+        """Take over a prompt chunk; the last one makes a token."""
+        self.prefill -= tokens
+        self.context += tokens
+        if not self.prefill:
+            self.tokens -= 1
+            self.context += 1
+        chunks = math.ceil(self.prefill / self._costs.chunk)
+        self.steps = chunks + self.tokens - (1 if chunks else 0)
+        reach = self.request.prompt_tokens + self.request.max_tokens
+        self.alone_s = self._costs.alone_s(self.prefill, self.tokens, reach)
+        self.least = self._costs.least_chunk(self.prefill)
+
+    def as_row(self) -> Row:
+        """The row as it is by now."""
+        request, row = self.request, self._row
+        return Row(
+            request=request,
+            prefilled=request.prompt_tokens - self.prefill,
+            generated=request.max_tokens - self.tokens,
+            slot=row.slot,
+            parked=row.parked,
+        )
