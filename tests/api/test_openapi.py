@@ -32,7 +32,7 @@ from orchestrator.service.visits import Visits
 from tests.api.world import ApiWorld
 from tests.ledger.world import new
 
-_EXAMPLES = 8
+_EXAMPLES = 6
 schemathesis.serializer.alias("application/gzip", "application/octet-stream")
 _CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -20,8 +21,8 @@ from tests.ledger.world import sqlite
 _BASE = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
-def _live(folder: Path, point: str, times: int) -> int:
-    """A process of its own (a fork: imports are paid for once); its wait status."""
+def _begin(folder: Path, point: str, times: int) -> int:
+    """A process of its own (a fork: imports are paid for once); its id."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -30,7 +31,12 @@ def _live(folder: Path, point: str, times: int) -> int:
             code = 0
         finally:
             os._exit(code)
-    return os.waitpid(child, 0)[1]
+    return child
+
+
+def _live(*lives: tuple[Path, str, int]) -> list[int]:
+    """Processes side by side, each on a folder of its own; their wait statuses."""
+    return [os.waitpid(child, 0)[1] for child in [_begin(*life) for life in lives]]
 
 
 def _end(folder: Path) -> dict[str, object]:
@@ -63,7 +69,7 @@ def _end(folder: Path) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def uncrashed() -> Iterator[tuple[dict[str, object], dict[str, int]]]:
     with tempfile.TemporaryDirectory(dir=_BASE) as folder:
-        assert _live(Path(folder), "count", 0) == 0
+        assert _live((Path(folder), "count", 0)) == [0]
         yield _end(Path(folder)), json.loads((Path(folder) / "points.json").read_text())
 
 
@@ -87,26 +93,27 @@ def test_the_story_comes_by_every_kind_of_change(uncrashed) -> None:
 def test_whoever_dies_at_a_point_the_end_is_the_same(uncrashed) -> None:
     """The first and the middle time of every point; the slow test below takes every time."""
     end, points = uncrashed
-    for point, reached in sorted(points.items()):
-        for times in sorted({1, (reached + 1) // 2}):
-            _die_and_compare(end, point, times)
+    _die_and_compare(end, [(point, times) for point in sorted(points) for times in {1, (points[point] + 1) // 2}])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_whoever_dies_whenever_the_end_is_the_same(uncrashed) -> None:
     end, points = uncrashed
-    for point, reached in sorted(points.items()):
-        for times in range(1, reached + 1):
-            _die_and_compare(end, point, times)
+    _die_and_compare(end, [(point, times) for point in sorted(points) for times in range(1, points[point] + 1)])
 
 
-def _die_and_compare(end: dict[str, object], point: str, times: int) -> None:
-    with tempfile.TemporaryDirectory(dir=_BASE) as folder:
-        status = _live(Path(folder), point, times)
-        assert os.WIFSIGNALED(status), f"nobody died at {point}, {times}"
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        assert _live(Path(folder), "", 0) == 0, f"the next process after {point}, {times} failed"
-        found = _end(Path(folder))
-        for key, value in end.items():
-            assert found[key] == value, f"{key} after a death at {point}, {times}"
+def _die_and_compare(end: dict[str, object], deaths: list[tuple[str, int]]) -> None:
+    """Two at a time: each death has a folder of its own."""
+    for pair in (deaths[at : at + 2] for at in range(0, len(deaths), 2)):
+        with contextlib.ExitStack() as stack:
+            folders = [Path(stack.enter_context(tempfile.TemporaryDirectory(dir=_BASE))) for _ in pair]
+            died = _live(*((folder, *death) for folder, death in zip(folders, pair, strict=True)))
+            lived = _live(*((folder, "", 0) for folder in folders))
+            for folder, death, first, second in zip(folders, pair, died, lived, strict=True):
+                assert os.WIFSIGNALED(first), f"nobody died at {death}"
+                assert os.WTERMSIG(first) == signal.SIGKILL
+                assert second == 0, f"the next process after {death} failed"
+                found = _end(folder)
+                for key, value in end.items():
+                    assert found[key] == value, f"{key} after a death at {death}"

@@ -60,7 +60,7 @@ def test_every_rank_runs_equally_many_passes_and_only_real_micro_batches(plan, w
     assert sum(plan.rank_samples(world_size, rank) for rank in ranks) == plan.global_batch_size
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(plan=plans, data=st.data())
 def test_weights_sum_to_exactly_one_and_follow_the_tokens(plan, data):
     assert math.fsum(plan.weights()) == 1.0

@@ -27,7 +27,7 @@ from serving.engine.echo import EchoEngine
 from serving.http.app import HttpConfig, assemble
 from tests.serving.http.server import RUNNER, running_service
 
-_EXAMPLES = 15
+_EXAMPLES = 8
 _CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 

@@ -34,7 +34,7 @@ def run(slots: int, rows: list[Request]) -> Outcome:
 
 
 @given(loads(), st.sampled_from([0, 12]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_no_admitted_request_is_late_and_none_is_lost(load: tuple[int, list[Request]], waiting: int) -> None:
     """But by the one step that the batch rows' share buys: it cannot be divided, a forecast spreads it evenly."""
     slots, rows = load
