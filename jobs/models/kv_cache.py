@@ -18,9 +18,10 @@ from torch import Tensor
 from jobs.models.transformer import Attend, Rotation, band, rotation
 
 _MIN_ROWS_AT_ONCE = 4
-# What a row costs by itself beside its positions, in positions of a range of slots. Measured on one core, 6 heads of 64
-# and 64 to 128 tokens a row: 20 us by itself; the range 0.122 us a position, 0.5 ms for all of 32 slots.
-_ROW_POSITIONS = 75
+# What a row costs by itself beside its positions, in positions of a range of slots. Measured on one core in whole steps
+# of six layers, whose caches are read from memory, 6 heads of 64: 50 us by itself with 96 positions, 0.35 us a position
+# of the range; so of 32 slots with 64 to 128 positions 28 rows or more go together, and with 200 to 300 only all.
+_ROW_POSITIONS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,8 @@ class SlotCache:
     def _each_row(self, q_BH1d: Tensor, k_SHPd: Tensor, v_SHPd: Tensor, rows: Rows) -> Tensor:
         """Row by row over exactly the positions it has: no copy of the cache, no padding to the longest row.
 
-        Written out, because most of a fused call for a single query is overhead: 20 us a row of 100 tokens, not 26.
+        Written out, because most of a fused call for a single query is overhead: 20 us a row of 96 positions in the
+        processor's cache, not 26.
         """
         dtype, parts = q_BH1d.dtype, []
         scaled_BH1d = q_BH1d * q_BH1d.shape[-1] ** -0.5
