@@ -15,10 +15,10 @@ import pytest
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator.adapters.ray_train.driver import LOOK_EVERY_S
 from orchestrator.adapters.ray_train.events import AttemptOpened, Event, StepDone
 from orchestrator.adapters.ray_train.governor import Habits
 from orchestrator.adapters.ray_train.lease import FileLease, Lease
-from orchestrator.adapters.ray_train.lookout import LOOK_EVERY_S
 from orchestrator.adapters.ray_train.run import RunOptions, RunResult, run_train_job
 from orchestrator.policy.resize import ResizeRules
 from orchestrator.spec import TrainJob, load_text
@@ -189,9 +189,9 @@ def foreign_actor(node_id: str) -> ray.actor.ActorHandle:
 
 
 def is_up(actor: ray.actor.ActorHandle) -> bool:
-    """Whether the actor has got its room, now or within some seconds."""
+    """Whether the actor has got its room, now or as soon as its process has started, however busy the machine."""
     try:
-        return bool(ray.get(actor.ping.remote(), timeout=10.0))
+        return bool(ray.get(actor.ping.remote(), timeout=120.0))
     except ray.exceptions.RayError:
         return False
 
