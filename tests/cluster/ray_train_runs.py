@@ -15,10 +15,10 @@ import pytest
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.adapters.ray_train.driver import LOOK_EVERY_S
 from orchestrator.adapters.ray_train.events import AttemptOpened, Event, StepDone
 from orchestrator.adapters.ray_train.governor import Habits
 from orchestrator.adapters.ray_train.lease import FileLease, Lease
+from orchestrator.adapters.ray_train.lookout import LOOK_EVERY_S
 from orchestrator.adapters.ray_train.run import RunOptions, RunResult, run_train_job
 from orchestrator.policy.resize import ResizeRules
 from orchestrator.spec import TrainJob, load_text

@@ -13,12 +13,13 @@ import psutil
 import pytest
 import ray
 
-from jobs.data import pack
+from jobs.data import open_dataset, pack
 from jobs.models.load import load_model
 from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
 from orchestrator.adapters.ray_cluster.processes import node_processes
 from orchestrator.adapters.ray_train.domains import TOPOLOGY_LABEL, ZONE_LABEL, read_domains
 from orchestrator.adapters.ray_train.events import Cause, Noticed, StacksTaken, Status, StopAsked
+from orchestrator.adapters.ray_train.node_agent import CACHE_VARIABLE
 from orchestrator.adapters.ray_train.record import RunRecord
 from orchestrator.adapters.ray_train.record_store import load_events
 from orchestrator.adapters.ray_train.run import HABITS, RunResult
@@ -52,11 +53,19 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder on the nodes' own disk."""
+    return tmp_path_factory.mktemp("disk")
+
+
+@pytest.fixture(scope="module")
+def cluster(disk: Path) -> Iterator[LocalCluster]:
     """A head without room for workers, and one node with room for two."""
     labelled = NodeSize(num_cpus=2, labels={TOPOLOGY_LABEL: "local/rack1"})
-    with LocalCluster((NodeSize(num_cpus=0, labels={ZONE_LABEL: "here"}), labelled)) as cluster:
-        yield cluster
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(disk))
+        with LocalCluster((NodeSize(num_cpus=0, labels={ZONE_LABEL: "here"}), labelled)) as cluster:
+            yield cluster
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +91,14 @@ def test_a_job_runs_to_an_exported_model(fixed: tuple[RunResult, Watch]) -> None
     assert result.model_dir is not None
     model, config = load_model(result.model_dir)
     assert config.task == "tests.cluster.ray_train_task:task"
+    assert (result.model_dir / "code" / "tests" / "cluster" / "ray_train_task.py").is_file(), "it carries its code"
     assert sum(parameter.numel() for parameter in model.parameters()) > 0
     assert result.metrics["bits_per_byte"] > 0
+
+
+def test_the_nodes_have_read_the_data_from_their_own_disk(fixed: tuple[RunResult, Watch], disk: Path) -> None:
+    (copy,) = (disk / "datasets" / "versions").glob("[!.]*")
+    assert open_dataset(copy).manifest.hash == fixed[0].dataset_hash
 
 
 def test_every_held_second_is_booked(fixed: tuple[RunResult, Watch]) -> None:
