@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from zoneinfo import ZoneInfo
 
 import typer
 from rich.console import Group
 
-from orchestrator.adapters.endpoints.demand import DemandSeries, load_demand
-from orchestrator.adapters.endpoints.holders import Holding, live_terms, recall_times
-from orchestrator.adapters.endpoints.rehearse import Rehearsal, RehearsedDay, rehearse
 from orchestrator.cli.output import Format, Output, emit, make_table
-from orchestrator.policy.lending.values import Terms
-from orchestrator.policy.queueing.from_spec import replicas_of
 from orchestrator.spec import Cluster, Endpoint, load_one
 from orchestrator.spec.errors import ExitCode, UserError
 from orchestrator.spec.fields import did_you_mean
 from orchestrator.spec.problems import BadValueError
 from orchestrator.spec.times import parse_instant
+
+# The other verbs of 'tide window' need none of this, and it takes a third of a second.
+if TYPE_CHECKING:
+    from orchestrator.adapters.endpoints.demand import DemandSeries
+    from orchestrator.adapters.endpoints.rehearse import Rehearsal, RehearsedDay
+    from orchestrator.policy.lending.values import Terms
 
 _MONDAY = dt.date(2026, 1, 5)
 
@@ -60,6 +61,9 @@ def rehearse_lending(
     Replicas come back as late as the Cluster's lending.recall_lead says, else as late as unmeasured ones are taken
     to. The first day is learnt from.
     """
+    from orchestrator.adapters.endpoints.demand import load_demand
+    from orchestrator.adapters.endpoints.rehearse import rehearse
+
     cluster, endpoint = load_one(cluster_file, Cluster), load_one(endpoint_file, Endpoint)
     terms = _terms(cluster, endpoint, pool, str(endpoint_file))
     demand = load_demand(demand_file, column or endpoint.metadata.name)
@@ -69,6 +73,9 @@ def rehearse_lending(
 
 
 def _terms(cluster: Cluster, endpoint: Endpoint, pool: str | None, where: str) -> Terms:
+    from orchestrator.adapters.endpoints.holders import Holding, live_terms, recall_times
+    from orchestrator.policy.queueing.from_spec import replicas_of
+
     lending = cluster.spec.lending
     pools = () if lending is None else lending.pools
     if pool is None and len(pools) != 1:

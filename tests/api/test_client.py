@@ -46,11 +46,17 @@ def test_a_job_goes_its_way_through_the_client(world: ApiWorld, tmp_path: Path) 
         assert (kinds[0], kinds[-2:]) == ("submitted", ["cancelled", "end"])
 
 
+@pytest.mark.parametrize("name", ["no/body", "No Body", "", "..", "a\x1bb"])
+def test_what_can_be_no_name_is_refused_before_anybody_is_asked(tmp_path: Path, name: str) -> None:
+    with Client(place(tmp_path / "nobody")) as client, pytest.raises(UserError, match="cannot name a job") as refused:
+        client.job(name)
+    assert refused.value.code is ExitCode.INVALID
+
+
 @pytest.mark.parametrize(
     ("ask", "code"),
     [
         (lambda client: client.job("nobody"), ExitCode.UNKNOWN),
-        (lambda client: client.job("no/body"), ExitCode.UNKNOWN),
         (lambda client: client.submit(job("a", steps=0)), ExitCode.INVALID),
         (lambda client: client.submit(job("a", queue="none")), ExitCode.UNKNOWN),
         (lambda client: client.submit(job("a", queue="red-only", tenant="blue")), ExitCode.FORBIDDEN),

@@ -231,7 +231,7 @@ def test_the_end_of_a_job_is_told_and_what_came_of_it_is_described(
             """Nobody reads it."""
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as receiver:
-        threading.Thread(target=receiver.serve_forever, daemon=True).start()
+        threading.Thread(target=receiver.serve_forever, args=(0.01,), daemon=True).start()
         hook = {"url": f"http://127.0.0.1:{receiver.server_port}/x", "events": ["cancelled"]}
         assert tide("submit", job_file(tmp_path, "unsigned", notify=[{**hook, "secret": "none"}])) == 4
         assert "secret 'default/none' cannot be read" in capsys.readouterr().err

@@ -189,9 +189,9 @@ def foreign_actor(node_id: str) -> ray.actor.ActorHandle:
 
 
 def is_up(actor: ray.actor.ActorHandle) -> bool:
-    """Whether the actor has got its room, now or within some seconds."""
+    """Whether the actor has got its room, now or as soon as its process has started, however busy the machine."""
     try:
-        return bool(ray.get(actor.ping.remote(), timeout=10.0))
+        return bool(ray.get(actor.ping.remote(), timeout=120.0))
     except ray.exceptions.RayError:
         return False
 

@@ -172,65 +172,20 @@ def test_growth_notice_and_kills_change_nothing_but_the_size(
     assert {opened.source for opened in watch.attempts[1:]} == {"keepers"}
 
 
-def test_a_notice_file_moves_the_run_off_its_node_in_time(
+def test_room_that_is_taken_between_two_attempts_is_done_without_and_a_notice_file_moves_the_run_in_time(
     fixed: tuple[RunResult, Watch], cluster: LocalCluster, home: Path
 ) -> None:
-    """2 -> 4 when two nodes come, while somebody's actor waits for the same room; -> 3 when a file announces the end of
-    one; -> 2 when the other is killed. ZeRO 2."""
+    """2 -> 4 while somebody's actor waits for the same room; a worker is killed and that actor takes its room: -> 3
+    from the keepers; then a rank stands still; -> 2 when a file announces the end of a node. ZeRO 2."""
     added: list[str] = []
     foreign: list[ray.actor.ActorHandle] = []
-
-    def add_nodes() -> None:
-        added.extend(cluster.add_node(NodeSize(num_cpus=1)).node_id for _ in range(2))
-
-    def notify() -> None:
-        file = cluster.notice_file(added[0])
-        file.with_suffix(".new").write_text("60")
-        file.with_suffix(".new").rename(file)
-
-    watch = Watch(
-        plan=[
-            (lambda w: w.made(1, attempt=1), add_nodes),
-            (Warm(added), lambda: pin(home, "noticed", None)),
-            (lambda w: w.has(StopAsked), lambda: foreign.append(foreign_actor(added[0]))),
-            (lambda w: w.made(8, attempt=2), notify),
-            (lambda w: w.made(8, attempt=3), lambda: cluster.kill_node(added[1])),
-        ]
-    )
-    pin(home, "noticed", 2)
-    result = run(make_job("noticed", low=2, high=4, steps=STEPS, zero_stage=2), home, watch)
-    assert result.status is Status.SUCCEEDED, result.detail
-    assert [(opened.cause, opened.world_size) for opened in watch.attempts] == [
-        (Cause.START, 2),
-        (Cause.GROW, 4),
-        (Cause.NOTICE, 3),
-        (Cause.NODE_LOSS, 2),
-    ]
-    same(watch, fixed[1], steps=STEPS)
-    record = RunRecord.of("noticed", load_events(result.run_dir))
-    assert record.to_json()["planned_steps_lost"] == 0
-    assert record.lost_steps[Cause.NODE_LOSS] <= SNAPSHOT_EVERY + (record.mirror_lag_steps or 0) + 1
-    (notice,) = watch.of(Noticed)
-    assert notice.node_id == added[0]
-    assert 0 < (notice.deadline_s or 0) <= 60
-    assert notice.detail.startswith("file: ")
-    assert not is_up(foreign[0])
-    cluster.kill_node(added[0])
-
-
-def test_room_that_is_taken_between_two_attempts_is_done_without(
-    fixed: tuple[RunResult, Watch], cluster: LocalCluster, home: Path
-) -> None:
-    """2 -> 4, a worker is killed and somebody's waiting actor takes its room: -> 3 from the keepers; then a rank stands
-    still. ZeRO 1."""
-    added: list[str] = []
-    foreign: list[ray.actor.ActorHandle] = []
+    waits: list[bool] = []
 
     def add_nodes() -> None:
         added.extend(cluster.add_node(NodeSize(num_cpus=1)).node_id for _ in range(2))
 
     def kill_a_worker() -> None:
-        foreign.append(foreign_actor(added[0]))
+        waits.append(not ray.wait([foreign[0].ping.remote()], timeout=0.0)[0])
         folder = next(node.folder for node in cluster.nodes if node.node_id == added[0])
         (worker,) = (p for p in node_processes(folder) if "RayTrainWorker" in "".join(p.cmdline()))
         os.kill(worker.pid, signal.SIGKILL)
@@ -239,31 +194,45 @@ def test_room_that_is_taken_between_two_attempts_is_done_without(
         (rank,) = (p for p in node_processes(cluster.nodes[1].folder) if p.name() == "tide-rank-1")
         os.kill(rank.pid, signal.SIGSTOP)
 
+    def notify() -> None:
+        file = cluster.notice_file(added[1])
+        file.with_suffix(".new").write_text("60")
+        file.with_suffix(".new").rename(file)
+
     watch = Watch(
         plan=[
             (lambda w: w.made(1, attempt=1), add_nodes),
             (Warm(added), lambda: pin(home, "crowded", None)),
+            (lambda w: w.has(StopAsked), lambda: foreign.append(foreign_actor(added[0]))),
             (lambda w: w.made(8, attempt=2), kill_a_worker),
             (lambda w: w.steps[-1].world_size == 3, stop_a_rank),
+            (lambda w: w.made(8, attempt=4), notify),
         ]
     )
     pin(home, "crowded", 2)
-    job = make_job("crowded", low=2, high=4, steps=STEPS, zero_stage=1, hang_timeout_s=15)
+    job = make_job("crowded", low=2, high=4, steps=STEPS, zero_stage=2, hang_timeout_s=15)
     result = run(job, home, watch)
     assert result.status is Status.SUCCEEDED, result.detail
+    assert waits == [True]  # it got no room from the growth
     assert is_up(foreign[0])
     assert [(opened.cause, opened.world_size) for opened in watch.attempts] == [
         (Cause.START, 2),
         (Cause.GROW, 4),
         (Cause.WORKER_FAILURE, 3),
         (Cause.HANG, 3),
+        (Cause.NOTICE, 2),
     ]
     assert {opened.source for opened in watch.attempts[1:]} == {"keepers"}
     (taken,) = watch.of(StacksTaken)
     stacks = Path(taken.path).read_text()
     assert f"=== rank 1 on node {watch.attempts[2].nodes[1][:12]}, in step {taken.step + 1}, " in stacks
     assert "jobs/train/loop.py" in stacks
+    (notice,) = watch.of(Noticed)
+    assert notice.node_id == added[1]
+    assert 0 < (notice.deadline_s or 0) <= 60
+    assert notice.detail.startswith("file: ")
     same(watch, fixed[1], steps=STEPS)
+    assert RunRecord.of("crowded", load_events(result.run_dir)).to_json()["planned_steps_lost"] == 0
     for node in added:
         cluster.kill_node(node)
 

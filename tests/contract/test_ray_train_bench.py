@@ -21,11 +21,12 @@ def dead(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Workers that do not answer any more; ending an actor does nothing."""
     dead: list[Any] = []
 
-    async def is_fit(worker: Any) -> bool:
+    async def is_fit(worker: Any, addresses: Any) -> bool:
         return worker not in dead
 
     monkeypatch.setattr(bench_module, "_is_fit", is_fit)
     monkeypatch.setattr(bench_module, "_end", lambda actor: None)
+    monkeypatch.setattr(bench_module, "raylet_addresses", dict)
     return dead
 
 

@@ -21,6 +21,8 @@ from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker,
 from ray.train.v2._internal.util import bundle_to_remote_args
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator.adapters.ray_train.liveness import Address, raylet_addresses, until_gone
+
 # A worker between two attempts answers in milliseconds; one that does not is replaced.
 ANSWER_S = 5.0
 # A supervisor whose attempt was given up kills its ranks and leaves within this time.
@@ -120,7 +122,8 @@ class Bench:
     async def dismiss_unfit(self) -> set[str]:
         """End workers that are dead, do not answer, or still run an old attempt's supervisor; their nodes."""
         workers = [worker for workers in self._seats.values() for worker in workers]
-        fit = await asyncio.gather(*(_is_fit(worker) for worker in workers))
+        addresses = await asyncio.to_thread(raylet_addresses) if workers else {}
+        fit = await asyncio.gather(*(_is_fit(worker, addresses) for worker in workers))
         for worker, is_fit in zip(workers, fit, strict=True):
             if not is_fit:
                 self._seats[worker.metadata.node_id].remove(worker)
@@ -145,11 +148,18 @@ class _NotStarted(Exception):  # noqa: N818 - internal to the bench
     """A worker did not come up; the argument is its node."""
 
 
-async def _is_fit(worker: Worker) -> bool:
+async def _is_fit(worker: Worker, addresses: Mapping[str, Address]) -> bool:
+    """Whether it answers that it is idle, before its node is gone and within `ANSWER_S`."""
+    answer = asyncio.ensure_future(_as_future(worker.actor.execute.remote(_is_idle)))
+    gone = asyncio.ensure_future(until_gone(worker.metadata.node_id, addresses))
     try:
-        return bool(await asyncio.wait_for(_as_future(worker.actor.execute.remote(_is_idle)), ANSWER_S))
-    except (TimeoutError, ray.exceptions.RayError):
+        await asyncio.wait((answer, gone), timeout=ANSWER_S, return_when=asyncio.FIRST_COMPLETED)
+        return answer.done() and bool(answer.result())
+    except ray.exceptions.RayError:
         return False
+    finally:
+        gone.cancel()
+        answer.cancel()
 
 
 def _as_future(ref: Any) -> asyncio.Future[Any]:

@@ -18,12 +18,15 @@ from jobs.train.keeper.values import AttemptPlan as KeeperPlan
 from jobs.train.keeper.values import Inventory
 from jobs.train.state.errors import StorageError
 from orchestrator.adapters.ray_train.keeper_host import KeeperFacts
+from orchestrator.adapters.ray_train.liveness import is_gone, raylet_addresses
 from orchestrator.adapters.ray_train.node_agent import AgentConfig, AgentFacts, start_agent
 
 log = structlog.get_logger(__name__)
 
 # Agents answer in milliseconds; a node that is dying does not, and must not hold up the others' restart.
 ANSWER_S = 3.0
+# Between two looks whether a node that does not answer is gone.
+LOOK_S = 0.1
 # A node that the run has left may be gone at any moment: its answer is taken if it comes at once.
 LEFT_S = 0.2
 CLOSE_S = 10.0
@@ -83,8 +86,15 @@ class Fleet:
         calls = {self._agents[node].ping.remote(): node for node in nodes if node in self._agents}
         if not calls:
             return frozenset(nodes) - set(self._agents)
-        done, silent = ray.wait(list(calls), num_returns=len(calls), timeout=ANSWER_S)
-        dead = {calls[ref] for ref in silent} | {calls[ref] for ref in done if not _answers(ref)}
+        addresses = raylet_addresses()
+        silent, dead, deadline_s = list(calls), set(), time.monotonic() + ANSWER_S
+        while silent and time.monotonic() < deadline_s:
+            done, silent = ray.wait(silent, num_returns=len(silent), timeout=LOOK_S)
+            dead |= {calls[ref] for ref in done if not _answers(ref)}
+            gone = [ref for ref in silent if is_gone(calls[ref], addresses)]
+            dead |= {calls[ref] for ref in gone}
+            silent = [ref for ref in silent if ref not in gone]
+        dead |= {calls[ref] for ref in silent}
         for node in dead:
             self._blamed_until_s[node] = time.monotonic() + BLAME_S
             self._forget(node)

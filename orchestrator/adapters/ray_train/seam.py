@@ -40,6 +40,7 @@ from ray.train.v2.api.result import Result
 from orchestrator.adapters.ray_train import capacity
 from orchestrator.adapters.ray_train.bench import Bench, NoRoom
 from orchestrator.adapters.ray_train.exits import WorkerExit
+from orchestrator.adapters.ray_train.liveness import is_gone, raylet_addresses
 from orchestrator.adapters.ray_train.mail import Outbox
 from orchestrator.adapters.ray_train.protocol import AttemptPlan, GroupIdle, GroupPlaced, GroupStarting, Held, RunOver
 from orchestrator.adapters.ray_train.standing import StandingWorkerGroup
@@ -174,8 +175,10 @@ class OfferedController(TrainController):  # type: ignore[misc]
 
     async def _see_release(self, nodes: set[str]) -> None:
         """Until the cluster's view shows what dead workers held as free, or for a moment: others may have taken it, and
-        the driver must neither count on it nor do without it."""
+        the driver must neither count on it nor do without it. Of nodes that are gone nobody counts on anything."""
         assert self._plan is not None
+        addresses = await asyncio.to_thread(raylet_addresses)
+        nodes = {node for node in nodes if not await asyncio.to_thread(is_gone, node, addresses)}
         per_rank = self._resources(1)
         deadline_s = time.monotonic() + RELEASE_S
         while time.monotonic() < deadline_s:
