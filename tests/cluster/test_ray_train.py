@@ -19,6 +19,7 @@ from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
 from orchestrator.adapters.ray_cluster.processes import node_processes
 from orchestrator.adapters.ray_train.domains import TOPOLOGY_LABEL, ZONE_LABEL, read_domains
 from orchestrator.adapters.ray_train.events import Cause, Noticed, StacksTaken, Status, StopAsked
+from orchestrator.adapters.ray_train.liveness import is_gone, raylet_addresses
 from orchestrator.adapters.ray_train.node_agent import CACHE_VARIABLE
 from orchestrator.adapters.ray_train.record import RunRecord
 from orchestrator.adapters.ray_train.record_store import load_events
@@ -110,6 +111,15 @@ def test_every_held_second_is_booked(fixed: tuple[RunResult, Watch]) -> None:
 
 def test_failure_domains_are_read_from_the_nodes_labels(cluster: LocalCluster) -> None:
     assert {"here", "local/rack1"} <= set(read_domains().values())
+
+
+def test_a_killed_node_is_known_to_be_gone_at_once(cluster: LocalCluster) -> None:
+    node = cluster.add_node(NodeSize(num_cpus=1))
+    addresses = raylet_addresses()
+    assert set(addresses) >= {one.node_id for one in cluster.nodes}
+    assert not any(is_gone(one.node_id, addresses) for one in cluster.nodes)
+    cluster.kill_node(node.node_id)
+    assert is_gone(node.node_id, addresses)
 
 
 def test_room_that_a_foreign_actor_holds_is_left_alone(fixed: tuple[RunResult, Watch]) -> None:
