@@ -1,4 +1,4 @@
-"""`tide checkpoint`: list a run's checkpoints, verify, export and prune them, wherever they lie."""
+"""`tide checkpoint`: list a run's checkpoints, verify, export, import and prune them, wherever they lie."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from orchestrator.cli.home import home_dir
 from orchestrator.cli.output import Format, Output, emit, make_table
+from orchestrator.spec import TrainJob, load_one
 from orchestrator.spec.errors import ExitCode, UserError
 from orchestrator.spec.names import require_name
 
@@ -107,6 +108,34 @@ def export_checkpoint(
     export(manifest, place, out_dir)
     payload = {"job": job, "step": manifest.step, "format": form.value, "path": str(out_dir)}
     emit("CheckpointExport", payload, output, table=f"step {manifest.step} of {job} as {form.value} in {out_dir}")
+
+
+@app.command("import")
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(help="The TrainJob that is to go on from it.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="A DeepSpeed checkpoint, of any number of ranks.", show_default=False)],
+    step: Annotated[
+        int | None, typer.Option("--step", min=0, help="Count it as this step; default its own.", show_default=False)
+    ] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Take over a DeepSpeed checkpoint (ZeRO 1, 2, 3): weights and moments become a job's first state."""
+    from jobs.data import ensure_dataset, open_dataset
+    from jobs.train.state.adopt import adopt, tag_folder
+
+    job = load_one(file, TrainJob)
+    spec, name = job.spec, job.metadata.name
+    place = _open(name, spec.checkpoint.storage)
+    dataset_hash = open_dataset(ensure_dataset(spec.data.dataset, home_dir())).manifest.hash
+    total = sum(path.stat().st_size for path in tag_folder(folder).glob("*.pt"))
+    with _progress(f"taking over {folder}", total) as advance:
+        task = {"task": spec.task, "args": dict(spec.args)}
+        manifest = adopt(folder, place, run=name, step=step, task=task, dataset_hash=dataset_hash, wrote=advance)
+    payload = {"job": name, "storage": place.url, **_described(manifest)}
+    line = f"{name} goes on after step {manifest.step}, with the state that {manifest.world_size} ranks had saved"
+    if manifest.step >= spec.steps:
+        line += f"; it has {spec.steps} steps, so raise them"
+    emit("CheckpointImport", payload, output, table=line)
 
 
 @app.command("gc")

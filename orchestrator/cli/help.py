@@ -83,6 +83,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "tide checkpoint export demo out/model",
         "tide checkpoint export demo out/universal --format universal --step 200",
     ),
+    "checkpoint import": (
+        "tide checkpoint import job.yaml /runs/gpt",
+        "tide checkpoint import job.yaml /runs/gpt/global_step2000 --step 0",
+    ),
     "checkpoint gc": ("tide checkpoint gc demo --keep 2",),
     "models": ("tide models ls", "tide models show demo-gpt@latest", "tide models alias demo-gpt@2 champion"),
     "models ls": ("tide models ls", "tide models ls demo-gpt"),

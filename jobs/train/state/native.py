@@ -27,7 +27,7 @@ _OPTIMIZER_FILE = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class Found:
     """Elements [start, stop) of the tensor `name`, in memory."""
 
     name: str
@@ -41,8 +41,9 @@ class NativeSource:
 
     def __init__(self) -> None:
         self._tensors: dict[str, list[tuple[int, memoryview]]] = {}
+        self._found: dict[str, tuple[Found, ...]] = {}
 
-    def add(self, file: str, found: Sequence[_Found], index: Mapping[str, int]) -> tuple[int, list[IntervalGroup]]:
+    def add(self, file: str, found: Sequence[Found], index: Mapping[str, int]) -> tuple[int, list[IntervalGroup]]:
         """Lay out a rank's tensors; returns the file's size and its groups."""
         at, groups, placed = 0, [], []
         for one in found:
@@ -60,8 +61,12 @@ class NativeSource:
             data = memoryview(one.tensor.contiguous().view(torch.uint8).numpy())
             placed.append((at, data))
             at += -(-len(data) // BLOCK_BYTES) * BLOCK_BYTES
-        self._tensors[file] = placed
+        self._tensors[file], self._found[file] = placed, tuple(found)
         return at, groups
+
+    def found(self, file: str) -> tuple[Found, ...]:
+        """What a rank has."""
+        return self._found[file]
 
     def read(self, file: str, offset: int, nbytes: int) -> memoryview:
         """Bytes of one block; what follows a tensor up to its block's end is zero."""
@@ -97,7 +102,7 @@ def _describe(
     state: Mapping[str, Any],
     params: dict[str, tuple[int, ...]],
     buffers: dict[str, tuple[int, ...]],
-    found: list[list[_Found]],
+    found: list[list[Found]],
 ) -> tuple[Manifest, NativeSource]:
     index = {name: i for i, name in enumerate((*params, *buffers))}
     source, parts = NativeSource(), []
@@ -149,12 +154,12 @@ def _model_files(folder: Path, count: int, stage3: bool) -> list[Path]:
     return paths
 
 
-def _zero12(states: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> list[list[_Found]]:
+def _zero12(states: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> list[list[Found]]:
     """Each rank's fragments of the flat groups; a parameter's fragments follow one another from rank to rank."""
     done: dict[str, int] = {}
-    found: list[list[_Found]] = []
+    found: list[list[Found]] = []
     for state in states:
-        mine: list[_Found] = []
+        mine: list[Found] = []
         for group, (flat, fragments) in enumerate(
             zip(state["single_partition_of_fp32_groups"], state["param_slice_mappings"], strict=True)
         ):
@@ -163,17 +168,17 @@ def _zero12(states: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> li
                 start = done.get(name, 0)
                 done[name] = start + where.numel
                 for kind, tensor in ((FP32, flat), *moments.items()):
-                    mine.append(_Found(name, kind, start, tensor.view(-1)[where.start : where.start + where.numel]))
+                    mine.append(Found(name, kind, start, tensor.view(-1)[where.start : where.start + where.numel]))
         found.append(mine)
-    found[0] += [_Found(name, FROZEN, 0, tensor.reshape(-1)) for name, tensor in _frozen(model).items()]
+    found[0] += [Found(name, FROZEN, 0, tensor.reshape(-1)) for name, tensor in _frozen(model).items()]
     return found
 
 
-def _zero3(states: Sequence[Mapping[str, Any]], models: Sequence[Mapping[str, Any]]) -> list[list[_Found]]:
+def _zero3(states: Sequence[Mapping[str, Any]], models: Sequence[Mapping[str, Any]]) -> list[list[Found]]:
     """Each rank's equal shares of every parameter, sub-group after sub-group."""
-    found: list[list[_Found]] = []
+    found: list[list[Found]] = []
     for rank, (state, model) in enumerate(zip(states, models, strict=True)):
-        mine: list[_Found] = []
+        mine: list[Found] = []
         groups = zip(state["fp32_flat_groups"], model["param_shapes"], strict=True)
         for group, (flat, shapes) in enumerate(groups):
             moments = _moments(state["optimizer_state_dict"], group, at_least=flat.numel())
@@ -184,19 +189,19 @@ def _zero3(states: Sequence[Mapping[str, Any]], models: Sequence[Mapping[str, An
                 start = min(rank * share, numel)
                 stop = min(start + share, numel)
                 for kind, tensor in ((FP32, flat), *moments.items()):
-                    mine.append(_Found(name, kind, start, tensor.view(-1)[at : at + stop - start]))
+                    mine.append(Found(name, kind, start, tensor.view(-1)[at : at + stop - start]))
                 at += share
         mine += _frozen_shares(rank, len(states), model)
         found.append(mine)
     return found
 
 
-def _frozen_shares(rank: int, world_size: int, model: Mapping[str, Any]) -> Iterable[_Found]:
+def _frozen_shares(rank: int, world_size: int, model: Mapping[str, Any]) -> Iterable[Found]:
     for name, tensor in (model.get("frozen_param_fragments") or {}).items():
         numel = math.prod(model["frozen_param_shapes"][name])
         share = -(-numel // world_size)
         start = min(rank * share, numel)
-        yield _Found(name, FROZEN, start, tensor.reshape(-1)[: min(start + share, numel) - start])
+        yield Found(name, FROZEN, start, tensor.reshape(-1)[: min(start + share, numel) - start])
 
 
 def _moments(base: Any, group: int, at_least: int) -> dict[str, torch.Tensor]:
@@ -237,5 +242,5 @@ def _names(model: Mapping[str, Any]) -> list[str]:
     return [name for name in model["buffer_names"] if name in model["module"] and model["module"][name].numel()]
 
 
-def _buffers(model: Mapping[str, Any]) -> list[_Found]:
-    return [_Found(name, BUFFER, 0, model["module"][name].reshape(-1)) for name in _names(model)]
+def _buffers(model: Mapping[str, Any]) -> list[Found]:
+    return [Found(name, BUFFER, 0, model["module"][name].reshape(-1)) for name in _names(model)]

@@ -36,6 +36,7 @@ from jobs.train.state import (
     read_manifest,
     write_part,
 )
+from jobs.train.state.adopt import adopt
 from jobs.train.state.deepspeed_shards import view_of
 from jobs.train.state.native import read_native
 from jobs.train.state.universal import export_universal
@@ -191,6 +192,20 @@ def load_native(folder: Path, case: Case, rank: int, world_size: int) -> dict[st
     return gathered(engine)
 
 
+def load_adopted(folder: Path, case: Case, rank: int, world_size: int) -> dict[str, dict]:
+    """The same, once it was taken over as ours."""
+    storage = FileStorage(folder / f"adopted-{world_size}")
+    if rank == 0:
+        adopt(folder / "theirs", storage, run="job", step=None, task={}, dataset_hash="d")
+    torch.distributed.barrier()
+    engine = build_engine(case, world_size)
+    manifest = read_manifest(storage, "job", STEPS)
+    load_into(view_of(engine, moments=manifest.moments), manifest, storage)
+    now = gathered(engine)
+    train(engine, STEPS, 2)
+    return {"now": now, "later": gathered(engine)}
+
+
 def compare(folder: Path, case: Case, rank: int, world_size: int) -> None:
     """Write which tensors differ, bit for bit, from the truth and from the oracle."""
     truth = torch.load(folder / "truth.pt")
@@ -205,6 +220,9 @@ def compare(folder: Path, case: Case, rank: int, world_size: int) -> None:
         report["oracle"] = differing(trained(ours["now"]), trained(load_theirs(folder, case, rank, world_size)))
         report["exported"] = differing(trained(load_exported(folder, case, rank, world_size)), trained(truth["now"]))
         report["native"] = differing(load_native(folder, case, rank, world_size), truth["now"])
+        adopted = load_adopted(folder, case, rank, world_size)
+        report["adopted"] = differing(adopted["now"], truth["now"])
+        report["adopted later"] = differing(adopted["later"], ours["later"])
     everybody = [None] * world_size
     torch.distributed.all_gather_object(everybody, report)
     if rank == 0:
