@@ -15,7 +15,7 @@ import ray
 
 from jobs.data import open_dataset, pack
 from jobs.models.load import load_model
-from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
+from orchestrator.adapters.ray_cluster import LocalCluster, LocalNode, NodeSize
 from orchestrator.adapters.ray_cluster.processes import node_processes
 from orchestrator.adapters.ray_train.domains import TOPOLOGY_LABEL, ZONE_LABEL, read_domains
 from orchestrator.adapters.ray_train.events import Cause, Noticed, StacksTaken, Status, StopAsked
@@ -81,6 +81,12 @@ def fixed(cluster: LocalCluster, home: Path) -> tuple[RunResult, Watch]:
     ray.kill(foreign)
     cluster.kill_node(node.node_id)
     return result, watch
+
+
+def ranks_on(node: LocalNode) -> list[psutil.Process]:
+    """The processes of the ranks there, by number."""
+    ranks = [process for process in node_processes(node.folder) if process.name().startswith("tide-rank-")]
+    return sorted(ranks, key=lambda process: int(process.name().rpartition("-")[2]))
 
 
 def test_a_job_runs_to_an_exported_model(fixed: tuple[RunResult, Watch]) -> None:
@@ -152,8 +158,7 @@ def test_growth_notice_and_kills_change_nothing_but_the_size(
         added.extend(cluster.add_node(NodeSize(num_cpus=1)).node_id for _ in range(2))
 
     def kill_a_rank() -> None:
-        (rank,) = (p for p in node_processes(cluster.nodes[1].folder) if p.name() == "tide-rank-1")
-        os.kill(rank.pid, signal.SIGKILL)
+        os.kill(ranks_on(cluster.nodes[1])[-1].pid, signal.SIGKILL)
 
     watch = Watch(
         plan=[
@@ -190,6 +195,7 @@ def test_room_that_is_taken_between_two_attempts_is_done_without_and_a_notice_fi
     added: list[str] = []
     foreign: list[ray.actor.ActorHandle] = []
     waits: list[bool] = []
+    stopped: list[int] = []
 
     def add_nodes() -> None:
         added.extend(cluster.add_node(NodeSize(num_cpus=1)).node_id for _ in range(2))
@@ -201,7 +207,8 @@ def test_room_that_is_taken_between_two_attempts_is_done_without_and_a_notice_fi
         os.kill(worker.pid, signal.SIGKILL)
 
     def stop_a_rank() -> None:
-        (rank,) = (p for p in node_processes(cluster.nodes[1].folder) if p.name() == "tide-rank-1")
+        rank = ranks_on(cluster.nodes[1])[-1]
+        stopped.append(int(rank.name().rpartition("-")[2]))
         os.kill(rank.pid, signal.SIGSTOP)
 
     def notify() -> None:
@@ -235,7 +242,8 @@ def test_room_that_is_taken_between_two_attempts_is_done_without_and_a_notice_fi
     assert {opened.source for opened in watch.attempts[1:]} == {"keepers"}
     (taken,) = watch.of(StacksTaken)
     stacks = Path(taken.path).read_text()
-    assert f"=== rank 1 on node {watch.attempts[2].nodes[1][:12]}, in step {taken.step + 1}, " in stacks
+    where = watch.attempts[2].nodes[stopped[0]][:12]
+    assert f"=== rank {stopped[0]} on node {where}, in step {taken.step + 1}, " in stacks
     assert "jobs/train/loop.py" in stacks
     (notice,) = watch.of(Noticed)
     assert notice.node_id == added[1]
@@ -258,7 +266,7 @@ def test_two_drains_five_seconds_apart_cause_one_restart_of_workers_with_two_ran
         added.extend(cluster.add_node(NodeSize(num_cpus=2)).node_id for _ in range(2))
 
     def kill_a_rank() -> None:
-        ranks = [p for p in node_processes(cluster.nodes[1].folder) if p.name().startswith("tide-rank-")]
+        ranks = ranks_on(cluster.nodes[1])
         assert len(ranks) == 2
         os.kill(ranks[0].pid, signal.SIGKILL)
 
@@ -305,8 +313,7 @@ def test_the_public_tier_loses_no_step_either(
     added: list[str] = []
 
     def kill_a_rank() -> None:
-        (rank,) = (p for p in node_processes(cluster.nodes[1].folder) if p.name() == "tide-rank-0")
-        os.kill(rank.pid, signal.SIGKILL)
+        os.kill(ranks_on(cluster.nodes[1])[0].pid, signal.SIGKILL)
 
     watch = Watch(
         plan=[
