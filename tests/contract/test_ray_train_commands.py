@@ -179,12 +179,16 @@ def test_at_a_terminal_a_command_has_a_size_a_kind_and_one_screen(commands: Comm
     assert listen(command) == (b"24 80\r\nvt100 s3cret\r\noops\r\n", b"", 7)
 
 
-def test_at_a_terminal_ctrl_c_is_for_the_command_and_sizes_follow(commands: Commands) -> None:
-    script = "trap 'stty size' WINCH; trap 'echo caught; exit 9' INT; echo up; while :; do sleep 0.05; done"
-    command = at_terminal(commands, script)
+def test_at_a_terminal_sizes_follow(commands: Commands) -> None:
+    command = at_terminal(commands, "trap 'stty size' WINCH; echo up; while :; do sleep 0.05; done")
     shows(command, b"up")
     command.tell(b"", end=False, size=Size(rows=50, columns=120))
     shows(command, b"50 120")
+
+
+def test_at_a_terminal_ctrl_c_is_for_the_command(commands: Commands) -> None:
+    command = at_terminal(commands, "trap 'echo caught; exit 9' INT; echo up; while :; do read -r line; done")
+    shows(command, b"up")
     command.tell(b"\x03", end=False)
     out, _, code = listen(command)
     assert (b"caught" in out, code) == (True, 9)

@@ -149,6 +149,7 @@ def _copied(url: str) -> bool:
     file = Path(url.removeprefix("sqlite:///"))
     if not url.startswith("sqlite:///") or file.exists():
         return False
+    file.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(_empty(), file)
     return True
 

@@ -155,6 +155,15 @@ def test_a_run_goes_on_at_another_stage_and_precision_and_says_so(
     assert group.losses == pytest.approx(undisturbed.losses[6:], rel=1e-2)
 
 
+def refusals(group: Group) -> list[messages.Failed]:
+    """What ranks said of saved state that they refused; whoever was still joining has lost its peer instead."""
+    failed = [last for last in group.last_words if isinstance(last, messages.Failed)]
+    assert len(failed) == len(group.last_words)
+    found = [last for last in failed if last.kind == "state"]
+    assert found
+    return found
+
+
 def test_state_of_another_data_set_is_refused_with_both_hashes(
     forked: RankStarter, tiny_dataset: Path, tmp_path: Path
 ) -> None:
@@ -166,9 +175,7 @@ def test_state_of_another_data_set_is_refused_with_both_hashes(
         tiny_dataset, storage_url=tmp_path.as_uri(), start_step=2, restore=RestoreFrom(step=2, keepers=False)
     )
     group = run(forked, again, 2, succeed=False)
-    for last in group.last_words:
-        assert isinstance(last, messages.Failed)
-        assert last.kind == "state"
+    for last in refusals(group):
         assert known in last.detail
         assert "ab" * 32 in last.detail
 
@@ -184,9 +191,7 @@ def test_state_of_another_model_is_refused_by_name(forked: RankStarter, tiny_dat
         restore=RestoreFrom(step=2, keepers=False),
     )
     group = run(forked, wider, 2, succeed=False)
-    for last in group.last_words:
-        assert isinstance(last, messages.Failed)
-        assert last.kind == "state"
+    for last in refusals(group):
         assert "embedding.weight" in last.detail
 
 

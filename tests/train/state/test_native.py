@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.utils.tensor_fragment import fragment_address
 
 from jobs.train.state import CorruptStateError, StateError
 from jobs.train.state.native import read_native
@@ -36,6 +38,25 @@ def test_foreign_classes_are_refused_by_name_and_never_run(tmp_path):
     assert not victim.exists()
     torch.load(tmp_path / "state.pt", weights_only=False)
     assert victim.exists()  # an unrestricted load would have run it
+
+
+class LooksUp:
+    """Written as members of enumerations are by early versions of Python 3.11."""
+
+    def __init__(self, of: object, name: str) -> None:
+        self.of, self.name = of, name
+
+    def __reduce__(self):
+        return (getattr, (self.of, self.name))
+
+
+def test_members_of_enumerations_are_looked_up_and_nothing_else_is(tmp_path):
+    torch.save({"stage": LooksUp(ZeroStageEnum, "weights")}, tmp_path / "state.pt")
+    assert load_pickled(tmp_path / "state.pt")["stage"] is ZeroStageEnum.weights
+    for of, name in ((ZeroStageEnum, "__init__"), (fragment_address, "__init__")):
+        torch.save({"stage": LooksUp(of, name)}, tmp_path / "state.pt")
+        with pytest.raises(CorruptStateError, match=f"looks up '{name}'"):
+            load_pickled(tmp_path / "state.pt")
 
 
 def test_a_truncated_file_is_named(tmp_path):
