@@ -186,6 +186,15 @@ def test_at_a_terminal_sizes_follow(commands: Commands) -> None:
     shows(command, b"50 120")
 
 
+@pytest.fixture
+def in_the_background() -> Iterator[None]:
+    """What a shell starts in the background is born with Ctrl-C ignored, and so is what that starts."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("in_the_background")
 def test_at_a_terminal_ctrl_c_is_for_the_command(commands: Commands) -> None:
     command = at_terminal(commands, "trap 'echo caught; exit 9' INT; echo up; while :; do read -r line; done")
     shows(command, b"up")

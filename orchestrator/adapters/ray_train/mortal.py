@@ -14,6 +14,16 @@ import sys
 import termios
 
 _PR_SET_PDEATHSIG = 1
+_DEFAULTS = (
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGTERM,
+    signal.SIGPIPE,
+    signal.SIGTSTP,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+)
 
 
 def main(parent: int, command: list[str]) -> int:
@@ -24,8 +34,11 @@ def main(parent: int, command: list[str]) -> int:
     if os.isatty(0):
         # What is typed there, Ctrl-C among it, is for this session from now on.
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    # Python's own choice for itself is not the command's.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    # What Python, or whoever started the server in the background, has chosen for itself is not the command's: a shell
+    # that is born with Ctrl-C ignored ignores it for good.
+    for number in _DEFAULTS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
         os.execvp(command[0], command)  # noqa: S606 - a program by name is what is asked for
     except OSError as error:
