@@ -30,6 +30,7 @@ _MAX_SURPRISE = 1.0
 _MAX_SURPRISE_NEW = 2.0
 _KNOWN = 0.2  # x'Px of a shape that has been seen often enough to be surprised by
 _REPEATS = 3
+_MOST_S = 3600.0  # that any part of a step takes: whatever says more is noise that was divided by next to nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,11 @@ class StepTimeModel:
             ]
         )
         weights = _without_negative(weights, covariance)
+        if not all(math.isfinite(one) for one in (*weights, *(p for row in covariance for p in row))):
+            # Steps of no length leave directions without any uncertainty, and what is divided by that has no end: what
+            # is known stays, and is as uncertain as at the beginning.
+            weights, covariance = self.weights, untrained().covariance
+        weights = tuple(min(one, _MOST_S) for one in weights)
         predicted_s = self.predict_s(shape)
         ratio = elapsed_s * self.pace / predicted_s if is_known and predicted_s > 0 else 1.0
         slowest = min(_SLOWEST, _MAX_SLOWDOWN * self.pace)

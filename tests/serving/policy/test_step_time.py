@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -18,6 +19,25 @@ _OBSERVED = st.lists(st.tuples(_SHAPES, st.floats(0, 1)), max_size=20)
 def test_more_work_never_looks_cheaper(seen: list[tuple[StepShape, float]], some: StepShape, more: StepShape) -> None:
     model = calibrated(seen)
     assert 0 <= model.predict_s(some) <= model.predict_s(some + more) + 1e-12
+
+
+_ANY_S = st.one_of(st.just(0.0), st.floats(0, 1e-300), st.floats(0, 1e6))
+
+
+@given(st.lists(st.tuples(st.sampled_from([StepShape(1, 0, 9), StepShape(0, 64, 64), StepShape(0, 0, 0)]), _ANY_S)))
+def test_no_step_however_short_makes_a_prediction_without_end(seen: list[tuple[StepShape, float]]) -> None:
+    model = untrained()
+    for shape, elapsed_s in seen:
+        model = model.observe(shape, elapsed_s)
+        assert math.isfinite(1e6 * model.predict_s(StepShape(64, 512, 20_000)))
+
+
+@pytest.mark.parametrize("certainty", [1e-310, 1e-200, 0.0])
+def test_directions_without_uncertainty_make_none_either(certainty: float) -> None:
+    weights = (1e-3, -1.0, 1e-3, 1e-3, 1e-3)
+    covariance = tuple(tuple(certainty if i == j else 1.0 for j in range(5)) for i in range(5))
+    model = StepTimeModel(weights=weights, covariance=covariance).observe(StepShape(1, 0, 9), 1e-9)
+    assert math.isfinite(1e6 * model.predict_s(StepShape(64, 512, 20_000)))
 
 
 @pytest.mark.parametrize("rows", [1, 4, 8, 16, 32])
