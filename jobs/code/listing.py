@@ -22,7 +22,6 @@ MAX_BYTES = 256 * 2**20
 IGNORE_FILES = (".gitignore", ".tideignore")
 ALWAYS_IGNORED = frozenset({".git", ".hg", ".venv", "venv", "__pycache__", ".ipynb_checkpoints", "node_modules"})
 _ALWAYS_IGNORED_ENDINGS = (".pyc", ".pyo", ".egg-info")
-_CHUNK = 1 << 20
 _MOST_NAMED = 3
 
 

@@ -21,20 +21,22 @@ class CodeStore:
         self._root = home / "code"
 
     def has(self, ident: str) -> bool:
-        """Whether the code is here."""
-        return (self._root / ident).is_dir()
-
-    def folder(self, ident: str) -> Path:
-        """Where code is. It counts as used. Raises: UserError (unknown)."""
+        """Whether the code is here. Who asks is about to use it: from now on it is not old."""
         path = self._root / ident
         try:
             os.utime(path)
         except FileNotFoundError:
+            return False
+        except OSError:  # a home that is read-only here: somebody else sees to its age
+            return path.is_dir()
+        return True
+
+    def folder(self, ident: str) -> Path:
+        """Where code is. It counts as used. Raises: UserError (unknown)."""
+        if not self.has(ident):
             step = "Submit the job again with 'tide submit', which brings its code along"
-            raise UserError(f"there is no code {ident[:12]}", code=ExitCode.UNKNOWN, next_step=step) from None
-        except OSError:
-            pass  # a home that is read-only here: somebody else sees to its age
-        return path
+            raise UserError(f"there is no code {ident[:12]}", code=ExitCode.UNKNOWN, next_step=step)
+        return self._root / ident
 
     def keep(self, folder: Path) -> str:
         """Keep a copy of a folder's code as it is now; its id. Raises: UserError."""

@@ -123,7 +123,8 @@ def test_old_code_goes_unless_somebody_needs_it(folder: Path, store: CodeStore) 
         os.utime(store.folder(ident), (0, 0))
     assert store.prune(unused_s=60.0, in_use={needed}) == [kept]
     assert (store.has(kept), store.has(needed)) == (False, True)
-    store.folder(needed)  # used now
+    os.utime(store.folder(needed), (0, 0))
+    assert store.has(needed)  # who asks is about to use it
     assert store.prune(unused_s=60.0, in_use=()) == []
     with pytest.raises(UserError, match=f"there is no code {kept[:12]}"):
         store.folder(kept)
