@@ -7,6 +7,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from orchestrator.spec.job_parts import secret_variable
+
 SECRETS_FOLDER = "secrets"
 """Within a home: TENANT/NAME for a tenant's jobs, NAME for the Cluster's own."""
 _MOST_BYTES = 64 * 2**10
@@ -46,10 +48,5 @@ def variables_of(folder: Path, tenant: str, names: Iterable[str]) -> dict[str, s
             raise SecretError(f"secret {name!r} must be UTF-8 text") from None
         if "\0" in text:
             raise SecretError(f"secret {name!r} must be text without null bytes")
-        found[variable_name(name)] = text
+        found[secret_variable(name)] = text
     return found
-
-
-def variable_name(secret: str) -> str:
-    """The environment variable of a secret."""
-    return secret.upper().replace("-", "_")

@@ -113,6 +113,11 @@ class Schedule(SpecModel):
     """After an outage: one start for all that were missed, or none."""
 
 
+def secret_variable(name: str) -> str:
+    """The environment variable in which workers find a secret: `s3-key` as S3_KEY."""
+    return name.upper().replace("-", "_")
+
+
 class Runtime(SpecModel):
     """Code and environment of the workers."""
 
@@ -138,7 +143,7 @@ class Runtime(SpecModel):
             yield Finding(("working_dir",), Code.WRONG_VALUE, f"{shown(self.working_dir)} names no code", want)
         yield from repeated(self.secrets, "secrets", key="")
         for at, name in enumerate(self.secrets):
-            variable = name.upper().replace("-", "_")
+            variable = secret_variable(name)
             if variable in self.env:
                 want = f"a secret is the variable {variable}, which runtime.env sets, too"
                 yield Finding(("secrets", at), Code.CONFLICT, f"{name!r} would be hidden", want, "Rename one of them")
