@@ -18,7 +18,7 @@ from jobs.models.load import load_model
 from orchestrator.adapters.ray_cluster import LocalCluster, LocalNode, NodeSize
 from orchestrator.adapters.ray_cluster.processes import node_processes
 from orchestrator.adapters.ray_train.domains import TOPOLOGY_LABEL, ZONE_LABEL, read_domains
-from orchestrator.adapters.ray_train.events import Cause, Noticed, StacksTaken, Status, StopAsked
+from orchestrator.adapters.ray_train.events import Cause, Noticed, Remark, StacksTaken, Status, StopAsked
 from orchestrator.adapters.ray_train.liveness import is_gone, raylet_addresses
 from orchestrator.adapters.ray_train.node_agent import CACHE_VARIABLE
 from orchestrator.adapters.ray_train.record import RunRecord
@@ -248,7 +248,10 @@ def test_room_that_is_taken_between_two_attempts_is_done_without_and_a_notice_fi
     (notice,) = watch.of(Noticed)
     assert notice.node_id == added[1]
     assert 0 < (notice.deadline_s or 0) <= 60
-    assert notice.detail.startswith("file: ")
+    if notice.detail:
+        assert notice.detail.startswith("file: ")
+    else:  # Ray's drain, which gives no reason, was seen first: the reason follows
+        assert any(f"node {added[1][:12]}: file: " in remark.detail for remark in watch.of(Remark))
     same(watch, fixed[1], steps=STEPS)
     assert RunRecord.of("crowded", load_events(result.run_dir)).to_json()["planned_steps_lost"] == 0
     for node in added:

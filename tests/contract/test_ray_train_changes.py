@@ -118,6 +118,17 @@ def test_a_notice_heard_by_a_node_is_looked_at_at_once() -> None:
     assert world.told == [frozenset({"n"})]
 
 
+def test_the_reason_of_a_drain_that_was_seen_without_one_is_told_once() -> None:
+    world = running_world()
+    world.alive, world.draining = frozenset({"n", "m"}), frozenset({"n"})
+    world.now_s += 2.0
+    world.driver.tick()
+    assert [event.detail for event in world.of(Noticed)] == [""]  # type: ignore[union-attr]
+    for _ in range(2):
+        world.driver.read([Announced(at_s=1.0, node_id="n", ends_at_s=2.0, detail="file: go")])
+    assert [event.detail for event in world.of(Remark)] == ["node n: file: go"]  # type: ignore[union-attr]
+
+
 def test_a_mere_warning_is_told_and_moves_nothing() -> None:
     world = running_world()
     world.driver.read([Announced(at_s=1.0, node_id="n", ends_at_s=None, detail="aws: risk", advisory=True)])

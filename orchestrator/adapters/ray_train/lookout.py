@@ -26,6 +26,7 @@ class Lookout:
         self._looked_at_s = float("-inf")
         self._keeping: frozenset[str] = frozenset()
         self._is_warned = False
+        self._unexplained: set[str] = set()
         self.held: Mapping[str, int] = {}
 
     def look(self, now_s: float) -> None:
@@ -42,6 +43,7 @@ class Lookout:
         notices = sizing.notices(self.held, now_s)
         for notice in notices:
             self._emit(notice)
+        self._unexplained.update(notice.node_id for notice in notices if not notice.detail)
         self._is_warned = self._is_warned or bool(notices)
         keeping = self._around.agents.ready()
         if attempt is not None and (notices or keeping != self._keeping):
@@ -58,10 +60,12 @@ class Lookout:
 
     def announced(self, announced: Announced) -> None:
         """A node's agent has heard a notice; what is only a warning is told and no more."""
-        if announced.advisory:
+        if announced.advisory or announced.node_id in self._unexplained:
+            self._unexplained.discard(announced.node_id)  # Ray's drain was seen first, and Ray does not say why
             number = self._journal.attempt.plan.attempt if self._journal.attempt else 0
             detail = f"node {announced.node_id[:12]}: {announced.detail}"
             self._emit(Remark(at_s=announced.at_s, attempt=number, detail=detail))
+        if announced.advisory:
             return
         self._around.sizing.announced(announced)
         self.look_again()

@@ -41,6 +41,8 @@ log = structlog.get_logger(__name__)
 
 # Importing torch and DeepSpeed takes 7 s on a quiet core; several nodes of one busy machine share it.
 STEM_TIMEOUT_S = 300.0
+# A reason for a drain waits this long for the driver's mailbox.
+ANNOUNCE_S = 1.0
 CACHE_VARIABLE = "TIDE_NODE_CACHE"
 """Names a folder on a node's own fast disk: data sets are copied there once, and its ranks read them from there."""
 PEOPLE = "people"
@@ -144,7 +146,8 @@ class NodeAgent:
         gcs_address: str = ray.get_runtime_context().gcs_address
 
         def announce(announced: Announced) -> None:
-            hub.note.remote(announced)
+            # The driver should have it before Ray's drain, which gives no reason; one that hangs must not hold that up.
+            ray.wait([hub.note.remote(announced)], timeout=ANNOUNCE_S)
 
         def drain(deadline_s: float | None, reason: str) -> None:
             refusal = drain_node(gcs_address, self._node_id, deadline_s=deadline_s, reason=reason)
