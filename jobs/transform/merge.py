@@ -69,7 +69,7 @@ def merge(recipe: Recipe, out: Path, *, on_read: OnBytes = lambda count: None) -
         plan = _planned(recipe, base, models)
         like = base or models[0]
         entries = [_as_written(entry, recipe.dtype) for entry in like.entries.values()]
-        with new_model_folder(out, like.folder, _note(recipe)) as draft:
+        with new_model_folder(out, like.folder, _note(recipe), dtype=FLOATS[_DTYPES[recipe.dtype]]) as draft:
             with new_weights(draft, entries, {}) as write:
                 for entry in like.entries.values():
                     _merge_tensor(entry, recipe, base, models, write)

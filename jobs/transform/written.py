@@ -23,6 +23,8 @@ _ALIGN_BYTES = 64
 _WEIGHTS_MARK = ".safetensors"
 # What a trainer notes about its run says nothing true of a model that was made from its model.
 _OF_THE_RUN = ("run", "step", "dataset_hash")
+# Where Hugging Face configurations tell the weights' type; loaders go by it.
+_DTYPE_KEYS = ("torch_dtype", "dtype")
 
 Write = Callable[[str, Tensor], None]
 
@@ -53,9 +55,11 @@ def new_weights(folder: Path, entries: Iterable[Entry], metadata: Mapping[str, s
 
 
 @contextlib.contextmanager
-def new_model_folder(out: Path, like: Path, note: Mapping[str, object]) -> Iterator[Path]:
+def new_model_folder(
+    out: Path, like: Path, note: Mapping[str, object], *, dtype: torch.dtype | None = None
+) -> Iterator[Path]:
     """A draft with every file of `like` but its weights, which becomes `out` when the block ends well and goes when it
-    does not; config.json says under `transform` what was done.
+    does not; config.json says under `transform` what was done, and `dtype` where it told another before.
 
     Raises: UserError if `out` is there and not empty, or the disk refuses.
     """
@@ -68,6 +72,7 @@ def new_model_folder(out: Path, like: Path, note: Mapping[str, object]) -> Itera
             _copy_all_but_weights(like, draft)
             config = {**read_json(like), "transform": dict(note)}
             kept = {key: value for key, value in config.items() if key not in _OF_THE_RUN}
+            kept |= {key: str(dtype).removeprefix("torch.") for key in _DTYPE_KEYS if dtype and key in kept}
             (draft / CONFIG_FILE).write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
             yield draft
             draft.replace(out)

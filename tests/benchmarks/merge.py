@@ -1,6 +1,6 @@
 """Merging against mergekit and against copying the same bytes; what merging and compressing do to a model's quality.
 
-    python -m tests.benchmarks.merge [--quick] [--parts speed quality] [--mergekit PYTHON] [--repeats 3]
+    python -m tests.benchmarks.merge [--quick] [--parts speed quality students] [--mergekit PYTHON] [--repeats 3]
 
 PYTHON is an interpreter of an environment with mergekit (its pins clash with ours); without it that column is empty,
 and the obvious way in torch (load all, add, save) stands beside ours alone. Every run is a process of its own; its
@@ -26,8 +26,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.benchmarks.harness import print_result, read_options, say
-from tests.benchmarks.merge_quality import quality
+from tests.benchmarks.merge_quality import quality, students
 
+_PARTS = ("speed", "quality", "students")
 _SEED = 7
 _WEIGHTS = (0.6, 0.4)
 _METHODS: dict[str, dict[str, Any]] = {
@@ -69,12 +70,14 @@ def main() -> None:
         result |= _speed(options.rest.mergekit, 1 if options.quick else options.rest.repeats, quick=options.quick)
     if "quality" in options.rest.parts:
         result["quality"] = quality(quick=options.quick)
+    if "students" in options.rest.parts:
+        result["students"] = students(quick=options.quick)
     print_result(result, quick=options.quick)
 
 
 def _arguments() -> argparse.ArgumentParser:
     extra = argparse.ArgumentParser(add_help=False)
-    extra.add_argument("--parts", nargs="+", choices=("speed", "quality"), default=["speed", "quality"])
+    extra.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS)
     extra.add_argument("--mergekit", metavar="PYTHON", help="an interpreter that imports mergekit")
     extra.add_argument("--repeats", type=int, default=3)
     return extra

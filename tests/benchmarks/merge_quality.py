@@ -1,4 +1,5 @@
-"""What a merge and fewer bits do to a byte model: bits per byte of two experts, of their merges, and compressed.
+"""What a merge and fewer bits do to a byte model: bits per byte of two experts, of their merges, and compressed; and of
+a small model with a teacher and without.
 
 A base learns Python and C++ by turns; two experts go on from it, each with one of the two. The texts are this Python's
 standard library and torch's headers: they are on every machine where this runs, but not the same everywhere.
@@ -11,7 +12,7 @@ import random
 import shutil
 import sysconfig
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,10 @@ from tests.benchmarks.harness import say
 
 _SEED = 7
 _TASK = "jobs.models.gpt:task"
-_ARGS = {"layers": 2, "d_model": 64, "heads": 2, "seq_len": 64}
+Args = Mapping[str, Any]
+_ARGS: Args = {"layers": 2, "d_model": 64, "heads": 2, "seq_len": 64}
+_TEACHER: Args = {"layers": 3, "d_model": 128, "heads": 2, "seq_len": 64}
+_SHARES = (0.5, 0.9)
 _BATCH = 32
 _LR = 2e-3
 _MOST_BYTES = 4_000_000
@@ -54,8 +58,7 @@ def quality(*, quick: bool) -> dict[str, Any]:
     steps = 20 if quick else 600
     with tempfile.TemporaryDirectory(prefix="tide-quality-") as name:
         work = Path(name)
-        texts = {"python": _packed(work, "python", Path(sysconfig.get_paths()["stdlib"]), "*.py"),
-                 "c": _packed(work, "c", Path(torch.__file__).parent / "include", "*.h")}  # fmt: skip
+        texts = {"python": _python(work), "c": _packed(work, "c", Path(torch.__file__).parent / "include", "*.h")}
         _train(work / "base", None, list(texts.values()), 2 * steps)
         for text, folder in texts.items():
             _train(work / text, work / "base", [folder], steps)
@@ -64,6 +67,28 @@ def quality(*, quick: bool) -> dict[str, Any]:
         rows |= {name: _bits(folder, texts) for name, folder in _compressed(work)}
     return {"bits_per_byte": rows, "task": _TASK, "args": _ARGS, "steps": {"base": 2 * steps, "expert": steps},
             "batch": _BATCH, "samples": _SAMPLES, "seed": _SEED}  # fmt: skip
+
+
+def students(*, quick: bool) -> dict[str, Any]:
+    """Bits per byte of a student with a teacher and without, after as many steps on the same samples."""
+    torch.manual_seed(_SEED)
+    steps = 20 if quick else 600
+    with tempfile.TemporaryDirectory(prefix="tide-students-") as name:
+        work = Path(name)
+        text = _python(work)
+        _train(work / "teacher", None, [text], steps, args=_TEACHER)
+        _train(work / "alone", None, [text], steps)
+        for share in _SHARES:
+            taught = {**_ARGS, "teacher": str(work / "teacher"), "share": share}
+            _train(work / f"share {share}", None, [text], steps, task="jobs.models.distilled:task", args=taught)
+        names = ("teacher", "alone", *(f"share {share}" for share in _SHARES))
+        rows = {one: _bits(work / one, {"python": text})["python"] for one in names}
+    return {"bits_per_byte": rows, "teacher": _TEACHER, "student": _ARGS, "steps": steps, "batch": _BATCH,
+            "samples": _SAMPLES, "seed": _SEED}  # fmt: skip
+
+
+def _python(work: Path) -> Path:
+    return _packed(work, "python", Path(sysconfig.get_paths()["stdlib"]), "*.py")
 
 
 def _packed(work: Path, name: str, source: Path, pattern: str) -> Path:
@@ -80,22 +105,25 @@ def _packed(work: Path, name: str, source: Path, pattern: str) -> Path:
     return pack(target, name=name, home=work).folder
 
 
-def _train(out: Path, start: Path | None, texts: Sequence[Path], steps: int) -> None:
-    task = load_task(_TASK, _ARGS)
-    model = copy.deepcopy(load_model(start)[0]) if start else task.build_model()
+def _train(
+    out: Path, start: Path | None, texts: Sequence[Path], steps: int, *, task: str = _TASK, args: Args = _ARGS
+) -> None:
+    made = load_task(task, args)
+    torch.manual_seed(_SEED)
+    model = copy.deepcopy(load_model(start)[0]) if start else made.build_model()
     model.train()
-    sources = [task.open_data(text, "train") for text in texts]
+    sources = [made.open_data(text, "train") for text in texts]
     draw = np.random.default_rng(_SEED)
     optimizer = torch.optim.AdamW(model.parameters(), lr=_LR)
     for step in range(steps):
         source = sources[step % len(sources)]
-        loss = task.loss(model, source.batch(draw.integers(0, source.num_samples, _BATCH)))
+        loss = made.loss(model, source.batch(draw.integers(0, source.num_samples, _BATCH)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if step % 200 == 0:
-            say(f"{out.name} step {step}: {task.metrics(float(loss.detach()))['bits_per_byte']:.3f} bits per byte")
-    save_model(model.eval(), ModelConfig(task=_TASK, args=_ARGS), out)
+            say(f"{out.name} step {step}: {made.metrics(float(loss.detach()))['bits_per_byte']:.3f} bits per byte")
+    save_model(model.eval(), ModelConfig(task=task, args=args), out)
 
 
 def _bits(folder: Path, texts: dict[str, Path]) -> dict[str, float]:

@@ -174,4 +174,7 @@ def test_draws_differ_by_seed_tensor_and_model() -> None:
 
 def test_draws_never_change() -> None:
     """A merge that is repeated by another version of this program must drop the same numbers."""
-    assert "".join(str(int(one)) for one in Draws(7, "w", "m@1").chosen(32, 0.5).tolist()) == "00011001010100000111011100000100"
+    assert (
+        "".join(str(int(one)) for one in Draws(7, "w", "m@1").chosen(32, 0.5).tolist())
+        == "00011001010100000111011100000100"
+    )

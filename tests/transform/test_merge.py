@@ -153,6 +153,16 @@ def test_everything_but_weights_comes_from_the_base(tmp_path: Path) -> None:
     }
 
 
+def test_a_configuration_tells_the_type_that_is_written(tmp_path: Path) -> None:
+    inputs = parents(tmp_path, tensors(1), tensors(2))
+    for parent in inputs:
+        config = {"architectures": ["Some"], "torch_dtype": "float32"}
+        (parent.folder / "config.json").write_text(json.dumps(config))
+    merge(recipe(method(Linear), inputs, "bf16"), tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["torch_dtype"], "dtype" in config) == ("bfloat16", False)
+
+
 def refusal(tmp_path: Path, inputs: tuple[Parent, ...], how: Method | None = None, dtype: str = "fp32") -> UserError:
     with pytest.raises(UserError) as refused:
         merge(recipe(how or method(Linear), inputs, dtype), tmp_path / "out")
