@@ -71,7 +71,7 @@ def task(
     mlp_ratio: int = 4,
     dropout: float = 0.0,
 ) -> Task:
-    """The task `jobs.models.distilled:task`; the student's size is given as in `jobs.models.gpt`. Raises: ValueError."""
+    """The task `jobs.models.distilled:task`; the student's size is said as in `jobs.models.gpt`. Raises: ValueError."""
     student = plain_task(
         layers=layers, d_model=d_model, heads=heads, seq_len=seq_len, mlp_ratio=mlp_ratio, dropout=dropout
     )

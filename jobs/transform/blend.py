@@ -154,9 +154,9 @@ def _dare(of: Blend, method: Dare) -> Iterator[Tensor]:
     for base, changes in of.changes_from_base():
         if method.density < 1:
             for change, draw in zip(changes, draws, strict=True):
-                change.mul_(draw.chosen(len(change), method.density)).div_(method.density)
+                change.mul_(draw.chosen(len(change), method.density))
         mixed = _agreed(changes, weights) if method.elect_sign else _sum(changes, weights)
-        yield mixed.mul_(method.scale).add_(base)
+        yield mixed.mul_(method.scale / method.density).add_(base)  # rescaled once: both sums are linear
 
 
 def _sum(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

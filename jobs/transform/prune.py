@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from torch import Tensor
 
@@ -16,7 +15,6 @@ from jobs.transform.written import new_model_folder, new_weights
 from orchestrator.spec.errors import ExitCode, UserError
 
 PASSES = 3
-Scope = Literal["model", "tensor"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,13 +30,18 @@ class Pruned:
 
 
 def prune(
-    label: str, folder: Path, out: Path, *, sparsity: float, scope: Scope = "model", keep: Sequence[str] = (),
+    label: str,
+    folder: Path,
+    out: Path,
+    *,
+    sparsity: float,
+    per_tensor: bool = False,
+    keep: Sequence[str] = (),
     on_read: OnBytes = lambda count: None,
-) -> Pruned:  # fmt: skip
+) -> Pruned:
     """Write the model with this part of its matrices' weights at 0 as a new folder, which appears whole or not at all.
 
-    The smallest go, of all matrices together or of each `tensor`. Norms, biases and what a pattern of `keep` names
-    stay.
+    The smallest go, of all matrices together or of each tensor. Norms, biases and what a pattern of `keep` names stay.
     Raises: UserError for a model that is quantized or has nothing to prune.
     """
     if not 0 < sparsity < 1:
@@ -48,8 +51,8 @@ def prune(
         chosen = matrices(model, keep)
         if not chosen:
             raise UserError("it has no matrix to prune", where=label, code=ExitCode.NEVER)
-        edges = _edges(model, chosen, sparsity, scope)
-        with new_model_folder(out, folder, _note(label, sparsity, scope, keep)) as draft:
+        edges = _edges(model, chosen, sparsity, per_tensor=per_tensor)
+        with new_model_folder(out, folder, _note(label, sparsity, per_tensor, keep)) as draft:
             with new_weights(draft, model.entries.values(), {}) as write:
                 num_zero = 0
                 for entry in model.entries.values():
@@ -59,9 +62,9 @@ def prune(
         return Pruned(num_weights=sum(entry.numel for entry in chosen), num_zero=num_zero)
 
 
-def _edges(model: StoredModel, entries: Sequence[Entry], sparsity: float, scope: Scope) -> dict[str, float]:
+def _edges(model: StoredModel, entries: Sequence[Entry], sparsity: float, *, per_tensor: bool) -> dict[str, float]:
     """The largest magnitude that goes, for each tensor."""
-    groups = [entries] if scope == "model" else [[entry] for entry in entries]
+    groups = [[entry] for entry in entries] if per_tensor else [entries]
     return {entry.name: edge for group in groups for edge in [_edge(model, group, sparsity)] for entry in group}
 
 
@@ -87,5 +90,6 @@ def _pruned(model: StoredModel, entry: Entry, edge: float | None) -> Iterator[tu
         yield values.masked_fill_(gone, 0.0).to(FLOATS[entry.dtype]), int(gone.sum())
 
 
-def _note(label: str, sparsity: float, scope: Scope, keep: Sequence[str]) -> Mapping[str, object]:
+def _note(label: str, sparsity: float, per_tensor: bool, keep: Sequence[str]) -> Mapping[str, object]:
+    scope = "tensor" if per_tensor else "model"
     return {"relation": "finetune", "model": label, "sparsity": sparsity, "scope": scope, "keep": list(keep)}

@@ -26,9 +26,15 @@ class Quantized:
 
 
 def quantize(
-    label: str, folder: Path, out: Path, *, bits: int, group: int = 32, keep: Sequence[str] = (),
+    label: str,
+    folder: Path,
+    out: Path,
+    *,
+    bits: int,
+    group: int = 32,
+    keep: Sequence[str] = (),
     on_read: OnBytes = lambda count: None,
-) -> Quantized:  # fmt: skip
+) -> Quantized:
     """Write the model with its matrices in `bits` as a new folder, which appears whole or not at all.
 
     `group` columns share a scale with four bits; with eight it is a row. `keep` holds patterns of names. A matrix that

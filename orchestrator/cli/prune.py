@@ -63,8 +63,9 @@ def prune(
 
     def build(out: Path) -> None:
         with byte_bar("pruning", version.num_bytes * PASSES) as on_read:
-            done.append(run_prune(version.ref, registry.folder(version), out, sparsity=sparsity, scope=scope.value,
-                                  keep=keep or [], on_read=on_read))  # fmt: skip
+            source, per_tensor = registry.folder(version), scope is Scope.TENSOR
+            done.append(run_prune(version.ref, source, out, sparsity=sparsity, per_tensor=per_tensor, keep=keep or [],
+                                  on_read=on_read))  # fmt: skip
 
     made = make(making, registry, home, build)
     (said,) = done

@@ -151,5 +151,5 @@ def _compressed(work: Path) -> Iterable[tuple[str, Path]]:
     for sparsity in (0.3, 0.5, 0.7):
         for scope in ("model", "tensor"):
             out = work / f"pruned-{sparsity}-{scope}"
-            prune("base", work / "base", out, sparsity=sparsity, scope="model" if scope == "model" else "tensor")
+            prune("base", work / "base", out, sparsity=sparsity, per_tensor=scope == "tensor")
             yield f"pruned {sparsity:.0%}, scope {scope}", out

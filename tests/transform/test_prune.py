@@ -31,7 +31,7 @@ def test_the_smallest_of_the_whole_model_go(tmp_path: Path, sparsity: float) -> 
 
 def test_each_tensor_can_lose_its_own(tmp_path: Path) -> None:
     weights = {**tensors(1), "wide": tensors(1)["wide"] * 100}
-    prune("m@1", folder_of(tmp_path / "m", weights), tmp_path / "out", sparsity=0.5, scope="tensor")
+    prune("m@1", folder_of(tmp_path / "m", weights), tmp_path / "out", sparsity=0.5, per_tensor=True)
     found = weights_of(tmp_path / "out")
     assert {name: int((found[name] == 0).sum()) for name in MATRICES} == {"wide": 210, "tall": 60}
 
