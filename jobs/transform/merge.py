@@ -84,7 +84,10 @@ def _opened(recipe: Recipe, on_read: OnBytes) -> Iterator[tuple[StoredModel | No
         for model in everything:
             model.refuse_packed("merged")
         check_alike(everything)
-        yield (everything[0], everything[1:]) if recipe.base else (None, everything)
+        if recipe.base:
+            yield everything[0], everything[1:]
+        else:
+            yield None, everything
 
 
 def _planned(recipe: Recipe, base: StoredModel | None, models: Sequence[StoredModel]) -> MergePlan:

@@ -35,7 +35,9 @@ def new_weights(folder: Path, entries: Iterable[Entry], metadata: Mapping[str, s
     its bytes when this ends."""
     placed = sorted(entries, key=lambda entry: (-_width(entry), entry.name))  # wide types first: each is aligned
     header = _header(placed, {"format": "pt", **metadata})
-    at, ends, start = {}, {}, len(header)
+    at: dict[str, int] = {}
+    ends: dict[str, int] = {}
+    start = len(header)
     for entry in placed:
         at[entry.name], ends[entry.name] = start, start + entry.num_bytes
         start += entry.num_bytes

@@ -95,6 +95,7 @@ def make(making: Making, registry: Registry, home: Path, build: Callable[[Path],
         if making.gate is not None:
             for one in own:
                 check_gate(making.gate, one.metrics, where=f"{making.model} on {one.dataset}")
+        say(f"registering {making.model} ...")
         version = registry.register(making.model, folder, _provenance(making, own))
     named = [Measured(model=version.ref if one in own else one.model, dataset=one.dataset, metrics=one.metrics)
              for one in measured]  # fmt: skip

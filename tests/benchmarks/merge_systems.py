@@ -79,6 +79,7 @@ def _copy(how: dict[str, Any], out: Path) -> Callable[[], object]:
 
 
 def _mergekit(how: dict[str, Any], out: Path) -> Callable[[], object]:
+    os.environ["HF_HUB_OFFLINE"] = "1"
     from mergekit.config import MergeConfiguration
     from mergekit.merge import run_merge
     from mergekit.options import MergeOptions
@@ -93,7 +94,7 @@ def _mergekit(how: dict[str, Any], out: Path) -> Callable[[], object]:
         base = how["base"]
     named = {"base_model": base} if base else {}
     config = MergeConfiguration.model_validate({"models": models, "dtype": "float32", **named, **how["mergekit"]})
-    options = MergeOptions(copy_tokenizer=False, lazy_unpickle=False, low_cpu_memory=False, quiet=True)
+    options = MergeOptions(copy_tokenizer=False, write_model_card=False)
     return lambda: run_merge(config, str(out), options=options)
 
 
