@@ -80,7 +80,7 @@ def gpt(tmp_path: Path) -> Path:
     return tiny_model(tmp_path / "gpt")
 
 
-@pytest.mark.parametrize(("bits", "off"), [(8, 0.02), (4, 0.3)])
+@pytest.mark.parametrize(("bits", "off"), [(8, 0.05), (4, 0.3)])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_the_server_loads_it_and_scores_stay_near(
     gpt: Path, tmp_path: Path, bits: int, off: float, precision: str
@@ -171,9 +171,9 @@ def test_a_file_that_contradicts_itself_is_refused(gpt: Path, said: str, problem
 
 
 def test_the_file_says_what_it_is(tmp_path: Path) -> None:
-    quantize("m@1", folder_of(tmp_path / "m", tensors(1)), tmp_path / "out", bits=4, group=16)
+    quantize("m@1", folder_of(tmp_path / "m", tensors(1)), tmp_path / "out", bits=4, group=64)
     with safe_open(tmp_path / "out" / "model.safetensors", framework="pt") as stored:
         said = json.loads(stored.metadata()["quantization"])
-    assert said == {"wide": {"bits": 4, "group": 16, "shape": [6, 70]}}
+    assert said == {"wide": {"bits": 4, "group": 64, "shape": [6, 70]}}
     config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["transform"] == {"relation": "quantized", "model": "m@1", "bits": 4, "group": 16, "keep": []}
+    assert config["transform"] == {"relation": "quantized", "model": "m@1", "bits": 4, "group": 64, "keep": []}
