@@ -21,6 +21,7 @@ from orchestrator.adapters.ray_train.events import (
     StacksTaken,
     StallPart,
     StepDone,
+    StopAsked,
     Straggler,
     WorkerDied,
 )
@@ -199,6 +200,25 @@ def test_what_happened_in_a_run_stands_in_the_newest_report_until_its_end() -> N
     assert report_from_json(json.loads(json.dumps(report_to_json(report)))) == report
     told.take(order(2, 8, n=4))
     assert [len(one.notes) for one in told.reports(T0 + 9)] == [0, 6]
+
+
+def test_a_slow_stop_is_the_longest_of_the_last_ones_and_a_usual_one_their_median() -> None:
+    made = fed(order(1, 0.0, x=2), opened(0.0, "xx"), step(1.0, 1, 2))
+    (before,) = made.reports(T0 + 1.0)
+    assert before.measured is not None
+    assert before.measured.slow_stop_s is None
+    at_s, number = 1.0, 1
+    for took_s in (2.0, 9.0, 2.0):
+        made.observe(StopAsked(at_s=T0 + at_s, attempt=1, cause=Cause.SHRINK))
+        at_s += took_s
+        made.observe(closed(at_s, number))
+        made.observe(opened(at_s, "xx", number))
+        at_s, number = at_s + 1.0, number + 1
+        made.observe(step(at_s, number, 2))
+    (report,) = made.reports(T0 + at_s)
+    assert report.measured is not None
+    assert (report.measured.stop_s, report.measured.slow_stop_s) == (2.0, 9.0)
+    assert report_from_json(json.loads(json.dumps(report_to_json(report)))) == report
 
 
 def test_a_report_of_an_earlier_version_has_no_notes() -> None:

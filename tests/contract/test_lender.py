@@ -112,4 +112,6 @@ def test_one_that_remembers_disturbs_no_night_and_one_that_does_not_calls_everyt
 def test_a_recall_is_counted_on_as_measured_once_there_were_some() -> None:
     assert recall_times((), ()).lead_s == 180.0
     assert recall_times((5.0,), (300.0, 2.0)).cold_start_s == 300.0
-    assert recall_times((5.0, 6.0, 7.0), (8.0, 9.0, 7.0)) == RecallTimes(snapshot_s=0.0, drain_s=7.0, cold_start_s=9.0)
+    assert recall_times((5.0, 6.0, 7.0), (8.0, 9.0, 7.0)) == RecallTimes(
+        snapshot_s=0.0, drain_s=7.0, cold_start_s=9.0, left_s=7.0
+    )

@@ -241,6 +241,7 @@ class Chronicle:
             stall_s=progress.stall_s or self._habits.stall_s,
             stop_s=progress.stop_s or self._habits.stop_s,
             ending=self._ending,
+            slow_stop_s=progress.slow_stop_s,
         )
 
 

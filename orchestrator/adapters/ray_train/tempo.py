@@ -7,9 +7,11 @@ from statistics import median
 
 from orchestrator.adapters.ray_train.events import AttemptClosed, Event, Outcome, StepDone, StopAsked
 from orchestrator.adapters.ray_train.governor import Progress
+from orchestrator.policy.lending.values import p95
 
 STEPS_FOR_SPEED = 20
 STALLS_KEPT = 5
+STOPS_KEPT = 20
 
 
 class Tempo:
@@ -19,7 +21,7 @@ class Tempo:
         self._steps = steps
         self._recent_s: deque[float] = deque(maxlen=STEPS_FOR_SPEED)
         self._stalls_s: deque[float] = deque(maxlen=STALLS_KEPT)
-        self._stops_s: deque[float] = deque(maxlen=STALLS_KEPT)
+        self._stops_s: deque[float] = deque(maxlen=STOPS_KEPT)
         self._last: StepDone | None = None
         self._asked_at_s: float | None = None
         self._planned = False
@@ -54,12 +56,14 @@ class Tempo:
         self._last = event
 
     def progress(self) -> Progress:
-        """Seconds of training left at the present speed, and the median of the last planned stalls and stops."""
-        left_s = None
+        """Seconds of training left at the present speed, the median of the last planned stalls and stops, and how long
+        a slow stop takes."""
+        left_s, stops_s = None, list(self._stops_s)
         if self._recent_s:
             left_s = max(0, self._steps - self.steps_done) * sum(self._recent_s) / len(self._recent_s)
         return Progress(
             remaining_s=left_s,
             stall_s=median(self._stalls_s) if self._stalls_s else None,
-            stop_s=median(self._stops_s) if self._stops_s else None,
+            stop_s=median(stops_s[-STALLS_KEPT:]) if stops_s else None,
+            slow_stop_s=p95("stop", stops_s) if stops_s else None,
         )

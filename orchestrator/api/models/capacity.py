@@ -93,9 +93,10 @@ class Lease(Model):
 
 
 class LeaseList(Model):
-    """All leases."""
+    """A page of leases, in order of id."""
 
     items: list[Lease]
+    next_cursor: str | None
 
 
 class TenantUse(Model):

@@ -123,7 +123,7 @@ def leases(
 ) -> None:
     """List who holds devices now."""
     with connected() as client:
-        found = client.get("/leases", pool=pool)
+        found = {"items": list(client.every("/leases", pool=pool))}
     columns = ("JOB", "ATTEMPT", "POOL", "DEVICES", "SINCE", "STATE", "UNTIL", "QUEUE", "TENANT")
     keys = ("holder", "attempt", "pool", "devices", "since", "state", "until", "queue", "tenant")
     rows = [[one[key] for key in keys] for one in found["items"]]
