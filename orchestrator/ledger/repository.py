@@ -191,8 +191,8 @@ class Ledger(Leading):
             return appetite(self._mirror, pool, resource, enough)
 
     def slowest_stop(self, pool: str, *, not_of: str | None = None) -> SlowStop | None:
-        """Who of those that hold devices of a pool, and are not of that tenant, takes longest to stop; None where nobody's
-        stops were seen. Raises: NotLeadingError."""
+        """Who of those that hold devices of a pool, and are not of that tenant, takes longest to stop; None where
+        nobody's stops were seen. Raises: NotLeadingError."""
         with self._lock:
             self._lead_or_raise()
             return slowest_stop(self._mirror, pool, not_of)

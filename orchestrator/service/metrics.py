@@ -40,8 +40,8 @@ _TAKEN = frozenset(
 
 class PlaneMetrics(Collector):
     """A collector for any registry. `leading` says whether this process leads; `waiting` how many wait by queue and
-    reason, where somebody knows better than the books, which follow some cycles behind in a full queue; `leads`: how long
-    ahead endpoints call their devices back, by pool, as it was meant and as it is."""
+    reason, where somebody knows better than the books, which follow some cycles behind in a full queue; `leads`: how
+    long ahead endpoints call their devices back, by pool, as it was meant and as it is."""
 
     def __init__(self, read: Reader, leading: Callable[[], bool] = lambda: False) -> None:
         self._read = read

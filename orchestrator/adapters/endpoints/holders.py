@@ -33,8 +33,8 @@ _FEW = 3
 class Holding:
     """An endpoint that holds devices of one pool. `most`: replicas that its file and its queue's quota allow;
     `observed`: devices that the pool has; `wanted`: replicas' worth of devices that training could use (None = any
-    number); `pinned`: its owner holds it at a size, and nothing is lent; `slow`: who trains on the pool and takes longest
-    to stop."""
+    number); `pinned`: its owner holds it at a size, and nothing is lent; `slow`: who trains on the pool and takes
+    longest to stop."""
 
     job: str
     endpoint: Endpoint

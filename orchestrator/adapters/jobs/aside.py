@@ -53,7 +53,7 @@ class LoanEnd:
         self._latest_s: float | None = None
 
     def is_due(self, order: Letter | None, now_s: float) -> bool:
-        """Whether its version should be made now; once for each end of a loan, and once an hour while they are renewed."""
+        """Whether its version should be made now; once for each end of a loan, and once an hour while it is renewed."""
         if order is not None and order != self._order:
             self._take(order)
             self._order = order

@@ -112,8 +112,8 @@ class Notice(Model):
 
 
 class LendingNow(Model):
-    """What an endpoint lends, in replicas, and what was decided last. `recall_lead_s`: how long ahead devices are called
-    back; `recall_lead_detail`: why that is longer than it was meant to be, empty where it is not."""
+    """What an endpoint lends, in replicas, and what was decided last. `recall_lead_s`: how long ahead devices are
+    called back; `recall_lead_detail`: why that is longer than it was meant to be, empty where it is not."""
 
     lent: int
     returning: int

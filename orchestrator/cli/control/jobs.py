@@ -187,7 +187,8 @@ def _serving(now: Json | None) -> list[tuple[str, Any]]:
     coming = f", {lending['returning']} on their way back" if lending["returning"] else ""
     said = f"{demand}{lending['lent']} lent{coming} ({lending['reason']}): {lending['detail']}"
     late = lending.get("recall_lead_detail")
-    return [*facts, ("lending", said), *([("recall lead", f"{lending['recall_lead_s']:.0f} s: {late}")] if late else [])]
+    facts += [("lending", said)]
+    return [*facts, ("recall lead", f"{lending['recall_lead_s']:.0f} s: {late}")] if late else facts
 
 
 def _changing(now: Json) -> list[tuple[str, Any]]:
