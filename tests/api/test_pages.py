@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from orchestrator.client.client import Client
-from orchestrator.client.places import Place
 from orchestrator.ledger.keys import Role
 from orchestrator.policy.node_health import HoldCause, NodeHold
 from orchestrator.sim.outside import SimCapacity
-from tests.api.serving import served
 from tests.api.world import ApiWorld, bearer, job
 from tests.ledger.world import pool
 
@@ -90,11 +86,3 @@ def test_a_cursor_of_another_list_is_refused_where_it_names_nothing(world: ApiWo
     cursor = client.get("/api/v1/jobs", params={"limit": 1}).json()["next_cursor"]
     answer = client.get("/api/v1/leases", params={"cursor": cursor})
     assert (answer.status_code, answer.json()["where"]) == (422, "query cursor")
-
-
-def test_the_client_follows_all_pages(world: ApiWorld, client: TestClient, tmp_path: Path) -> None:
-    fill(world, client)
-    with served(world.door, tmp_path / "s") as path, Client(Place(url="http://localhost", socket=path)) as asking:
-        for of in LISTS:
-            assert len(list(asking.every(of, limit=2))) == 5
-        assert {one["holder"] for one in asking.every("/leases", limit=1, pool="p")} <= {f"j{at}" for at in range(5)}
