@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orchestrator.adapters.endpoints.holders import recall_times
 from orchestrator.adapters.endpoints.live import Lender, Seen, found, observed
-from orchestrator.adapters.endpoints.memory import read_memory, write_memory
+from orchestrator.adapters.endpoints.memory import read_drains, read_memory, write_memory
 from orchestrator.policy.lending.rates import Counter
 from orchestrator.policy.lending.values import Keep, Lend, Loan, Recall, RecallTimes, Return, Standing, Terms
 from tests.policy.lending.worlds import MONDAY_S, known_days, terms
@@ -100,8 +100,9 @@ def test_one_that_remembers_disturbs_no_night_and_one_that_does_not_calls_everyt
     before = Lender(night)
     for _ in range(3):
         place.look(before, of)
-    write_memory(file, before.memory)
+    write_memory(file, before.memory, (30.0, 60.0))
     assert read_memory(file) == before.memory
+    assert (read_drains(file), read_drains(tmp_path / "none.json")) == ((30.0, 60.0), ())
     after, stranger = Lender(read_memory(file)), Lender(read_memory(tmp_path / "none.json"))
     place.look(after, of)
     stranger.look(of, place.see(), now_s=place.at_s)

@@ -23,6 +23,7 @@ from orchestrator.ledger.states import JobState
 from orchestrator.ledger.submission import new_holder
 from orchestrator.policy.batch_plan import BatchPlan
 from orchestrator.policy.lending.rates import Counter
+from orchestrator.policy.lending.values import Late
 from orchestrator.policy.queueing.decisions import Admit, ChangeCause, Evict, Resize, workers_in
 from orchestrator.policy.queueing.orders import Measured, Order, Phase, Report
 from orchestrator.policy.queueing.places import Pool, flat_pool
@@ -226,6 +227,17 @@ def test_training_that_stops_slowly_is_called_back_earlier_and_that_is_said_once
     shown = plane.endpoints.describe("talk")
     assert shown is not None
     assert (shown["lending"]["recall_lead_s"], bool(shown["lending"]["recall_lead_detail"])) == (420.0, True)
+
+
+def test_how_long_recalls_took_is_known_to_whoever_decides_next(plane: Plane) -> None:
+    plane.cycle(3)
+    plane.endpoints.lenders["talk"].drains_s = (100.0, 200.0, 150.0)
+    plane.cycle(2, 60.0)
+    assert plane.endpoints.leads() == {"pool": (240.0, 320.0)}
+    plane.restart()
+    plane.cycle()
+    assert plane.endpoints.leads() == {"pool": (240.0, 320.0)}
+    assert plane.endpoints.terms["talk"].late == Late(allowed_s=120.0, took_s=200.0)
 
 
 def test_an_endpoint_that_is_heard_of_no_more_has_its_devices_back(plane: Plane) -> None:

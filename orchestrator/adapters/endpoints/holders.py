@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from orchestrator.adapters.endpoints.live import Lender, Seen
-from orchestrator.adapters.endpoints.memory import read_memory, write_memory
+from orchestrator.adapters.endpoints.memory import read_drains, read_memory, write_memory
 from orchestrator.adapters.endpoints.sight import Sight, read_sight
 from orchestrator.policy.lending.from_spec import Measured, terms_of
 from orchestrator.policy.lending.values import RecallTimes, SlowStop, Terms, p95
@@ -163,11 +163,13 @@ class EndpointHolders:
 
     def _look(self, one: Holding, sight: Sight, now_s: float) -> Lender | None:
         lender = self.lenders.get(one.job)
-        terms = self._terms(one, recall_times(() if lender is None else lender.drains_s, sight.cold_starts_s))
+        drains_s = self._remembered_drains(one.job) if lender is None else lender.drains_s
+        terms = self._terms(one, recall_times(drains_s, sight.cold_starts_s))
         if terms is None or not terms.replicas:
             return None
         if lender is None:
-            lender = self.lenders[one.job] = Lender(self._remembered(one.job), window_s=self._window_s)
+            memory = self._remembered(one.job)
+            lender = self.lenders[one.job] = Lender(memory, window_s=self._window_s, drains_s=drains_s)
         self.terms[one.job] = terms
         seen = Seen(counters=sight.counters, answering=sight.answering, held=one.held)
         lender.look(terms, seen, now_s=now_s, wanted=one.wanted)
@@ -177,12 +179,15 @@ class EndpointHolders:
     def _remembered(self, job: str) -> Any:
         return None if self._memories is None else read_memory(self._file(job))
 
+    def _remembered_drains(self, job: str) -> tuple[float, ...]:
+        return () if self._memories is None else read_drains(self._file(job))
+
     def _keep(self, job: str, lender: Lender, now_s: float) -> None:
         if self._memories is None or now_s - self._saved_s.get(job, float("-inf")) < SAVE_S:
             return
         self._saved_s[job] = now_s
         try:
-            write_memory(self._file(job), lender.memory)
+            write_memory(self._file(job), lender.memory, lender.drains_s)
         except OSError as error:  # a new orchestrator would be careful, that is all
             log.warning("what is known of an endpoint's demand was not kept", job=job, error=str(error))
 

@@ -28,13 +28,16 @@ class Seen:
 
 
 class Lender:
-    """What is known of one endpoint between two looks. `window_s`: over how long demand is measured."""
+    """What is known of one endpoint between two looks. `window_s`: over how long demand is measured; `drains_s`: how
+    long training took to let go at earlier recalls."""
 
-    def __init__(self, memory: Memory | None = None, *, window_s: float = 30.0) -> None:
+    def __init__(
+        self, memory: Memory | None = None, *, window_s: float = 30.0, drains_s: tuple[float, ...] = ()
+    ) -> None:
         self.memory = Memory() if memory is None else memory
         self.decision: Decision | None = None
         self.standing = Standing(serving=0)
-        self.drains_s: tuple[float, ...] = ()
+        self.drains_s = drains_s
         self._meter = _Meter(window_s)
         self._left: set[float] = set()
         self._hurried: set[float] = set()
