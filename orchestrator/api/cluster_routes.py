@@ -197,6 +197,7 @@ def _usage(service: Service, only: str | None) -> dict[str, Any]:
         "pools": dict(sorted(pools.items())) if only is None else {},
         "tenants": tenants,
         "running": _running(service, only),
+        "running_left_off": max(0, _holding(service, only) - _MOST_RUNNING),
     }
 
 
@@ -216,6 +217,10 @@ def _tenant_use(name: str, used: TenantUsage | None, balances: dict[Unit, dict[s
         "granted_spent": of("spent"),
         "granted_steps_usd": render.usd(steps) if mine in balances[Unit.ITERATIONS] else None,
     }
+
+
+def _holding(service: Service, only: str | None) -> int:
+    return sum(count for (_, state, _), count in service.read.queue_counts(only).items() if state in HOLDING)
 
 
 def _running(service: Service, only: str | None) -> list[dict[str, Any]]:

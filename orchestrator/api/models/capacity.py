@@ -132,6 +132,7 @@ class Usage(Model):
     pools: dict[str, dict[str, float]]
     tenants: list[TenantUse]
     running: list[JobUse]
+    running_left_off: int = Field(description="Jobs that hold devices beyond those that were looked at for `running`.")
 
 
 class ClusterDifference(Model):

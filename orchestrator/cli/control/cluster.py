@@ -145,6 +145,8 @@ def usage(output: Output = Format.TABLE) -> None:
     if output is Format.TABLE and running:
         used = ("RUNNING", "TENANT", "KWH", "G CO2", "USD BY THE HOUR")
         emit("Usage", found, output, table=make_table(used, running, right=used[2:]))
+        if left_off := found.get("running_left_off"):
+            typer.echo(f"and {left_off} more jobs that hold devices: 'tide describe JOB' has theirs", err=True)
     table = make_table(("TENANT", "JOBS", "DEVICE-HOURS", "USD", "GRANTS LEFT", "SET ASIDE", "GRANTS SPENT"), tenants)
     if output is Format.TABLE and pools:
         columns = ("POOL (device-hours)", *(kind.upper() for kind in kinds))
