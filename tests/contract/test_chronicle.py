@@ -208,16 +208,18 @@ def test_a_slow_stop_is_the_longest_of_the_last_ones_and_a_usual_one_their_media
     assert before.measured is not None
     assert before.measured.slow_stop_s is None
     at_s, number = 1.0, 1
-    for took_s in (2.0, 9.0, 2.0):
+    stops = ((2.0, Outcome.PLANNED), (9.0, Outcome.PLANNED), (2.0, Outcome.PLANNED), (30.0, Outcome.FAILED))
+    for took_s, outcome in stops:
         made.observe(StopAsked(at_s=T0 + at_s, attempt=1, cause=Cause.SHRINK))
         at_s += took_s
-        made.observe(closed(at_s, number))
+        made.observe(closed(at_s, number, outcome))
         made.observe(opened(at_s, "xx", number))
         at_s, number = at_s + 1.0, number + 1
         made.observe(step(at_s, number, 2))
     (report,) = made.reports(T0 + at_s)
     assert report.measured is not None
-    assert (report.measured.stop_s, report.measured.slow_stop_s) == (2.0, 9.0)
+    # The last one was killed at the end of its grace.
+    assert (report.measured.stop_s, report.measured.slow_stop_s) == (2.0, 30.0)
     assert report_from_json(json.loads(json.dumps(report_to_json(report)))) == report
 
 

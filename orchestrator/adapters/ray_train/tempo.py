@@ -21,7 +21,8 @@ class Tempo:
         self._steps = steps
         self._recent_s: deque[float] = deque(maxlen=STEPS_FOR_SPEED)
         self._stalls_s: deque[float] = deque(maxlen=STALLS_KEPT)
-        self._stops_s: deque[float] = deque(maxlen=STOPS_KEPT)
+        self._stops_s: deque[float] = deque(maxlen=STALLS_KEPT)
+        self._ends_s: deque[float] = deque(maxlen=STOPS_KEPT)
         self._last: StepDone | None = None
         self._asked_at_s: float | None = None
         self._planned = False
@@ -40,11 +41,17 @@ class Tempo:
                 self._asked_at_s = event.at_s
             case AttemptClosed():
                 self._planned = event.outcome is Outcome.PLANNED
-                if self._planned and self._asked_at_s is not None:
-                    self._stops_s.append(event.at_s - self._asked_at_s)
+                if self._asked_at_s is not None:
+                    self._stopped(event.at_s - self._asked_at_s)
                 self._asked_at_s = None
             case _:
                 pass
+
+    def _stopped(self, took_s: float) -> None:
+        # Who was killed at the end of its grace would have taken longer still: it is slow, and says nothing of the rest.
+        self._ends_s.append(took_s)
+        if self._planned:
+            self._stops_s.append(took_s)
 
     def _step(self, event: StepDone) -> None:
         if self._last is None or event.attempt == self._last.attempt:
@@ -58,12 +65,12 @@ class Tempo:
     def progress(self) -> Progress:
         """Seconds of training left at the present speed, the median of the last planned stalls and stops, and how long
         a slow stop takes."""
-        left_s, stops_s = None, list(self._stops_s)
+        left_s = None
         if self._recent_s:
             left_s = max(0, self._steps - self.steps_done) * sum(self._recent_s) / len(self._recent_s)
         return Progress(
             remaining_s=left_s,
             stall_s=median(self._stalls_s) if self._stalls_s else None,
-            stop_s=median(stops_s[-STALLS_KEPT:]) if stops_s else None,
-            slow_stop_s=p95("stop", stops_s) if stops_s else None,
+            stop_s=median(self._stops_s) if self._stops_s else None,
+            slow_stop_s=p95("stop", self._ends_s) if self._ends_s else None,
         )
