@@ -92,6 +92,32 @@ def test_an_orchestrator_that_is_new_finds_what_is_lent_and_what_is_coming() -> 
     assert all(one.left for one in standing.returns)
 
 
+def test_what_nobody_saw_from_its_begin_is_no_measured_recall() -> None:
+    place, lender = Place(rps=100.0, held=20, replicas=9), Lender()
+    for size in (20, 18, 16, 20):  # its start, and sizes that its file or its pool change
+        place.held = size
+        place.look(lender, terms(devices=size))
+    assert lender.standing.returning > 0
+    assert lender.drains_s == ()
+
+
+def test_a_clock_that_is_set_back_leaves_no_recall_that_took_less_than_nothing() -> None:
+    of, place = terms(settle_s=0.0), Place(at_s=MONDAY_S + 3600.0, rps=40.0)
+    lender = Lender(known_days(of))
+    place.look(lender, of)
+    place.look(lender, of)
+    lent = lender.standing.lent
+    place.held = place.replicas = 20 - lent
+    while not isinstance(lender.decision, Recall):
+        assert place.rps < 150.0
+        place.rps += 0.4
+        place.look(lender, of)
+    place.held = 20 - lent + lender.standing.returning
+    lender.look(of, place.see(), now_s=place.at_s - 600.0)
+    assert lender.drains_s == (0.0,)
+    assert recall_times(lender.drains_s * 3, ()).drain_s == 0.0
+
+
 def test_one_that_remembers_disturbs_no_night_and_one_that_does_not_calls_everything_back(tmp_path: Path) -> None:
     of, file = terms(), tmp_path / "e.json"
     night = replace(known_days(of))

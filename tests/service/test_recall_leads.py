@@ -31,9 +31,7 @@ def slow(job: str, stop_s: float) -> Report:
     ("tenant", "stop_s", "said"), [("blue", 45.0, 1), ("blue", 30.0, 0), ("red", 45.0, 0)],
     ids=["slower than the owner waits", "as fast as the owner waits", "the owner's own"],
 )  # fmt: skip
-def test_who_is_slower_than_an_owner_waits_is_told_so_once(
-    world: World, tenant: str, stop_s: float, said: int
-) -> None:
+def test_who_is_slower_than_an_owner_waits_is_told_so_once(world: World, tenant: str, stop_s: float, said: int) -> None:
     world.ledger.apply(cluster(OWNED))
     world.ledger.submit(new("a", 2, tenant=tenant, work_s=1e6))
     world.run(2.0)

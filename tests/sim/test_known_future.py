@@ -25,9 +25,7 @@ rows = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=6, max
 def test_no_policy_is_cheaper_than_who_knows_the_series(
     rows: list[tuple[int, int]], hours: int, loss: LossReading
 ) -> None:
-    world = make_world(
-        rows, work_s=900.0 * hours, stall_s=60, loss_s=30, max_workers=4, max_on_demand=4, loss=loss
-    )
+    world = make_world(rows, work_s=900.0 * hours, stall_s=60, loss_s=30, max_workers=4, max_on_demand=4, loss=loss)
     known = foresee(world)
     assert known.run is not None
     assert known.run.finished_us is not None

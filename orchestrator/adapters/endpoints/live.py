@@ -65,6 +65,7 @@ class Lender:
         standing = observed(self.standing, seen, terms)
         if standing.serving + standing.returning + standing.lent != terms.replicas:
             standing = found(seen, terms, now_s=now_s)  # the first look, or another size than before
+            self._left = {one.called_s for one in standing.returns}  # nobody saw how long those took
         self._time_drains(standing, now_s)
         self.decision, self.memory = decide_lending(terms, standing, self.memory, sample, now_s=now_s, wanted=wanted)
         self.standing = _carried_out(standing, self.decision, terms, now_s)
@@ -76,7 +77,8 @@ class Lender:
         calls = {one.called_s for one in standing.returns}
         for called_s in calls - {one.called_s for one in standing.returns if not one.left} - self._left:
             self._left.add(called_s)
-            self.drains_s = (*self.drains_s, now_s - called_s)[-_KEPT_DRAINS:]
+            # A clock that was set back meanwhile must not stop every cycle from now on.
+            self.drains_s = (*self.drains_s, max(0.0, now_s - called_s))[-_KEPT_DRAINS:]
         self._left &= calls
 
 

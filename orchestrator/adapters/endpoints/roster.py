@@ -62,7 +62,8 @@ class Roster:
             if answering >= self.wanted and newest.phase is Phase.STARTING:
                 newest.phase = Phase.RUNNING
                 if newest.cold_s:
-                    self.cold_starts_s = [*self.cold_starts_s, now_s - newest.letter.at_s][-20:]
+                    took_s = max(0.0, now_s - newest.letter.at_s)  # clocks are set back
+                    self.cold_starts_s = [*self.cold_starts_s, took_s][-20:]
 
     def reports(self) -> tuple[Report, ...]:
         """One for every ordered attempt whose end was not taken yet, oldest first."""

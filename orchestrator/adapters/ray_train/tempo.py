@@ -42,7 +42,7 @@ class Tempo:
             case AttemptClosed():
                 self._planned = event.outcome is Outcome.PLANNED
                 if self._asked_at_s is not None:
-                    self._stopped(event.at_s - self._asked_at_s)
+                    self._stopped(max(0.0, event.at_s - self._asked_at_s))  # clocks are set back
                 self._asked_at_s = None
             case _:
                 pass
