@@ -24,7 +24,7 @@ class Tempo:
         self._stops_s: deque[float] = deque(maxlen=STALLS_KEPT)
         self._ends_s: deque[float] = deque(maxlen=STOPS_KEPT)
         self._last: StepDone | None = None
-        self._asked_at_s: float | None = None
+        self._asked: StopAsked | None = None
         self._planned = False
 
     @property
@@ -38,12 +38,13 @@ class Tempo:
             case StepDone():
                 self._step(event)
             case StopAsked():
-                self._asked_at_s = event.at_s
+                self._asked = event
             case AttemptClosed():
                 self._planned = event.outcome is Outcome.PLANNED
-                if self._asked_at_s is not None:
-                    self._stopped(max(0.0, event.at_s - self._asked_at_s))  # clocks are set back
-                self._asked_at_s = None
+                # Of a process that was killed while it stopped, nobody knows when that was over.
+                if self._asked is not None and self._asked.attempt == event.attempt:
+                    self._stopped(max(0.0, event.at_s - self._asked.at_s))  # clocks are set back
+                self._asked = None
             case _:
                 pass
 
