@@ -1,6 +1,7 @@
 """Finds a policy by the name a scenario chooses it by, and plays it.
 
-Only this file knows that `bound` and `foresight` read the whole series and that a fixed gang has definitions of its own.
+Only this file knows that `bound` and `foresight` read the whole series, and that a fixed gang has definitions of its
+own.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from orchestrator.spec.shape import item_annotation, models
 from orchestrator.spec.space import AnyParameter, Choice, LogUniform, Space, Uniform
 from orchestrator.spec.train_job import TrainJobSpec
 
-
 _STUDYS_OWN = {
     "steps": "how far a trial goes is said by the template's steps and the scheduler",
     "data.seed": "a trial's seed follows from the study's; 'repeat' runs the best again with others",

@@ -32,8 +32,9 @@ def promoted(study: Study, record: StudyRecord, trial: TrialRecord, name: str) -
     made its result (conflict); for a name that is none."""
     value = trial.value(study.spec.metric)
     if value is None or not math.isfinite(value):
+        found = "missing" if value is None else value
         raise UserError(
-            f"{trial.trial} has no result to repeat: its {study.spec.metric} is {'missing' if value is None else value}",
+            f"{trial.trial} has no result to repeat: its {study.spec.metric} is {found}",
             code=ExitCode.CONFLICT,
             where=study.metadata.name,
             next_step=f"'tide study compare {study.metadata.name}' shows the best",

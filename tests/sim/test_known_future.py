@@ -1,4 +1,4 @@
-"""What knowing the series is worth: no policy is cheaper than the bound, and the plan that is played keeps the deadline."""
+"""What knowing the series is worth: no policy is cheaper than the bound, and the plan keeps the deadline."""
 
 from __future__ import annotations
 

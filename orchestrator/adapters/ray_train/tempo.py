@@ -49,7 +49,7 @@ class Tempo:
                 pass
 
     def _stopped(self, took_s: float) -> None:
-        # Who was killed at the end of its grace would have taken longer still: it is slow, and says nothing of the rest.
+        # Who was killed at the end of its grace would have taken longer still: slow, and nothing to take a median of.
         self._ends_s.append(took_s)
         if self._planned:
             self._stops_s.append(took_s)
