@@ -12,7 +12,7 @@ from orchestrator.cli.plan_shown import assumptions_json, choice_json, device_js
 from orchestrator.planner.bill import Rates, rates_of
 from orchestrator.planner.hardware import Device
 from orchestrator.planner.job import LINK, Choice, Job, SizeEstimate, cheapest, estimates, pass_time
-from orchestrator.planner.memory import Sharding, largest_micro_batch, usable_bytes
+from orchestrator.planner.memory import Fit, Sharding, largest_micro_batch
 from orchestrator.planner.model import Model, gpt
 from orchestrator.planner.network import Link
 from orchestrator.planner.utilisation import GOODPUT, MFU
@@ -85,6 +85,7 @@ def _question(spec: TrainJobSpec, asked: Asked, device: Device | None, model: Mo
         zero_stage=spec.deepspeed.zero_stage,  # type: ignore[arg-type]  # 0..3: the spec has checked it
         precision=spec.deepspeed.precision,
         recompute_activations=asked.recompute,
+        dropout=spec.task != GPT_TASK or bool(spec.args.get("dropout")),
     )
     with naming("tide plan"):
         return Job(
@@ -143,16 +144,14 @@ def _pass(batch: BatchPlan, spec: TrainJobSpec, asked: Asked, device: Device | N
 
 def _check_possible(job: TrainJob, question: Job, sizes: Sequence[SizeEstimate], deadline_s: float | None) -> None:
     where, spec = job.metadata.name, job.spec
-    if all(size.fits is False for size in sizes):
+    if all(size.fits is Fit.NO for size in sizes):
         held, there = sizes[-1].memory, question.memory_bytes
         assert held is not None
         assert there is not None
-        what = (
-            f"needs {gib(held.total_bytes)} of memory a device even at {sizes[-1].workers} workers, and has "
-            f"{gib(usable_bytes(there))} of {gib(there)}"
-        )
-        raise UserError(what, code=ExitCode.NEVER, where=where, next_step=_way_out(question, sizes[-1].workers))
-    able = [size for size in sizes if size.fits is not False]
+        most = sizes[-1].workers
+        what = f"needs {gib(held.total_bytes)} of memory a device even at {most} workers, and has {gib(there)}"
+        raise UserError(what, code=ExitCode.NEVER, where=where, next_step=_way_out(question, most))
+    able = [size for size in sizes if size.fits is not Fit.NO]
     quickest = min(size.run_s.low for size in able)
     if deadline_s is not None and quickest > deadline_s:
         what = f"takes {elapsed(quickest)} at the quickest, and its deadline is {elapsed(deadline_s)}"

@@ -71,7 +71,7 @@ def size_json(size: SizeEstimate) -> dict[str, Any]:
         "kwh": as_json(size.bill.kwh),
         "kg_co2e": as_json(size.bill.kg_co2e),
         "memory_bytes": None if size.memory is None else _memory(size.memory),
-        "fits": size.fits,
+        "fits": None if size.fits is None else size.fits.value,
     }
 
 
@@ -106,7 +106,7 @@ def _advice(estimate: Mapping[str, Any]) -> list[str]:
     alike = f"; {low} to {high} cost at most 5 % more" if low < high else ""
     lines = [f"Cheapest{within}: {choice['workers']} workers{alike}."]
     if estimate["largest_micro_batch"]:
-        lines.append(f"Largest micro-batch that fits: {estimate['largest_micro_batch']:,}.")
+        lines.append(f"Largest micro-batch that fits well: {estimate['largest_micro_batch']:,}.")
     if estimate["steps_within_budget"] is not None:
         lines.append(f"The job's budget holds about {estimate['steps_within_budget']:,} steps at that size.")
     return lines
@@ -121,7 +121,7 @@ def _row(size: Mapping[str, Any]) -> list[str]:
         spread(_range(size["usd"]) if size["usd"] else None),
         spread(_range(size["kwh"]) if size["kwh"] else None),
         "-" if held is None else gib(held["total"]),
-        {True: "yes", False: "no", None: "-"}[size["fits"]],
+        size["fits"] or "-",
     ]
 
 

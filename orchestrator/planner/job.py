@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.planner.bill import Bill, Rates, bill
-from orchestrator.planner.memory import Memory, Sharding, memory, usable_bytes
+from orchestrator.planner.memory import Fit, Memory, Sharding, fit, memory
 from orchestrator.planner.model import Model
 from orchestrator.planner.network import LINK_EFFICIENCY, Link, Traffic, zero_traffic
 from orchestrator.planner.step_time import StepTime, pass_s, step_time
@@ -66,7 +66,7 @@ class SizeEstimate:
     run_s: Range
     bill: Bill
     memory: Memory | None
-    fits: bool | None
+    fits: Fit | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,7 @@ def estimate(job: Job, workers: int, *, useful: bool = True) -> SizeEstimate:
         run_s=run_s,
         bill=bill(run_s * (workers * job.devices_per_worker) / 3600.0, job.rates),
         memory=held,
-        fits=None if held is None or job.memory_bytes is None else held.total_bytes <= usable_bytes(job.memory_bytes),
+        fits=None if held is None or job.memory_bytes is None else fit(held, job.memory_bytes),
     )
 
 
@@ -143,15 +143,17 @@ def _memory(job: Job, model: Model, workers: int) -> Memory:
 def cheapest(sizes: Sequence[SizeEstimate], *, deadline_s: float | None = None) -> Choice | None:
     """The useful size that typically costs least, fits, and keeps the deadline; None where there is none.
 
-    Costs are dollars, or device-hours where the price is not known. Equal costs: the smaller size.
+    One that fits tightly is named only where none fits well. Costs are dollars, or device-hours where the price is not
+    known. Equal costs: the smaller size.
     """
     if deadline_s is not None:
         positive("deadline_s", deadline_s)
     able = [
         size
         for size in sizes
-        if size.useful and size.fits is not False and (deadline_s is None or size.run_s.typical <= deadline_s)
+        if size.useful and size.fits is not Fit.NO and (deadline_s is None or size.run_s.typical <= deadline_s)
     ]
+    able = [size for size in able if size.fits is not Fit.TIGHT] or able
     if not able:
         return None
     best = min(able, key=lambda size: (_cost(size), size.workers))

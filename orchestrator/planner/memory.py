@@ -5,6 +5,7 @@ All in bytes. What a framework holds besides (context, communication buffers, fr
 
 from __future__ import annotations
 
+import enum
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +17,18 @@ from orchestrator.planner.values import at_least_one
 ZeroStage = Literal[0, 1, 2, 3]
 RESERVED_SHARE = 0.10
 """Part of a device's memory that is left alone: context, communication buffers, fragmentation. An assumption."""
+TIGHT_SHARE = 1.2
+"""Up to here of a device's memory an estimate may still run: of 108 MPT runs, all of which ran, some come out at 1.1 of
+the memory that they had (tests/benchmarks/planner)."""
 _LIVE_PARAMS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters: gathered parameters that may be whole at once
+
+
+class Fit(enum.StrEnum):
+    """Whether a device's memory is enough. `tight` = by less than the estimate is good for, either way."""
+
+    YES = "yes"
+    TIGHT = "tight"
+    NO = "no"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +38,7 @@ class Sharding:
     zero_stage: ZeroStage = 2
     precision: Precision = "bf16"
     recompute_activations: bool = False
+    dropout: bool = False
     attention_stored: bool = False
     """Whether the s x s scores of every head are kept for the backward pass; a fused attention keeps none."""
 
@@ -83,16 +96,25 @@ def memory(model: Model, sharding: Sharding, *, world_size: int, micro_batch_siz
 def activations(model: Model, sharding: Sharding, micro_batch_size: int) -> float:
     """Bytes kept for the backward pass of one micro-batch of b samples; 0 where the model's shape is not known.
 
-    A layer keeps s b d (34 + 5 a s / d) bytes at 2 bytes a value, the second term only where attention scores are
-    stored; with full recomputation 2 s b d a layer, and one layer's rest at a time. Logits: fp32, and their gradient.
+    A layer keeps s b d (34 + 5 a s / d) bytes at 2 bytes a value, 32 without dropout's two masks, and the second term
+    only where attention scores are stored; with full recomputation 2 s b d a layer, and one layer's rest at a time.
+    Logits: fp32, and their gradient.
     Source: Korthikanti et al. (2205.05198), equations 1 and 2 and section 5.
     """
     values = at_least_one("micro_batch_size", micro_batch_size) * model.seq_len * model.d_model
     scale = sharding.value_bytes / 2
     scores = 5.0 * model.heads * model.seq_len / model.d_model if sharding.attention_stored and model.d_model else 0.0
-    layer = values * (34.0 + scores) * scale
+    layer = values * ((34.0 if sharding.dropout else 32.0) + scores) * scale
     kept = model.layers * 2.0 * values * scale + layer if sharding.recompute_activations else model.layers * layer
     return kept + 8.0 * micro_batch_size * model.seq_len * model.vocabulary
+
+
+def fit(held: Memory, memory_bytes: float) -> Fit:
+    """Whether it fits. State is counted exactly, activations are not: only what exceeds both is sure not to fit."""
+    if held.total_bytes <= usable_bytes(memory_bytes):
+        return Fit.YES
+    sure = held.total_bytes > TIGHT_SHARE * memory_bytes or held.state_bytes > memory_bytes
+    return Fit.NO if sure else Fit.TIGHT
 
 
 def usable_bytes(memory_bytes: float, reserved_share: float = RESERVED_SHARE) -> float:

@@ -4,8 +4,8 @@
 
 Reads `planner-reference/` in place. `kinds` holds |ours - published| / published by kind (`mfu`: in percentage points),
 `baselines` the same of what one would do without the planner, on the same rows, `calibration` what was measured on
-which rows, and `misses` every kind that stays above what it must reach. Nothing was fitted on the row it is compared
-with. It is arithmetic: the same figures on every machine.
+which rows, `memory` how runs that fitted their devices come out, and `misses` every kind that stays above what it must
+reach. Nothing was fitted on the row it is compared with. It is arithmetic: the same figures on every machine.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.benchmarks.harness import print_result, read_options
+from tests.benchmarks.planner_memory import fits_of
 from tests.benchmarks.planner_rows import Error, accounting_errors, read_rows
 from tests.benchmarks.planner_times import calibration, time_errors
 
@@ -83,6 +84,7 @@ def compare(folder: Path) -> dict[str, Any]:
         "benchmark": "planner",
         "kinds": kinds,
         "baselines": kinds_of(errors, baseline=True) | {"calculon_as_published": CALCULON},
+        "memory": fits_of(bench),
         "calibration": calibration(reference),
         "misses": misses_of(kinds),
         "rows": [error.as_dict() for error in errors],

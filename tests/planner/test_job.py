@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.planner.bill import Rates
 from orchestrator.planner.job import Job, cheapest, estimate, estimates, pass_time
-from orchestrator.planner.memory import Sharding
+from orchestrator.planner.memory import Fit, Sharding
 from orchestrator.planner.model import gpt
 from orchestrator.planner.network import Link
 from orchestrator.planner.values import Range, as_range
@@ -70,12 +70,15 @@ def test_what_does_not_fit_is_never_the_cheapest() -> None:
     model = gpt(24, 2048, 2048)
     job = replace(JOB, model=model, sharding=Sharding(zero_stage=3), memory_bytes=10e9, batch=BatchPlan(256, 1))
     sizes = estimates(job, 1, 8)
-    assert {size.fits for size in sizes} == {True, False}
-    least = next(size.workers for size in sizes if size.fits)
+    assert {size.fits for size in sizes} == set(Fit)
+    least = next(size.workers for size in sizes if size.fits is Fit.YES)
     found = cheapest(sizes)
     assert found is not None
     assert found.workers >= least
-    assert cheapest([size for size in sizes if not size.fits]) is None
+    tight = cheapest([size for size in sizes if size.fits is not Fit.YES])
+    assert tight is not None
+    assert tight.workers < least
+    assert cheapest([size for size in sizes if size.fits is Fit.NO]) is None
 
 
 def test_memory_is_not_known_without_a_model_or_a_device() -> None:

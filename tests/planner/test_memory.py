@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.planner.memory import (
+    Fit,
     Sharding,
     ZeroStage,
     activations,
+    fit,
     largest_micro_batch,
     least_world_size,
     memory,
@@ -37,9 +39,10 @@ def test_gpt3_weights_are_350_gb() -> None:
 def test_activations_of_a_layer_are_those_of_the_paper() -> None:
     # Korthikanti et al., equation 1: s b d (34 + 5 a s / d) a layer, GPT-3: a = 96, s = 2048, d = 12288.
     model = Model(num_params=1, seq_len=2048, layers=96, d_model=12288, heads=96)
-    stored = activations(model, Sharding(attention_stored=True), 1) / 96 / (2048 * 12288)
-    assert stored == pytest.approx(34 + 80)
-    assert activations(model, Sharding(), 1) / 96 / (2048 * 12288) == pytest.approx(34)
+    paper = Sharding(attention_stored=True, dropout=True)
+    assert activations(model, paper, 1) / 96 / (2048 * 12288) == pytest.approx(34 + 80)
+    assert activations(model, Sharding(dropout=True), 1) / 96 / (2048 * 12288) == pytest.approx(34)
+    assert activations(model, Sharding(), 1) / 96 / (2048 * 12288) == pytest.approx(32)
 
 
 @given(st.sampled_from(STAGES), st.sampled_from(["bf16", "fp32"]), st.integers(1, 300), st.integers(1, 64))
@@ -54,6 +57,15 @@ def test_memory_falls_with_stage_and_workers_and_rises_with_the_micro_batch(stag
     assert total(stage, world_size, size + 1) > here
     assert total(stage, world_size, size, recompute_activations=True) < here
     assert total(stage, world_size, size, attention_stored=True) > here
+
+
+def test_only_what_exceeds_the_estimate_s_own_error_is_sure_not_to_fit() -> None:
+    held = memory(SMALL, Sharding(), world_size=8, micro_batch_size=16)
+    at = {share: fit(held, held.total_bytes / share) for share in (0.5, 0.9, 0.91, 1.19, 1.21)}
+    assert list(at.values()) == [Fit.YES, Fit.YES, Fit.TIGHT, Fit.TIGHT, Fit.NO]
+    # State is counted exactly: more of it than there is memory never fits.
+    alone = memory(PAPER, Sharding(), world_size=1, micro_batch_size=1)
+    assert fit(alone, alone.total_bytes / 1.05) is Fit.NO
 
 
 def test_alone_no_stage_saves_anything() -> None:

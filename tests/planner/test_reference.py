@@ -35,3 +35,10 @@ def test_iteration_times_are_nearer_than_one_utilisation_for_all(result) -> None
     ours, bare = result["kinds"]["iteration_time"], result["baselines"]["iteration_time"]
     assert ours["mean"] < bare["mean"] / 2
     assert ours["max"] < bare["max"] / 2
+
+
+def test_no_run_that_fitted_its_devices_is_said_not_to(result) -> None:
+    assert sum(result["memory"]["said"].values()) == result["memory"]["runs"] == 108
+    assert "no" not in result["memory"]["said"]
+    assert result["memory"]["share"]["max"] < 1.2
+    assert result["memory"]["state_alone_max"] < 1
