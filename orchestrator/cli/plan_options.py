@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -128,18 +129,13 @@ def check_all(checks: tuple[tuple[str, float | None, Callable[[str, float], floa
                 raise UserError(str(error), where="tide plan", next_step="Correct the value") from None
 
 
-class naming:  # noqa: N801 - reads as a word: with naming("--device"): ...
-    """A context in which a ValueError of the planner becomes a UserError of an option."""
-
-    def __init__(self, where: str, next_step: str = "Run 'tide plan --help' for what can be given by hand") -> None:
-        self._where, self._next_step = where, next_step
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, ValueError):
-            raise UserError(str(error), where=self._where, next_step=self._next_step) from None
+@contextlib.contextmanager
+def naming(where: str, next_step: str = "Run 'tide plan --help' for what can be given by hand") -> Iterator[None]:
+    """Within it, a value that the planner refuses is the user's, and `where` says which."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error), where=where, next_step=next_step) from None
 
 
 def count(name: str, text: str | None, *, least: float = 1.0) -> float | None:
