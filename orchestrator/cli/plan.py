@@ -18,12 +18,13 @@ from orchestrator.cli.home import home_dir
 from orchestrator.cli.output import Format, Output, emit, make_table
 from orchestrator.cli.plan_job import estimated
 from orchestrator.cli.plan_optimal import Limits, bought, optimal_table
+from orchestrator.cli.plan_pool import PoolFacts, pool_facts
 from orchestrator.cli.plan_shown import estimate_table
 from orchestrator.cli.study.forecast import describe_study, plan_table
 from orchestrator.cli.study.rates import ClusterFile, PoolName, kept_rates, rates_of
 from orchestrator.policy.batch_plan import BatchPlan
 from orchestrator.policy.study.values import Rates
-from orchestrator.spec import Cluster, Study, TrainJob, load_file, load_one
+from orchestrator.spec import Study, TrainJob, load_file, load_one
 from orchestrator.spec.errors import ExitCode, UserError
 
 app = typer.Typer()
@@ -99,9 +100,9 @@ def plan(
         max_devices=max_devices,
         served_tokens=options.count("--served-tokens", served_tokens, least=0.0),
     )
-    kind = _pool_device(cluster, pool)
+    facts = pool_facts(cluster, pool)
     if optimal:
-        _plan_optimal(file, limits, asked, kind, output)
+        _plan_optimal(file, limits, asked, facts.device, output)
         return
     if file is None:
         _refuse("there is nothing to plan; it takes a file, or --optimal and a budget")
@@ -114,7 +115,7 @@ def plan(
         _plan_study(specs[0], rates, step_s, output)
         return
     job = load_one(file, TrainJob, now=dt.datetime.now(dt.UTC) if decide else None)
-    described = _described(job, asked, kind)
+    described = _described(job, asked, facts)
     if decide:
         from orchestrator.cli.control.submitting import decision_line, decision_of
 
@@ -124,16 +125,16 @@ def plan(
     emit("TrainPlan", described, output, table=_tables(described))
 
 
-def _described(job: TrainJob, asked: options.Asked, pool_device: str | None) -> dict[str, Any]:
+def _described(job: TrainJob, asked: options.Asked, pool: PoolFacts) -> dict[str, Any]:
     """The staircase, and the estimates where a device or a figure of one was named."""
     spec = job.spec
     batch = BatchPlan(spec.batch.global_batch_size, spec.batch.micro_batch_size)
     described = describe(job.metadata.name, batch, spec.workers.min, spec.workers.max)
-    if asked.step_s is not None or asked.wants_more_than_rates or pool_device is not None:
+    if asked.step_s is not None or asked.wants_more_than_rates or pool.device is not None:
         # A measured step needs no peak, so a pool of devices that the table lacks is no trouble then.
-        usable = pool_device if asked.step_s is None or options.known(pool_device) else None
+        usable = pool.device if asked.step_s is None or options.known(pool.device) else None
         with options.naming("tide plan"):
-            described["estimate"] = estimated(job, asked, asked.chosen_device(usable))
+            described["estimate"] = estimated(job, asked, asked.chosen_device(usable), pool.link)
     elif asked.usd is not None or asked.watts is not None:
         _refuse("a price or power of devices has no effect on a job without --device, --cluster or --step-seconds")
     return described
@@ -155,13 +156,6 @@ def _plan_optimal(
     with options.naming("tide plan --optimal"):
         found = bought(limits, asked, device)
     emit("BudgetPlan", found, output, table=optimal_table(found))
-
-
-def _pool_device(cluster: Path | None, pool: str | None) -> str | None:
-    """The kind of device of the pool that prices devices; `rates_of` has looked for it already."""
-    if cluster is None:
-        return None
-    return next(one.device for one in load_one(cluster, Cluster).spec.pools if pool in (None, one.name))
 
 
 def _plan_study(study: Study, given: Rates, step_s: float | None, output: Format) -> None:

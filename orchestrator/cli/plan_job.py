@@ -26,15 +26,15 @@ GPT_TASK = "jobs.models.gpt:task"
 _GPT_DEFAULTS = {"layers": 2, "d_model": 64, "seq_len": 64, "mlp_ratio": 4}  # of the task; a test holds them together
 
 
-def estimated(job: TrainJob, asked: Asked, device: Device | None) -> dict[str, Any]:
-    """The estimates as JSON values.
+def estimated(job: TrainJob, asked: Asked, device: Device | None, link: Link | None = None) -> dict[str, Any]:
+    """The estimates as JSON values; `link` is what the pool's Cluster says of it.
 
     Raises: UserError with exit code 8 where the job fits no device at any of its sizes, cannot keep its deadline even
     at the quick end, or has a budget below one step; with 3 where what is needed is not known.
     """
     spec = job.spec
     model = _model(spec, asked)
-    question = _question(spec, asked, device, model)
+    question = _question(spec, asked, device, model, link or LINK)
     sizes = estimates(question, spec.workers.min, spec.workers.max)
     deadline_s = asked.deadline_s or _deadline_s(spec)
     _check_possible(job, question, sizes, deadline_s)
@@ -79,7 +79,7 @@ def _model(spec: TrainJobSpec, asked: Asked) -> Model | None:
         raise UserError(str(error), where="spec.args", next_step="Correct the value") from None
 
 
-def _question(spec: TrainJobSpec, asked: Asked, device: Device | None, model: Model | None) -> Job:
+def _question(spec: TrainJobSpec, asked: Asked, device: Device | None, model: Model | None, link: Link) -> Job:
     batch = BatchPlan(spec.batch.global_batch_size, spec.batch.micro_batch_size)
     sharding = Sharding(
         zero_stage=spec.deepspeed.zero_stage,  # type: ignore[arg-type]  # 0..3: the spec has checked it
@@ -95,7 +95,7 @@ def _question(spec: TrainJobSpec, asked: Asked, device: Device | None, model: Mo
             model=model,
             sharding=sharding,
             memory_bytes=None if device is None else device.memory_bytes,
-            link=LINK if asked.link_gbps is None else Link(bytes_per_s=asked.link_gbps * 1e9 / 8),
+            link=link if asked.link_gbps is None else Link(bytes_per_s=asked.link_gbps * 1e9 / 8),
             overlap=1.0 if asked.overlap is None else asked.overlap,
             goodput=exactly(asked.goodput, GOODPUT),
             rates=job_rates(asked, device),

@@ -104,6 +104,16 @@ def test_a_cluster_names_device_price_and_power(capsys, job, cluster) -> None:
     assert found["assumptions"]["watts_per_device"]["low"] == 700.0
 
 
+@pytest.mark.parametrize(("topology", "gb_per_s"), [("a/b", 0.7), ("a", 0.7), (None, 8.75)])
+def test_a_pool_s_place_says_how_fast_its_link_is(capsys, job, cluster, topology, gb_per_s: float) -> None:
+    path = Path(cluster("H100"))
+    levels = "levels: [{name: cloud, bandwidth_per_s: 10MB}, {name: rack, bandwidth_per_s: 1GB, latency: 1ms}]"
+    place = "" if topology is None else f"topology: {topology}, "
+    path.write_text(path.read_text().replace("power_w: 700,", f"power_w: 700, {place}") + f"  {levels}\n")
+    found = _estimate(capsys, job(), "--cluster", str(path))
+    assert found["assumptions"]["link_bytes_per_s"] == pytest.approx(gb_per_s * 1e9)
+
+
 def test_a_measured_step_needs_neither_a_peak_nor_a_known_model(capsys, job, cluster) -> None:
     arguments = (job(task="my.code:task"), "--step-seconds", "102.4", "--cluster", cluster("home-made"))
     found = _estimate(capsys, *arguments, "--goodput", "1")
