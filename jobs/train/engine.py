@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from jobs.models.task import Task
 from jobs.train.building import briefly
 from jobs.train.config import RankJob, StartRequest
-from jobs.train.draws import seed_draws
 from jobs.train.deepspeed_config import deepspeed_config
+from jobs.train.draws import seed_draws
 from jobs.train.pace import NO_PACE, PaceMeter
 from orchestrator.spec.errors import UserError
 

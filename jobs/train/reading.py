@@ -51,7 +51,9 @@ class NumberedReader:
         return self.task.sample_weights(self.source, ids)
 
 
-def open_reader(task: Task, source: SampleSource | StreamSource, dataset_hash: str, job: RankJob) -> tuple[Reader, Stream]:
+def open_reader(
+    task: Task, source: SampleSource | StreamSource, dataset_hash: str, job: RankJob
+) -> tuple[Reader, Stream]:
     """The run's samples and what reads them here. Raises: UserError for a stream of too few items, ValueError for an
     empty source."""
     if not isinstance(source, StreamSource):

@@ -74,7 +74,7 @@ class ShardReader:
         self._newest: dict[str, Tensor] | None = None
 
     def batch(self, samples: Samples) -> dict[str, Tensor]:
-        """The samples as rows. Raises: UserError if their shard holds none, or other ones than when it was last read."""
+        """The samples as rows. Raises: UserError if their shard holds none, or not as many as before."""
         place, shard = divmod(int(samples.ids[0]), self._shards.num_used)
         if shard not in self._open:
             self._open[shard] = _Shard(self._source, self._shards.items(shard, self._source.num_items))
@@ -147,4 +147,3 @@ class _Shard:
         raise UserError(
             f"{named} {what}", next_step="Make every item give the same samples each time; every shard needs one."
         )
-

@@ -40,13 +40,14 @@ class Weighted(Task):
         return (1 + ids % 3).astype(np.float64)
 
 
-def shares(world_size: int, batch: int, micro: int, weighted: bool = False, source: SampleSource | None = None) -> list[Share]:
+def shares(
+    world_size: int, batch: int, micro: int, weighted: bool = False, source: SampleSource | None = None
+) -> list[Share]:
     stream = SampleStream(Numbers.num_samples, "hash", 3, batch)
     task = Weighted() if weighted else Plain()
     reader, plan = NumberedReader(task, source or Numbers(), stream), BatchPlan(batch, micro)
     return [
-        Share(reader=reader, stream=stream, plan=plan, rank=rank, world_size=world_size)
-        for rank in range(world_size)
+        Share(reader=reader, stream=stream, plan=plan, rank=rank, world_size=world_size) for rank in range(world_size)
     ]
 
 
