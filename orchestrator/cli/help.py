@@ -39,6 +39,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         f"tide plan {_DEMO_JOB}",
         f"tide plan {_DEMO_JOB} --decide",
         f"tide plan {_STUDY} --step-seconds 0.02 --usd-per-device-hour 2.50",
+        "tide plan cluster-configs/examples/train-job.yaml --device h100 --usd-per-device-hour 2.50 --mfu 0.4",
+        f"tide plan {_DEMO_JOB} --cluster {_CLUSTER} --pool h100-spot",
+        "tide plan --optimal --device h100 --budget-usd 5000",
+        "tide plan --optimal --device a100-80gb --deadline 12h --max-devices 64 --served-tokens 2T",
+        "tide plan --optimal --device h100 --params 7B",
     ),
     "simulate": (
         "tide simulate cluster-configs/scenarios/drawn.yaml",

@@ -26,7 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "down": ("orchestrator.cli.up:down_app", "Stop it; jobs that run go on."),
     "validate": ("orchestrator.cli.validate", "Check YAML files; every problem at once."),
     "schema": ("orchestrator.cli.schema", "Print the JSON Schema of a kind, for editors."),
-    "plan": ("orchestrator.cli.plan", "Show what a job would do at every world size."),
+    "plan": ("orchestrator.cli.plan", "Show what a job would take at every world size, or what a budget buys."),
     "submit": ("orchestrator.cli.submit", "Hand a training job to the control plane, or run it here."),
     "apply": ("orchestrator.cli.control.cluster:apply_app", "Make a Cluster the one that holds."),
     "ps": ("orchestrator.cli.control.jobs:ps_app", "List jobs, and why those that wait do so."),
