@@ -5,6 +5,8 @@ at temperature 1, so that the loss stays a cross-entropy in nats per byte). Outs
 text alone: figures of students and teachers can be compared. A trained student needs no teacher.
 """
 
+# mypy: allow-subclassing-any, allow-untyped-decorators
+# torch is not read by mypy, so its classes and decorators are of type Any.
 from __future__ import annotations
 
 import functools

@@ -26,7 +26,7 @@ def magnitudes_of_rank(stream: Stream, num_columns: int, rank: int) -> list[floa
         half << _HALF_BITS | _find(counts, rank - before)[0]
         for (half, before), counts in zip(upper, lower, strict=True)
     ]
-    return torch.tensor(found, dtype=torch.int32).view(torch.float32).tolist()
+    return [float(value) for value in torch.tensor(found, dtype=torch.int32).view(torch.float32)]
 
 
 def _upper(bits: Tensor) -> Tensor:
