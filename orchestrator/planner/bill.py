@@ -12,7 +12,7 @@ from orchestrator.planner.hardware import Device
 from orchestrator.planner.values import Range, as_range
 
 PUE = Range(1.08, 1.10, 1.5)
-"""Energy of the site over that of its machines: PaLM's and LaMDA's sites, LLaMA's assumption, a common site of 2020."""
+"""Energy of the site over that of its machines: PaLM's site, LaMDA's (and LLaMA's assumption), a usual site of 2020."""
 KG_CO2E_PER_KWH = Range(0.05, 0.385, 0.43)
 """LaMDA's and BLOOM's grids, the US average that LLaMA counts with, GPT-3's in Patterson et al. (2104.10350)."""
 WATTS_OF_TDP = Range(0.8, 1.1, 1.8)

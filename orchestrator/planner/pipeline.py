@@ -5,7 +5,8 @@ node and stages over nodes; this is the arithmetic of that layout, with one numb
 peak that matrix products reach on a system (`matmul_efficiency`). A micro-batch of b samples costs, on each device:
 
     matrices  24 b s d^2 a layer forward, twice that backward, plus 4 b s^2 d of attention, over t devices
-    memory    norms, dropout, residuals, GELU: 37 s b d bytes; softmax and its dropout: 11 a s^2 b bytes, over t
+    memory    two norms 16, dropout and residuals 5, GELU of 4 d 16: 37 s b d bytes; softmax and its dropout: 11 a s^2 b
+              bytes (our count of reads and writes at 2 bytes a value); over t
     tensor    4 all-reduces of 2 s b d bytes a layer (6 with full recomputation), 2 (t-1)/t each, over NVLink
     bubble    (p-1) / (m v) of the whole, with m micro-batches, p stages, v chunks a stage
 

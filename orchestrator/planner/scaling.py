@@ -1,7 +1,8 @@
 """Compute-optimal sizes: which N parameters and D tokens a budget of FLOPs is best spent on, and what loss follows.
 
 Two rules of one paper (Hoffmann et al., 2203.15556): 20 tokens per parameter, and the parametric fit
-L(N, D) = E + A/N^alpha + B/D^beta in nats per token. They differ above 1e22 FLOPs; both are shown where one is asked.
+L(N, D) = E + A/N^alpha + B/D^beta in nats per token. The second wants ever more tokens a parameter as budgets grow;
+both are shown where one is asked.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class Sizes:
 class ParametricFit:
     """Constants of L = E + A/N^alpha + B/D^beta.
 
-    The paper rounds its exponents to 0.34 and 0.28, which misses its own Table A3 by 1.6 to 2.2x; 0.336 and 0.283 (in
-    its TeX source) come within 8 %. Besiroglu et al. (2404.10102) dispute the fit; treat losses as comparisons.
+    The paper rounds its exponents to 0.34 and 0.28, which misses its own Table A3 by 1.6 to 2.2x; 0.336 and 0.283 come
+    within 8 %. Besiroglu et al. (2404.10102) dispute the fit; treat losses as comparisons.
     """
 
     e: float = 1.69
