@@ -6,16 +6,13 @@ from pathlib import Path
 
 import structlog
 
-from jobs.models.evaluate import evaluate
+from jobs.models.evaluate import EVALUATION_SAMPLES, evaluate
 from jobs.models.load import load_model
 from jobs.models.task import SampleSource
 from orchestrator.adapters.ray_train.prepare import Prepared, as_in_a_rank
 from orchestrator.spec.errors import UserError
 
 log = structlog.get_logger(__name__)
-
-# Enough for three digits of a mean loss, few enough for a driver without a device.
-EVALUATION_SAMPLES = 256
 
 
 def validation_metrics(prepared: Prepared, model_dir: Path) -> dict[str, float]:
