@@ -45,11 +45,10 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """Not now. `retry_after_s` is when, without further arrivals, it would be admitted; not `is_sure`: a guess."""
+    """Not now. `retry_after_s` is when, without further arrivals, it would be admitted, as far as can be told."""
 
     reason: RefusalReason
     retry_after_s: float
-    is_sure: bool = True
 
 
 def decide(
@@ -75,7 +74,7 @@ def decide(
     if num_waiting >= rules.config.targets[request.tier].max_waiting:
         # The rows at hand stand for those behind them: a place is free when one of them has left.
         hint_s = drain_s(rows, rules) / max(1, len(rows))
-        return Refused(reason=RefusalReason.QUEUE_FULL, retry_after_s=hint_s, is_sure=False)
+        return Refused(reason=RefusalReason.QUEUE_FULL, retry_after_s=hint_s)
     if request.tier is Tier.BATCH:
         before_s = drain_s(rows, rules) * (1 + num_waiting / max(1, len(rows)))
         return Admitted(predicted_finish_s=now_s + before_s + drain_s([Row(request=request)], rules))
@@ -85,7 +84,7 @@ def decide(
     verdict = _try(request, online, coming, costs, start_s, effort)
     if isinstance(verdict, RefusalReason):
         retry_at_s = _good_moment_s(request, online, costs, start_s, max(start_s, line_end_s), effort)
-        return Refused(reason=verdict, retry_after_s=retry_at_s - now_s, is_sure=effort.left > 0)
+        return Refused(reason=verdict, retry_after_s=retry_at_s - now_s)
     return Admitted(predicted_finish_s=verdict)
 
 

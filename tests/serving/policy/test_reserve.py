@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.policy import Admitted, Refused, Request, Tier
+from serving.policy import Admitted, RefusalReason, Refused, Request, Tier
 from serving.policy.reserve import GRACE_S, Reservations
 from serving.policy.rules import Rules
 from tests.serving.policy.simulator import Outcome, simulate
@@ -79,7 +79,7 @@ def test_a_full_queue_breaks_no_promise() -> None:
     while not isinstance(refused := replica.submit(keystroke(name, at_s), now_s=at_s), Refused):
         count += 1
         name = f"k{count}"
-    assert refused.is_sure
+    assert refused.reason is not RefusalReason.QUEUE_FULL
     at_s = refused.retry_after_s
     for i in range(9):  # longer, so they fit only into a queue; nobody has been computed meanwhile
         replica.submit(request(f"x{i}", Tier.KEYSTROKE, at_s, tokens=1, deadline_s=at_s + 9.0), now_s=at_s)
@@ -117,6 +117,18 @@ def test_a_promise_is_kept_once_not_before_its_time_and_not_for_ever() -> None:
     assert not line.claim(early, now_s=1.2)
     assert not line.claim(request("b", Tier.KEYSTROKE, retry_key="b"), now_s=3.0 + GRACE_S)
     assert len(line) == 0
+
+
+def test_who_found_no_room_when_told_to_come_does_not_stand_in_line_again() -> None:
+    line = Reservations()
+    asked = {name: request(name, Tier.KEYSTROKE, retry_key=name) for name in ("a", "b", "c")}
+    for each in asked.values():
+        line.promise_s(each, earliest_s=1.0, rules=RULES)
+    end_s = line.line_end_s
+    assert line.claim(asked["a"], now_s=1.0)
+    assert line.promise_s(asked["a"], earliest_s=1.01, rules=RULES, in_front=True) == 1.01
+    assert [held.request.id for held in line.expected(now_s=1.0, until_s=9.0)] == ["a", "b", "c"]
+    assert line.line_end_s > end_s  # but what it needs is not there for those who come next
 
 
 def test_a_newer_keystroke_takes_the_place_of_its_sessions_older_ones() -> None:
