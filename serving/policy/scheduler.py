@@ -143,12 +143,18 @@ class TierScheduler:
         )
         if isinstance(verdict, Admitted) or verdict.reason is RefusalReason.QUEUE_FULL:  # of that nothing is promised
             return verdict
-        taken = density([row for row in others if row.request.tier.is_online], self._rules, now_s=now_s)
         earliest_s = now_s + verdict.retry_after_s
+        beside = self._beside(others, earliest_s if promised else max(earliest_s, self._reserved.line_end_s))
+        taken = density(beside, self._rules, now_s=now_s)
         at_s = self._reserved.promise_s(
             request, earliest_s=earliest_s, rules=self._rules, taken=taken, in_front=promised
         )
         return Refused(reason=verdict.reason, retry_after_s=max(0.0, at_s - now_s))
+
+    @staticmethod
+    def _beside(rows: Sequence[Row], from_s: float) -> list[Row]:
+        """Rows that somebody waits for and that may still be here by then."""
+        return [row for row in rows if row.request.tier.is_online and row.request.deadline_s > from_s]
 
     def _expected(self, request: Request, others: Sequence[Row], now_s: float) -> list[Reservation]:
         """Who was promised a place before the last of those that wait, the request among them, is due: a slow row that
