@@ -36,12 +36,13 @@ class Forecast:
         self, runs: Sequence[Run], costs: Costs, *, start_s: float, coming: Sequence[Row] = (), effort: Effort
     ) -> None:
         self.now_s = start_s
+        self._live: list[Run] = []
         self.finish_s: dict[str, float] = {}
         self._effort = effort
         self._costs = costs
-        waited_for = [run.copy() for run in runs if run.is_waited_for(start_s)]
-        self._live = in_order([(run.due_s(start_s), run) for run in waited_for])
         self._later = [*reversed(coming)]
+        self._takes_turns = len({each.request.tenant for each in (*runs, *coming)}) > 1
+        self._line_up([run.copy() for run in runs if run.is_waited_for(start_s)])
 
     @property
     def is_over(self) -> bool:
@@ -93,7 +94,13 @@ class Forecast:
         if done:
             self.finish_s.update((run.request.id, self.now_s) for run in live if not run.tokens)
             self._live = [run for run in live if run.tokens]
+            if self._takes_turns:
+                self._line_up(self._live)
         return done
+
+    def _line_up(self, live: Sequence[Run]) -> None:
+        """The order of the next step: whose turn it is depends on who is here."""
+        self._live = in_order([(run.due_s(self.now_s), run) for run in live])
 
     def _join(self) -> None:
         """Those whose moment has come, or, where nobody is here, the next one's."""
@@ -105,7 +112,7 @@ class Forecast:
         live = list(self._live)
         while later and later[-1].request.arrival_s <= self.now_s:
             live.append(Run(later.pop(), self._costs))
-        self._live = in_order([(run.due_s(self.now_s), run) for run in live])
+        self._line_up(live)
 
     def _equal_steps(self, step: _Step) -> tuple[int, float]:
         """How many steps from now certainly hold exactly this work, and how long one takes."""
