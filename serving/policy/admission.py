@@ -21,7 +21,7 @@ from serving.policy.tiers import Tier
 _MAX_TRIALS = 4
 # Rows looked at for one decision, over all steps that it plays forward: some two milliseconds. Whoever needs more to
 # be sure of comes into a queue that no more should join.
-_MAX_EFFORT = 3000
+_MAX_EFFORT = 2000
 
 
 class RefusalReason(enum.StrEnum):
