@@ -38,6 +38,9 @@ class TierScheduler:
         self._reserved = Reservations()
         self._busy_until_s = 0.0
 
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._rows
+
     def count(self, tier: Tier) -> tuple[int, int]:
         """Live rows of a tier: (holding a slot, waiting for one)."""
         return self._rows.count(tier)
