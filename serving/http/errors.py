@@ -193,5 +193,7 @@ def field_name(location: Sequence[str | int]) -> str | None:
 
 
 def sentence(problem: Mapping[str, Any]) -> str:
-    """What pydantic says, without its prefix."""
+    """What pydantic says, without its prefix; of an option that is not known, what to do."""
+    if problem["type"] == "extra_forbidden":
+        return "there is no such option here; check its spelling, or leave it out"
     return str(problem["msg"]).removeprefix("Value error, ")

@@ -52,7 +52,7 @@ class Answers:
         self._forget_old()
         while (entry := self._entries.get(name)) is not None:
             if entry.fingerprint != fingerprint:
-                raise ApiError(409, "the Idempotency-Key was used for another request", code="idempotency_key_reused",
+                raise ApiError(409, "the Idempotency-Key was used for another request; use a new one", code="idempotency_key_reused",
                                param="Idempotency-Key", headers=NO_RETRY)  # fmt: skip
             await asyncio.wait({entry.answer})
             if not entry.answer.cancelled():
