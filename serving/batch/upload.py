@@ -94,7 +94,11 @@ def _check_line(
     custom_id = _custom_id(document, seen, number)
     for name in document:
         if name not in _FIELDS:
-            raise LineError("unknown_field", f"{name!r} is not a field of a batch line; {', '.join(_FIELDS)} are", param=_shown(name))
+            raise LineError(
+                "unknown_field",
+                f"{name!r} is not a field of a batch line; {', '.join(_FIELDS)} are",
+                param=_shown(name),
+            )
     if document.get("method") != "POST":
         raise LineError("invalid_method", f"method is {document.get('method')!r}; it must be POST", param="method")
     url, body = document.get("url"), document.get("body")

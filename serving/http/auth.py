@@ -94,7 +94,9 @@ def _bearer(scope: Scope) -> str:
             scheme, _, key = value.decode("latin-1").partition(" ")
             if scheme.lower() == "bearer":
                 return str(key.strip())
-    raise BadKeyError("missing_api_key", "an API key is needed: 'Authorization: Bearer tide_...'; 'tide keys create' makes one")
+    raise BadKeyError(
+        "missing_api_key", "an API key is needed: 'Authorization: Bearer tide_...'; 'tide keys create' makes one"
+    )
 
 
 def _is_this_machine(scope: Scope) -> bool:

@@ -124,7 +124,7 @@ def _checked_fields(form: FormData) -> UploadFile:
                 param=name if name.isidentifier() else None,
             )
     if form.get("purpose") != Purpose.BATCH:
-        raise ApiError(400, "purpose: must be 'batch', the one that there is here", code="invalid_value", param="purpose")
+        raise ApiError(400, "purpose: must be 'batch'", code="invalid_value", param="purpose")
     file = form.get("file")
     if not isinstance(file, UploadFile) or len(form.multi_items()) > len(_FIELDS):
         raise ApiError(400, "file: there must be one file", code="invalid_value", param="file")

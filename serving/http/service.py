@@ -115,7 +115,7 @@ class Service:
     def check_tokens(self, tokens: tuple[int, ...], param: str) -> tuple[int, ...]:
         """The same tokens. Raises: ApiError when there is none, or one that the vocabulary does not have."""
         if not tokens:
-            raise ApiError(400, f"{param}: there must be something to continue; it is empty", code="invalid_value", param=param)
+            raise ApiError(400, f"{param}: there must be something to continue", code="invalid_value", param=param)
         if not all(0 <= token < self.replica.tokenizer.vocabulary for token in tokens):
             message = f"{param}: tokens must be 0..{self.replica.tokenizer.vocabulary - 1}"
             raise ApiError(400, message, code="invalid_value", param=param)

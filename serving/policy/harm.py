@@ -82,7 +82,9 @@ class Harm:
         """Who is not known to be done in time where the forecast ended; nobody, where it ended with the last row."""
         if self._after.is_idle:
             return []
-        return [row_id for at_s, row_id in self._line[self._next :] if self._after.finish_s.get(row_id, math.inf) > at_s]
+        return [
+            row_id for at_s, row_id in self._line[self._next :] if self._after.finish_s.get(row_id, math.inf) > at_s
+        ]
 
     def _is_certain(self, row_id: str) -> bool:
         """Whether this row would have been in time and is delayed by what counts."""

@@ -78,8 +78,8 @@ class Reservations:
     ) -> float:
         """From when on the request will be admitted; an earlier promise to it stands.
 
-        `taken`: the part of the engine that rows need which were admitted before. `in_front`: it has stood in line once,
-        came when it was told and found no room, so it does not stand in line again.
+        `taken`: the part of the engine that rows need which were admitted before. `in_front`: it has stood in line
+        once, came when it was told and found no room, so it does not stand in line again.
         Without a retry key, or with too many promises open, it is only the best guess.
         """
         if request.retry_key is None:

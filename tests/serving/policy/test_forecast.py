@@ -65,9 +65,7 @@ def test_rows_finish_when_a_forecast_says(live: list[Row], coming: list[Row], sl
     config = dataclasses.replace(CONFIG, batch_share=0.0)
     rules = Rules(config=config, model=MODEL, num_slots=slots)
     costs = Costs(rules)
-    forecast = Forecast(
-        [Run(row, costs) for row in live], costs, start_s=0.0, coming=coming, effort=Effort(_PLENTY)
-    )
+    forecast = Forecast([Run(row, costs) for row in live], costs, start_s=0.0, coming=coming, effort=Effort(_PLENTY))
     forecast.play()
     found = step_by_step(live, coming, rules)
     # A row that cannot be in time any more changes its place between two steps, which a forecast sees at the next

@@ -16,7 +16,7 @@ _SECONDS = 3.0
 
 
 def overload(times: float, *, seed: int) -> list[Request]:
-    """Some seconds of so many times 4 keystrokes and half a slower request a second, of which the engine can do some five."""
+    """Some seconds of so many times 4 keystrokes and half a slower request each; the engine can do some five times."""
     rng, rows = random.Random(seed), []
     for tier, per_s, tokens in ((Tier.KEYSTROKE, 4 * times, 8), (Tier.INTERACTIVE, 0.5 * times, 40)):
         at_s = 0.0
