@@ -1,8 +1,12 @@
-"""`x-request-timeout-seconds` is the replica's to keep, not the proxy's.
+"""What Serve's proxy does by itself that a client of ours must not see.
 
-Serve's proxy reads the header, too, and always before the replica: it cuts a stream in the middle, and answers with a
-plain text that OpenAI's client takes for a reason to ask again. So the proxy is made to look past it: a middleware in
-the proxy gives the header another name, and one in the replica gives it back its own.
+`x-request-timeout-seconds` is the replica's to keep. Serve's proxy reads the header, too, and always before the
+replica: it cuts a stream in the middle, and answers with a plain text that OpenAI's client takes for a reason to ask
+again. So the proxy is made to look past it: a middleware in the proxy gives the header another name, and one in the
+replica gives it back its own.
+
+Errors that the proxy makes (an address that no replica has, a replica that dies with a request) are plain text, some of
+it a traceback. They leave in OpenAI's shape.
 
 Ray takes a proxy's middlewares from the environment in which its nodes start (`adapters/ray_cluster/environment.py`).
 The proxy's process imports this module, and has five seconds to be ready: nothing heavy may be imported here.
@@ -10,8 +14,10 @@ The proxy's process imports this module, and has five seconds to be ready: nothi
 
 from __future__ import annotations
 
+import json
+
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER, CARRIED = b"x-request-timeout-seconds", b"x-tide-request-timeout-seconds"
 
@@ -32,6 +38,57 @@ class Renamed:
         await self._app(scope, receive, send)
 
 
+class Shaped:
+    """ASGI middleware: an error in plain text becomes one in OpenAI's shape. Serve's own paths, `/-/...`, stay."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].startswith("/-/"):
+            await self._app(scope, receive, send)
+            return
+        replaced = False
+
+        async def shape(message: Message) -> None:
+            nonlocal replaced
+            if message["type"] == "http.response.start" and _is_plain_error(message):
+                replaced = True
+                for part in _error(message["status"], f"{scope['method']} {scope['path']}"):
+                    await send(part)
+            elif not replaced:
+                await send(message)
+
+        await self._app(scope, receive, shape)
+
+
 def middlewares() -> list[Middleware]:
     """What Serve's proxies call."""
-    return [Middleware(Renamed, before=HEADER, after=CARRIED)]
+    return [Middleware(Renamed, before=HEADER, after=CARRIED), Middleware(Shaped)]
+
+
+def _is_plain_error(start: Message) -> bool:
+    kinds = [value for name, value in start.get("headers", ()) if bytes(name).lower() == b"content-type"]
+    return start["status"] >= 400 and any(bytes(kind).startswith(b"text/plain") for kind in kinds)
+
+
+def _error(status: int, asked: str) -> list[Message]:
+    """The whole answer."""
+    if status == 404:
+        kind, code = "invalid_request_error", "unknown_url"
+        message = (
+            f"there is no {asked} at this address; use the one that 'tide serve' or 'tide describe' names. "
+            "With dedicated placement it ends with the tier: /keystroke/v1, /interactive/v1 or /batch/v1"
+        )
+    elif status >= 500:
+        kind, code = "server_error", "replica_gone"
+        message = "no replica could answer, or the one that had the request has gone; please try again"
+    else:
+        kind, code, message = "invalid_request_error", "refused", f"{asked} was refused with status {status}"
+    error = {"message": message, "type": kind, "param": None, "code": code}
+    body = json.dumps({"error": error}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    return [
+        {"type": "http.response.start", "status": status, "headers": headers},
+        {"type": "http.response.body", "body": body, "more_body": False},
+    ]
