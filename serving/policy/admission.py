@@ -127,6 +127,8 @@ def _good_moment_s(
 
     Leaves out those who were promised a place: the new promise lines up behind theirs, from `earliest_s` on.
     """
+    if all(run.due_s(start_s) <= earliest_s for run in online):  # by then they are gone, and nobody but they is known
+        return earliest_s
     load, finished, trial = Forecast(online, costs, start_s=start_s, effort=effort), 0, 0
     while not load.is_over:
         if not load.stretch() or load.now_s < earliest_s:

@@ -74,9 +74,9 @@ def test_no_load_and_no_way_of_coming_again_makes_an_admitted_request_late(
 
 
 @pytest.mark.parametrize("times", [8, 12])
-def test_nine_of_ten_get_in_within_a_second_of_the_hint_and_the_others_when_they_come_once_more(times: float) -> None:
-    """Measured: 2 of 37 at eight times the load and 3 of 95 at twelve times were refused once more."""
-    out = run(overload(times, seed=3), delay_s=0.9, seed=4)
-    came, refused = returned(out, 1)
-    assert came > 20
+def test_nine_of_ten_get_in_within_a_second_of_the_hint(times: float) -> None:
+    """Measured: 9 of 152 at eight times the load and 18 of 347 at twelve times were refused once more."""
+    seen = [returned(run(overload(times, seed=seed), delay_s=0.9, seed=seed + 1), 1) for seed in range(3)]
+    came, refused = (sum(each) for each in zip(*seen, strict=True))
+    assert came > 100
     assert refused <= 0.1 * came
