@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.policy import Admitted, RefusalReason, Refused, Request, Tier
+from serving.policy import Admitted, RefusalReason, Refused, Request, StepPlan, Tier
 from serving.policy.reserve import GRACE_S, Reservations
 from serving.policy.rules import Rules
 from tests.serving.policy.simulator import Outcome, simulate
@@ -81,11 +81,27 @@ def test_a_full_queue_breaks_no_promise() -> None:
         count += 1
         name = f"k{count}"
     assert refused.reason is not RefusalReason.QUEUE_FULL
-    at_s = refused.retry_after_s
-    for i in range(9):  # longer, so they fit only into a queue; nobody has been computed meanwhile
+    while at_s < refused.retry_after_s:
+        plan = replica.plan(now_s=at_s)
+        assert isinstance(plan, StepPlan)
+        at_s += plan.predicted_s
+        replica.complete(plan, elapsed_s=plan.predicted_s)
+    for i in range(9):  # they are due much later, so they fill the queue and stand in nobody's way
         replica.submit(request(f"x{i}", Tier.KEYSTROKE, at_s, tokens=1, deadline_s=at_s + 9.0), now_s=at_s)
     assert replica.count(Tier.KEYSTROKE)[1] == 4
     assert isinstance(replica.submit(dataclasses.replace(keystroke(name, at_s), id="again"), now_s=at_s), Admitted)
+
+
+def test_a_promise_is_not_kept_where_the_engine_has_fallen_behind() -> None:
+    """Nothing was computed until its moment, so it would be late, and so would those who are in."""
+    replica, name, count = scheduler(slots=1), "k0", 0
+    while not isinstance(refused := replica.submit(keystroke(name, 0.0), now_s=0.0), Refused):
+        count += 1
+        name = f"k{count}"
+    at_s = refused.retry_after_s
+    again = replica.submit(dataclasses.replace(keystroke(name, at_s), id="again"), now_s=at_s)
+    assert isinstance(again, Refused)
+    assert again.retry_after_s < 0.3
 
 
 def keystroke(name: str, at_s: float) -> Request:
