@@ -26,11 +26,13 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# What starts clusters has the machine to itself; the rest shares two processes, a file's tests in order in one of them.
 test: lint
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow and not cluster' -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'not slow and cluster'
 
-test-all: lint
-	$(BIN)/python -m pytest
+test-all: test
+	$(BIN)/python -m pytest -m slow
 
 # New pins for constraints.txt, from the ranges in pyproject.toml.
 lock:

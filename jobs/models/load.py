@@ -1,14 +1,15 @@
 """A trained model as a folder: `config.json` says which task built it, `model.safetensors` holds its weights, and
 `code/` what the task is imported from where that is not installed.
 
-Nothing is unpickled, and a tensor that does not belong to the architecture is an error that names it.
+Nothing is unpickled, and a tensor that does not belong to the architecture is an error that names it. Weights that are
+kept in fewer bits (`jobs.models.packed`) come back in full precision.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from jobs.data.folders import writing
 from jobs.models.own_code import CODE_FOLDER, importing_from
+from jobs.models.packed import logical_shapes, logical_tensor, read_packings
 from jobs.models.task import load_task
 from orchestrator.spec.errors import ExitCode, UserError
 
@@ -98,13 +100,14 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """Copy the tensors of a safetensors file into `model`, in place. Raises: UserError before anything is changed."""
     try:
         with safe_open(path, framework="pt") as stored:
-            found = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+            packings = read_packings(stored.metadata(), str(path))
+            found = logical_shapes(stored, packings, str(path))
             problems = differences(shapes(model), _aliased(model, found))
             if problems:
                 shown = "; ".join(problems[:_NAMED_AT_MOST])
                 more = f" and {len(problems) - _NAMED_AT_MOST} more" if len(problems) > _NAMED_AT_MOST else ""
                 raise UserError(f"these weights are of another model: {shown}{more}", where=str(path))
-            _copy(model, {name: stored.get_tensor(name) for name in found})
+            _copy(model, ((name, logical_tensor(stored, name, packings)) for name in found))
     except OSError as error:
         raise UserError(f"no weights there: {error}", where=str(path), code=ExitCode.UNKNOWN) from error
     except SafetensorError as error:
@@ -149,8 +152,8 @@ def _aliased(model: nn.Module, found: Mapping[str, tuple[int, ...]]) -> dict[str
     return filled
 
 
-def _copy(model: nn.Module, stored: Mapping[str, Tensor]) -> None:
+def _copy(model: nn.Module, stored: Iterable[tuple[str, Tensor]]) -> None:
     own = model.state_dict()
     with torch.no_grad():
-        for name, tensor in stored.items():
+        for name, tensor in stored:
             own[name].copy_(tensor)

@@ -9,7 +9,7 @@ Shapes: B rows of one micro-batch. Everything a task returns lives on the CPU; t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -32,6 +32,35 @@ class SampleSource(Protocol):
         ...
 
 
+@runtime_checkable
+class AugmentedSource(SampleSource, Protocol):
+    """Samples that are changed at random for training: crops, masks, noise."""
+
+    def augmented_batch(self, ids: NDArray[np.int64], seeds: NDArray[np.uint64]) -> dict[str, Tensor]:
+        """As `batch`, changed by draws that seeds[i] alone decides for row i.
+
+        A seed is a function of the run's seed, the epoch and the id: another each time a sample is taken, the same at
+        every world size. Called from a thread beside the training, so nothing may be drawn from a global generator.
+        """
+        ...
+
+
+@runtime_checkable
+class StreamSource(Protocol):
+    """Samples without numbers: in `num_items` files, or other things that can be opened, each only read forwards.
+
+    The trainer spreads the items over at least as many shards as a step has micro-batches, and one rank at a time reads
+    a shard. It remembers no place but the step, so every reading must give the same samples in the same order.
+    """
+
+    num_items: int
+
+    def read(self, items: range, skip: int) -> Iterator[Mapping[str, Tensor]]:
+        """Samples of these items, one item after the other, as CPU tensors without a dimension for rows; the first
+        `skip` are left out, and nothing comes where there are no more than that. A shard that ends is begun again."""
+        ...
+
+
 class Task(Protocol):
     """What is learned from what. Subclass it to inherit the defaults, or implement it without inheriting.
 
@@ -45,20 +74,26 @@ class Task(Protocol):
         """A new model. Called under a seeded generator: all randomness must come from torch's default generator."""
         ...
 
-    def open_data(self, root: Path, split: str) -> SampleSource:
-        """The samples of `split` ("train" or "validation") of the data set in folder `root`."""
+    def open_data(self, root: Path, split: str) -> SampleSource | StreamSource:
+        """The samples of `split` ("train" or "validation") of the data set in folder `root`.
+
+        Training takes an `AugmentedSource` or a `StreamSource`, too; evaluation reads by number.
+        """
         ...
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Scalar loss of one micro-batch: the mean over its rows, weighted by `sample_weights` where that is not None.
 
-        `model` may be wrapped: call it, do not reach into it. Random draws come from torch's default generator, which
-        the trainer seeds per micro-batch.
+        `model` may be wrapped: call it, do not reach into it. Random draws come from the default generators of torch,
+        numpy and Python, which the trainer seeds per micro-batch.
         """
         ...
 
     def sample_weights(self, source: SampleSource, ids: NDArray[np.int64]) -> NDArray[np.float64] | None:
-        """Weight of each sample in the mean (tokens that count, say), shape (len(ids),); None means equal weights."""
+        """Weight of each sample in the mean (tokens that count, say), shape (len(ids),); None means equal weights.
+
+        Not asked where the training data are a `StreamSource`: no rank sees the whole step's samples.
+        """
         return None
 
     def metrics(self, mean_loss: float) -> dict[str, float]:

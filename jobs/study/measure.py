@@ -23,12 +23,12 @@ _BATCH = 64
 
 
 def open_validation(task: Task, dataset_dir: Path) -> SampleSource | None:
-    """The validation split; None where the data set has none."""
+    """The validation split; None where the data set has none that can be read by number."""
     try:
         source = task.open_data(dataset_dir, "validation")
     except (UserError, ValueError, KeyError, FileNotFoundError):
         return None
-    return source if source.num_samples else None
+    return source if isinstance(source, SampleSource) and source.num_samples else None
 
 
 @torch.no_grad()

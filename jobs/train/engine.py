@@ -17,6 +17,7 @@ from jobs.models.task import Task
 from jobs.train.building import briefly
 from jobs.train.config import RankJob, StartRequest
 from jobs.train.deepspeed_config import deepspeed_config
+from jobs.train.draws import seed_draws
 from jobs.train.pace import NO_PACE, PaceMeter
 from orchestrator.spec.errors import UserError
 
@@ -79,7 +80,7 @@ class ShardedEngine:
         self.pace: PaceMeter = NO_PACE
 
     def run_pass(self, batch: Mapping[str, Tensor], weight: float, seed: int) -> Tensor:
-        torch.manual_seed(seed)
+        seed_draws(seed)
         on_device = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
         with self.pace.by_itself():
             loss = self._task.loss(self.deepspeed, on_device)
@@ -118,7 +119,7 @@ class ShardedEngine:
 
 def build_model(task: Task, seed: int) -> nn.Module:
     """The task's model as the seed makes it."""
-    torch.manual_seed(seed)
+    seed_draws(seed)
     return task.build_model()
 
 

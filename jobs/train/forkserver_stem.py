@@ -115,7 +115,10 @@ class Stem:
         """Never returns. Everything of the stem is closed first: a rank that held it would keep others alive."""
         code = 1
         try:
-            os.setsid()  # a signal to the terminal's group is for the supervisor; the rank's own children share this
+            # A group, for signals to the terminal's are for the supervisor, and the rank's own children share this. No
+            # session: Linux shares cores out between sessions first (autogroup), and then fifty ranks of a node, each
+            # with its own, would leave a worker that starts there a fiftieth of it, however nice they are.
+            os.setpgrp()
             self._let_go()
             stdout, stderr, messages, control = fds
             os.dup2(stdout, 1)

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from jobs.data.manifest import read_manifest
-from jobs.models.task import SampleSource, Task, load_task
+from jobs.models.task import Task, load_task
 from jobs.train import heap, messages
 from jobs.train.agree import Rhythm
 from jobs.train.channel import Channel
@@ -30,10 +30,11 @@ from jobs.train.passes import Share
 from jobs.train.places import NoSaving, Places, places_of
 from jobs.train.prefetch import Prefetcher
 from jobs.train.rank_metrics import StepCost, device_peak_flops_per_s
+from jobs.train.reading import Reader, open_reader
 from jobs.train.report import Reporter
 from jobs.train.restoring import Restored, restore
 from jobs.train.sample_ledger import SampleLedger
-from jobs.train.samples import SampleStream
+from jobs.train.samples import Stream
 from jobs.train.saving import RunFacts, Saver, SnapshotSink
 from jobs.train.schedule import learning_rate
 from jobs.train.state.deepspeed_shards import view_of
@@ -50,8 +51,8 @@ class Attempt:
     request: StartRequest
     channel: Channel
     task: Task
-    samples: SampleSource
-    stream: SampleStream
+    reader: Reader
+    stream: Stream
     groups: Groups
     engine: Engine
     device: torch.device
@@ -66,8 +67,7 @@ class Attempt:
         """Steps `start_step` to `end_step`, or to an agreed stop; a state is saved at the end."""
         request, job = self.request, self.request.job
         share = Share(
-            task=self.task,
-            source=self.samples,
+            reader=self.reader,
             stream=self.stream,
             plan=BatchPlan(job.global_batch_size, job.micro_batch_size),
             rank=request.rank,
@@ -107,8 +107,7 @@ def open_attempt(
     # 1. what is learned from what
     task = load_task(job.task, job.args)
     dataset_hash = read_manifest(Path(job.dataset_dir)).hash
-    samples = task.open_data(Path(job.dataset_dir), "train")
-    stream = SampleStream(samples.num_samples, dataset_hash, job.seed, job.global_batch_size)
+    reader, stream = open_reader(task, task.open_data(Path(job.dataset_dir), "train"), dataset_hash, job)
     # 2. the others
     with _timed("process_groups", channel):
         device = open_device(os.environ["DS_ACCELERATOR"], request.local_rank)
@@ -129,7 +128,7 @@ def open_attempt(
         request=request,
         channel=channel,
         task=task,
-        samples=samples,
+        reader=reader,
         stream=stream,
         groups=groups,
         engine=engine,

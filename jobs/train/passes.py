@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from jobs.models.task import SampleSource, Task
-from jobs.train.samples import SampleStream
+from jobs.train.reading import Reader
+from jobs.train.samples import Stream
 from orchestrator.policy.batch_plan import BatchPlan
 
 
@@ -29,9 +29,8 @@ class PreparedPass:
 class Share:
     """A rank's share of every step: a pure function of the step, its rank and the world size."""
 
-    task: Task
-    source: SampleSource
-    stream: SampleStream
+    reader: Reader
+    stream: Stream
     plan: BatchPlan
     rank: int
     world_size: int
@@ -42,7 +41,7 @@ class Share:
             yield from self._step(step_index)
 
     def _step(self, step_index: int) -> Iterator[PreparedPass]:
-        weight_M = self.plan.weights(self.task.sample_weights(self.source, self.stream.ids(step_index)))
+        weight_M = self.plan.weights(self.reader.weights(self.stream.ids(step_index)))
         passes = self.plan.rank_passes(self.world_size, self.rank)
         for number, one in enumerate(passes, start=1):
             samples = self.stream.micro_batch(step_index, one.micro_batch, self.plan.micro_batch_size)
@@ -51,7 +50,7 @@ class Share:
                 step_index=step_index,
                 last_of_step=number == len(passes),
                 micro_batch=one.micro_batch,
-                batch=self.source.batch(samples.ids),
+                batch=self.reader.batch(samples) if one.counted else self.reader.padding(samples),
                 weight=float(weight_M[one.micro_batch]) if one.counted else 0.0,
                 seed=self.stream.micro_batch_seed(step_index, one.micro_batch),
                 sample_hash=(high << 32) + low if one.counted else 0,

@@ -29,7 +29,7 @@ class PlainStarter:
                 stderr=output_fd,
                 env={**os.environ, **request.env},
                 pass_fds=(pipes.messages_w, pipes.control_r),
-                start_new_session=True,  # Ctrl-C at the terminal is for the supervisor
+                process_group=0,  # Ctrl-C at the terminal is for the supervisor; why no session: see the fork server
             )
         except OSError as error:
             pipes.close()

@@ -13,7 +13,7 @@ from jobs.train.failures import NotFiniteError
 from jobs.train.messages import Message, Step
 from jobs.train.rank_metrics import StepCost
 from jobs.train.sample_ledger import SampleLedger
-from jobs.train.samples import SampleStream, join_halves
+from jobs.train.samples import Stream, join_halves
 
 
 class LedgerError(AssertionError):
@@ -37,7 +37,7 @@ class Reporter:
         self,
         *,
         rank: int,
-        stream: SampleStream,
+        stream: Stream,
         cost: StepCost,
         ledger: SampleLedger,
         on_nan: OnNan,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jobs.train.samples import SampleStream
+    from jobs.train.samples import Stream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class SampleLedger:
     hash_sum: int = 0
     num_bad_steps: int = 0
 
-    def record(self, stream: SampleStream, step: int, used_hash: int) -> SampleLedger:
+    def record(self, stream: Stream, step: int, used_hash: int) -> SampleLedger:
         """The ledger after `step`, whose samples' hashes summed to `used_hash` over all ranks.
 
         Raises: ValueError if the step is not the next one: a step run twice or left out is what the ledger is for.
@@ -39,7 +39,7 @@ class SampleLedger:
             num_bad_steps=self.num_bad_steps + (used_hash != stream.step_hash(step)),
         )
 
-    def verify(self, stream: SampleStream) -> bool:
+    def verify(self, stream: Stream) -> bool:
         """Recompute the whole sum from the stream, steps 0..next_step-1; slow for long runs, meant for audits."""
         expected = sum(stream.step_hash(step) for step in range(self.next_step)) % 2**64
         return self.num_bad_steps == 0 and expected == self.hash_sum

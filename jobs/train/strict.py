@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from jobs.models.task import Task
 from jobs.train.config import RankJob, StartRequest
+from jobs.train.draws import seed_draws
 from jobs.train.engine import build_model
 from jobs.train.footprint import require_small
 from jobs.train.pace import NO_PACE, PaceMeter
@@ -69,7 +70,7 @@ class StrictEngine:
 
     def run_pass(self, batch: Mapping[str, Tensor], weight: float, seed: int) -> Tensor:
         """As `Engine.run_pass`; the loss comes whole, with the step's last pass, on rank 0."""
-        torch.manual_seed(seed)
+        seed_draws(seed)
         on_device = {name: tensor.to(self.device) for name, tensor in batch.items()}
         with self.pace.by_itself():
             loss = self._task.loss(self.module, on_device)

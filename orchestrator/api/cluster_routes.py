@@ -10,7 +10,8 @@ from fastapi import APIRouter, Path, Query, Request
 from orchestrator.api import documents, models, render
 from orchestrator.api.differences import live_changes, must_drain
 from orchestrator.api.openapi import document_body
-from orchestrator.api.parts import NameFilter, TheCaller, TheService, known_names
+from orchestrator.api.paging import after_number_of, page_of
+from orchestrator.api.parts import Cursor, Limit, NameFilter, TheCaller, TheService, known_names
 from orchestrator.api.problem_answers import responses
 from orchestrator.api.service import Service
 from orchestrator.ledger.errors import ConflictError, LedgerError
@@ -155,16 +156,23 @@ def _pools(service: Service) -> list[dict[str, Any]]:
 
 @router.get("/leases", response_model=models.LeaseList, responses=responses(404))
 async def list_leases(
-    service: TheService, caller: TheCaller, pool: NameFilter = None, tenant: NameFilter = None
+    service: TheService,
+    caller: TheCaller,
+    pool: NameFilter = None,
+    tenant: NameFilter = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
 ) -> dict[str, Any]:
-    """Who holds what now."""
+    """Who holds what now, oldest leases first, page by page."""
     if tenant is not None:
         caller.need_tenant(tenant)
     only = tenant or caller.only_tenant
-    rows = [row for row in await service.reading(service.read.leases, pool=pool) if only in (None, row.tenant)]
+    after = after_number_of(cursor)
+    rows = await service.reading(service.read.leases, pool=pool, tenant=only, after=after, limit=limit + 1)
     if not rows:
         await known_names(service, pool=pool, tenant=tenant)
-    return {"items": [render.lease(row) for row in rows]}
+    shown, following = page_of(rows, limit, lambda row: str(row.id))
+    return {"items": [render.lease(row) for row in shown], "next_cursor": following}
 
 
 @router.get("/usage", response_model=models.Usage, responses=responses())
@@ -189,6 +197,7 @@ def _usage(service: Service, only: str | None) -> dict[str, Any]:
         "pools": dict(sorted(pools.items())) if only is None else {},
         "tenants": tenants,
         "running": _running(service, only),
+        "running_left_off": max(0, _holding(service, only) - _MOST_RUNNING),
     }
 
 
@@ -208,6 +217,10 @@ def _tenant_use(name: str, used: TenantUsage | None, balances: dict[Unit, dict[s
         "granted_spent": of("spent"),
         "granted_steps_usd": render.usd(steps) if mine in balances[Unit.ITERATIONS] else None,
     }
+
+
+def _holding(service: Service, only: str | None) -> int:
+    return sum(count for (_, state, _), count in service.read.queue_counts(only).items() if state in HOLDING)
 
 
 def _running(service: Service, only: str | None) -> list[dict[str, Any]]:

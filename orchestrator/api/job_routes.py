@@ -13,7 +13,7 @@ from orchestrator.api import documents, models, render
 from orchestrator.api.callers import Caller
 from orchestrator.api.intake import admitted, all_admitted
 from orchestrator.api.openapi import document_body, items_body
-from orchestrator.api.paging import after_of, cursor_of
+from orchestrator.api.paging import after_of, page_of
 from orchestrator.api.parts import (
     Cursor,
     IdempotencyKey,
@@ -70,8 +70,7 @@ async def list_jobs(
     rows, sizes = await service.reading(_page, service, which)
     if not rows:
         await known_names(service, queue=queue, tenant=tenant)
-    shown = rows[:limit]
-    following = cursor_of(shown[-1].id) if len(rows) > limit else None
+    shown, following = page_of(rows, limit, lambda row: row.id)
     return {
         "items": [_rendered(service, row, sizes.get(row.id, 0)) for row in shown],
         "next_cursor": following,
@@ -210,7 +209,8 @@ def _detail(service: Service, row: JobRow) -> dict[str, Any]:
         "footprint": render.footprint(service.footprint(row.id)),
         "attempts": [render.attempt(one) for one in attempts],
         "notices": [render.notice(one) for one in read.notices(row.id)],
-        "usage": read.usage(row.id),
+        "booked": render.booked(entries := read.booked(row.id)),
+        "usage": render.usage(entries),
         "stragglers": [] if row.state in ENDED else render.stragglers(read.told(row.id, render.OF_STRAGGLERS)),
         "document": read.document(row.id),
     }

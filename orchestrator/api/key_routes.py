@@ -8,7 +8,8 @@ from fastapi import APIRouter, Path
 
 from orchestrator.api import models, render
 from orchestrator.api.callers import Caller, lesser
-from orchestrator.api.parts import TheCaller, TheService
+from orchestrator.api.paging import after_of, page_of
+from orchestrator.api.parts import Cursor, Limit, TheCaller, TheService
 from orchestrator.api.problem_answers import responses
 from orchestrator.api.problems import forbidden
 from orchestrator.api.service import Service
@@ -21,10 +22,14 @@ KeyId = Annotated[str, Path(pattern=r"^[0-9a-f]{12}$")]
 
 
 @router.get("", response_model=models.KeyList, responses=responses())
-async def list_keys(service: TheService, caller: TheCaller) -> dict[str, Any]:
-    """All keys, without their secrets."""
+async def list_keys(
+    service: TheService, caller: TheCaller, limit: Limit = 100, cursor: Cursor = None
+) -> dict[str, Any]:
+    """Keys in order of id, without their secrets, page by page."""
     caller.need(Role.ADMIN)
-    return {"items": [render.key(row) for row in await service.reading(service.read.api_keys)]}
+    rows = await service.reading(service.read.api_keys, after=after_of(cursor), limit=limit + 1)
+    shown, following = page_of(rows, limit, lambda row: row.id)
+    return {"items": [render.key(row) for row in shown], "next_cursor": following}
 
 
 @router.post("", status_code=201, response_model=models.IssuedKey, responses=responses(404, 409, 413))

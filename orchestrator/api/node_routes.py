@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path
 
 from orchestrator.api import models, render
-from orchestrator.api.parts import TheCaller, TheService
+from orchestrator.api.paging import after_of, page_of
+from orchestrator.api.parts import Cursor, Limit, TheCaller, TheService
 from orchestrator.api.problem_answers import responses
 from orchestrator.api.service import Service
 from orchestrator.ledger.errors import LedgerError
@@ -21,9 +22,26 @@ NodeName = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", de
 
 
 @router.get("", response_model=models.NodeList, responses=responses())
-async def list_nodes(service: TheService, caller: TheCaller) -> dict[str, Any]:
-    """Nodes as the last cycle of this server saw them, and those that are held back though they are gone."""
-    return {"items": await service.reading(_nodes, service)}
+async def list_nodes(
+    service: TheService, caller: TheCaller, limit: Limit = 100, cursor: Cursor = None
+) -> dict[str, Any]:
+    """Nodes by pool and name, page by page: as the last cycle of this server saw them, and at the end those that are
+    held back though they are gone."""
+    last = after_of(cursor)
+    every = await service.reading(_nodes, service)
+    # A node may be in two pools; one that is gone is in none, and follows all others.
+    left = [one for one in every if last is None or _order(_id(one)) > _order(last)]
+    shown, following = page_of(left, limit, _id)
+    return {"items": shown, "next_cursor": following}
+
+
+def _id(node: dict[str, Any]) -> str:
+    return f"{node['pool'] or ''}/{node['name']}"
+
+
+def _order(node: str) -> tuple[bool, str, str]:
+    pool, _, name = node.partition("/")
+    return (not pool, pool, name)
 
 
 @router.post("/{node}/hold", response_model=models.NodeList, responses=responses(404, 409))
@@ -52,14 +70,14 @@ async def release_node(node: NodeName, service: TheService, caller: TheCaller) -
 
 async def _one(service: Service, node: str) -> dict[str, Any]:
     every = await service.reading(_nodes, service)
-    return {"items": [one for one in every if one["name"] == node]}
+    return {"items": [one for one in every if one["name"] == node], "next_cursor": None}
 
 
 def _nodes(service: Service) -> list[dict[str, Any]]:
     holds, leased = service.read.node_holds(), _leased(service)
     found = [
         _node(node, pool.name, leased.get(node.name, 0), holds.get(node.name))
-        for pool in service.watched.pools or ()
+        for pool in sorted(service.watched.pools or (), key=lambda one: one.name)
         for node in sorted(pool.nodes, key=lambda one: one.name)
     ]
     there = {one["name"] for one in found}

@@ -6,9 +6,20 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from orchestrator.api.problems import ApiError, ProblemCode
 from orchestrator.spec.errors import ExitCode
+
+T = TypeVar("T")
+_MOST_NUMBER = 2**63 - 1
+
+
+def page_of(rows: Sequence[T], limit: int, id_of: Callable[[T], str]) -> tuple[Sequence[T], str | None]:
+    """The page that the first rows are, where one more than `limit` was asked for, and the cursor of the next one."""
+    shown = rows[:limit]
+    return shown, cursor_of(id_of(shown[-1])) if len(rows) > limit else None
 
 
 def cursor_of(after: str) -> str:
@@ -27,7 +38,22 @@ def after_of(cursor: str | None) -> str | None:
             return after
     except (ValueError, TypeError, binascii.Error, UnicodeError, RecursionError):
         pass
-    raise ApiError(
+    raise _none_of_ours()
+
+
+def after_number_of(cursor: str | None) -> int | None:
+    """The number that a cursor names, of a list in order of numbers. Raises: ApiError (422), also for a cursor of
+    another list."""
+    after = after_of(cursor)
+    if after is None:
+        return None
+    if after.isascii() and after.isdecimal() and int(after) <= _MOST_NUMBER:
+        return int(after)
+    raise _none_of_ours()
+
+
+def _none_of_ours() -> ApiError:
+    return ApiError(
         422,
         ProblemCode.INVALID,
         "this is no cursor of a page",

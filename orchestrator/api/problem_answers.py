@@ -13,10 +13,18 @@ from starlette.exceptions import HTTPException
 
 from orchestrator.api.problems import MEDIA_TYPE, ApiError, ProblemCode, bug, unreachable
 from orchestrator.spec.errors import ExitCode, FencedError, UnreachableError, UserError
+from orchestrator.spec.names import JOB_PATTERN, NAME_PATTERN
 from orchestrator.spec.problems import SpecError
+from orchestrator.spec.scalars import shown
 
 _log = structlog.get_logger(__name__)
 _MOST_SAID = 20
+# Of other patterns the value is not repeated: what stands where a key's id should may be the key.
+_WORDS = {
+    NAME_PATTERN: "1 to 63 lower-case letters, digits and '-'",
+    JOB_PATTERN: "1 to 63 lower-case letters, digits and '-', and may end in '.' and the number of a run",
+}
+_SHOULD_BE = "Input should be "
 
 _BY_EXIT = {
     ExitCode.USAGE: ProblemCode.USAGE,
@@ -94,7 +102,11 @@ def _invalid(error: RequestValidationError) -> ApiError:
 def _said(error: Mapping[str, Any]) -> tuple[str, str]:
     """Where something is wrong, and what."""
     kind, *path = [str(part) for part in error["loc"]]
-    return f"{kind} {'.'.join(path) or kind}", str(error["msg"]).removeprefix("Value error, ")
+    said, value = str(error["msg"]).removeprefix("Value error, "), error.get("input")
+    words = _WORDS.get(str(error.get("ctx", {}).get("pattern")))
+    if words is None and said.startswith(_SHOULD_BE) and isinstance(value, str | int | float):
+        words = said.removeprefix(_SHOULD_BE)
+    return f"{kind} {'.'.join(path) or kind}", said if words is None else f"{shown(value)} is none; it must be {words}"
 
 
 def _http(error: HTTPException) -> ApiError:

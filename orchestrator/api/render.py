@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any, assert_never
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ from orchestrator.policy.queueing.orders import NoteKind, Report
 from orchestrator.service.footprint import Footprint
 
 _MS_PER_HOUR = 3_600_000
+_BOOKED_TIMES = ("held", "useful", "stalled", "lost", "draining")
 OF_STRAGGLERS = frozenset({NoteKind.STRAGGLER.value, NoteKind.STRAGGLER_OVER.value})
 
 
@@ -118,6 +119,27 @@ def set_aside(row: JobRow) -> dict[str, Any] | None:
             return None
         case _:
             assert_never(row.paid_in)
+
+
+def booked(entries: Mapping[Unit, Mapping[str, int]]) -> dict[str, Any]:
+    """What a job was booked for."""
+    times, money = entries[Unit.DEVICE_MS], entries[Unit.MICRO_USD]
+    spent = {unit.value: of["spent"] for unit, of in entries.items() if "spent" in of}
+    return {
+        **{f"{kind}_device_s": times.get(kind, 0) / 1000 for kind in _BOOKED_TIMES},
+        "cost_usd": usd(money.get("cost", 0)),
+        "granted_spent": spent,
+        "granted_steps_usd": usd(money["steps"]) if "steps" in money else None,
+    }
+
+
+def usage(entries: Mapping[Unit, Mapping[str, int]]) -> dict[str, int]:
+    """The same by kind of account whatever the unit, as it was told before there was `booked`."""
+    found: dict[str, int] = {}
+    for of in entries.values():
+        for kind, amount in of.items():
+            found[kind] = found.get(kind, 0) + amount
+    return found
 
 
 def footprint(found: Footprint | None) -> dict[str, float | None] | None:

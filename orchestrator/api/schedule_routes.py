@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path
 
 from orchestrator.api import models, render
-from orchestrator.api.parts import TheCaller, TheService
+from orchestrator.api.paging import after_of, page_of
+from orchestrator.api.parts import Cursor, Limit, TheCaller, TheService
 from orchestrator.api.problem_answers import responses
 from orchestrator.api.service import Service
 from orchestrator.ledger.errors import UnknownJobError
@@ -22,15 +23,17 @@ Name = Annotated[str, Path(pattern=NAME_PATTERN)]
 
 
 @router.get("", response_model=models.ScheduleList, responses=responses())
-async def list_schedules(service: TheService, caller: TheCaller) -> dict[str, Any]:
-    """All schedules, with their next start."""
-    only = caller.only_tenant
-    return {"items": await service.reading(_schedules, service, only)}
+async def list_schedules(
+    service: TheService, caller: TheCaller, limit: Limit = 100, cursor: Cursor = None
+) -> dict[str, Any]:
+    """Schedules by name, with their next start, page by page."""
+    return await service.reading(_schedules, service, caller.only_tenant, after_of(cursor), limit)
 
 
-def _schedules(service: Service, tenant: str | None) -> list[dict[str, Any]]:
-    rows = service.read.schedules()
-    return [_schedule(row, service.clock()) for row in rows if tenant in (None, row.tenant)]
+def _schedules(service: Service, tenant: str | None, after: str | None, limit: int) -> dict[str, Any]:
+    rows = service.read.schedules(tenant=tenant, after=after, limit=limit + 1)
+    shown, following = page_of(rows, limit, lambda row: row.name)
+    return {"items": [_schedule(row, service.clock()) for row in shown], "next_cursor": following}
 
 
 def _schedule(row: ScheduleRow, now_s: float) -> dict[str, Any]:
@@ -60,4 +63,4 @@ async def cancel_schedule(name: Name, service: TheService, caller: TheCaller) ->
     caller.need_tenant(rows[0].tenant)
     caller.need(Role.OPERATOR)
     await service.writer.do(lambda: service.ledger.cancel(name, actor=caller.actor))
-    return {"items": [_schedule(rows[0], service.clock())]}
+    return {"items": [_schedule(rows[0], service.clock())], "next_cursor": None}

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from orchestrator.cli.bars import byte_bar
 from orchestrator.cli.home import home_dir
 from orchestrator.cli.output import Format, Output, emit, make_table
 from orchestrator.spec import TrainJob, load_one
@@ -77,7 +74,7 @@ def verify_checkpoints(job: Job, step: Step = None, storage: StorageUrl = None, 
     for one in [step] if step is not None else _some(steps(place, job), job, place):
         try:
             manifest = read_manifest(place, job, one)
-            with _progress(f"step {one}", manifest.nbytes) as on_bytes:
+            with byte_bar(f"step {one}", manifest.nbytes) as on_bytes:
                 problems: list[StateError] = verify(manifest, place, on_bytes)
         except CorruptStateError as error:
             problems = [error]
@@ -128,7 +125,7 @@ def import_checkpoint(
     place = _open(name, spec.checkpoint.storage)
     dataset_hash = open_dataset(ensure_dataset(spec.data.dataset, home_dir())).manifest.hash
     total = sum(path.stat().st_size for path in tag_folder(folder).glob("*.pt"))
-    with _progress(f"taking over {folder}", total) as advance:
+    with byte_bar(f"taking over {folder}", total) as advance:
         task = {"task": spec.task, "args": dict(spec.args)}
         manifest = adopt(folder, place, run=name, step=step, task=task, dataset_hash=dataset_hash, wrote=advance)
     payload = {"job": name, "storage": place.url, **_described(manifest)}
@@ -201,13 +198,3 @@ def _row(item: dict[str, Any]) -> list[object]:
 
 def _listed(steps: list[int]) -> str:
     return f"step {', '.join(map(str, steps))}" if steps else "nothing"
-
-
-@contextmanager
-def _progress(what: str, total_bytes: int) -> Iterator[Any]:
-    """A bar on a terminal, nothing elsewhere; yields a function that takes bytes done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total_bytes)
-        yield lambda done: bar.advance(task, done)

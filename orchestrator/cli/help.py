@@ -12,7 +12,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Look before you start": ("validate", "schema", "plan", "simulate", "window"),
     "Run and follow": ("submit", "apply", "ps", "describe", "why", "logs", "events", "usage"),
     "Act on what runs": ("cancel", "pause", "resume", "resize", "exec", "dump"),
-    "Data, models, studies": ("data", "checkpoint", "models", "study"),
+    "Data, models, studies": ("data", "checkpoint", "models", "merge", "quantize", "study"),
     "Serve": ("serve", "keys"),
     "Operate": ("server", "queue", "node", "db", "cluster", "completion"),
 }
@@ -39,6 +39,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         f"tide plan {_DEMO_JOB}",
         f"tide plan {_DEMO_JOB} --decide",
         f"tide plan {_STUDY} --step-seconds 0.02 --usd-per-device-hour 2.50",
+        "tide plan cluster-configs/examples/train-job.yaml --device h100 --usd-per-device-hour 2.50 --mfu 0.4",
+        f"tide plan {_DEMO_JOB} --cluster {_CLUSTER} --pool h100-spot",
+        "tide plan --optimal --device h100 --budget-usd 5000",
+        "tide plan --optimal --device a100-80gb --deadline 12h --max-devices 64 --served-tokens 2T",
+        "tide plan --optimal --device h100 --params 7B",
     ),
     "simulate": (
         "tide simulate cluster-configs/scenarios/drawn.yaml",
@@ -92,6 +97,16 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "models ls": ("tide models ls", "tide models ls demo-gpt"),
     "models show": ("tide models show demo-gpt@latest -o json",),
     "models verify": ("tide models verify demo-gpt@2",),
+    "models evaluate": ("tide models evaluate demo-gpt@1 demo-gpt-int8 --on python-stdlib",),
+    "models prune": (
+        "tide models prune demo-gpt --sparsity 0.3 --evaluate python-stdlib",
+        "tide models prune demo-gpt@2 --sparsity 0.5 --scope tensor --keep 'embedding.*' --as demo-sparse",
+    ),
+    "merge": ("tide merge merge.yaml --dry-run", "tide merge merge.yaml --evaluate python-stdlib"),
+    "quantize": (
+        "tide quantize demo-gpt --bits 8 --evaluate python-stdlib",
+        "tide quantize demo-gpt@champion --bits 4 --group 64 --keep 'embedding.*' --as demo-small",
+    ),
     "models alias": ("tide models alias demo-gpt@2 champion", "tide models alias demo-gpt champion --remove"),
     "study": (
         f"tide study run {_STUDY}",

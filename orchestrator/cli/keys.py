@@ -53,15 +53,12 @@ def create(
     output: Output = Format.TABLE,
 ) -> None:
     """Make a key and print it; it is shown this once and stored nowhere."""
+    _require_name(tenant)
     if file is None:
         _refuse(tier is not None, "--tier is for keys of endpoints; name their keys file")
         server_keys.create(tenant, (role or RoleChoice.OPERATOR).value, expires, note, output)
         return
     _refuse(role is not None or expires is not None, "--role and --expires are for keys of the control plane")
-    try:
-        parse_name(tenant)
-    except BadValueError as error:
-        raise UserError(f"{error.what}; {error.want}", where="--tenant", next_step=error.next_step) from None
     key, record = create_key(file, tenant=tenant, tiers=[each.value for each in tier or ()], note=note)
     emit("ApiKey", {**_document(record), "key": key}, output, table=key)
     typer.echo(f"key {record.id} of tenant {tenant}; keep it, it cannot be shown again", err=True)
@@ -94,6 +91,13 @@ def revoke(
         return
     record = revoke_key(Path(named[0]), named[1])
     emit("ApiKey", _document(record), output, table=f"key {record.id} of tenant {record.tenant} is revoked")
+
+
+def _require_name(tenant: str) -> None:
+    try:
+        parse_name(tenant)
+    except BadValueError as error:
+        raise UserError(f"{error.what}; {error.want}", where="--tenant", next_step=error.next_step) from None
 
 
 def _refuse(wrong: bool, problem: str) -> None:

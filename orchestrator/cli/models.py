@@ -1,4 +1,4 @@
-"""`tide models`: list, show, verify and alias registered models."""
+"""`tide models`: list, show, verify, alias, measure and prune registered models."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli.home import home_dir
+from orchestrator.cli.evaluate import evaluate
+from orchestrator.cli.model_refs import Ref, open_registry
 from orchestrator.cli.output import Format, Output, emit, make_table
+from orchestrator.cli.prune import prune
 from orchestrator.registry import Registry, Version, to_document
 from orchestrator.spec.errors import ExitCode, UserError
 
-app = typer.Typer(no_args_is_help=True, help="List and inspect registered models.")
-Ref = Annotated[str, typer.Argument(help="name, name@3, name@latest or name@alias.", show_default=False)]
+app = typer.Typer(no_args_is_help=True, help="List, inspect, measure and prune registered models.")
+app.command("evaluate")(evaluate)
+app.command("prune")(prune)
 
 
 @app.command("ls")
@@ -21,7 +24,7 @@ def list_models(
     output: Output = Format.TABLE,
 ) -> None:
     """The newest version of every model, or every version of one."""
-    registry = _registry()
+    registry = open_registry()
     names = [name] if name else registry.models()
     versions = [v for each in names for v in (registry.versions(each) if name else [registry.get(each)])]
     items = [_document(registry, version) for version in versions]
@@ -31,7 +34,7 @@ def list_models(
 @app.command("show")
 def show(ref: Ref, output: Output = Format.TABLE) -> None:
     """One version: its files, where it came from, how good it is."""
-    registry = _registry()
+    registry = open_registry()
     document = _document(registry, registry.get(ref))
     emit("ModelVersion", document, output, table=make_table(["FIELD", "VALUE"], _facts(document)))
 
@@ -39,7 +42,7 @@ def show(ref: Ref, output: Output = Format.TABLE) -> None:
 @app.command("verify")
 def verify(ref: Ref, output: Output = Format.TABLE) -> None:
     """Read every byte of a version again and compare it with what was registered (exit 3 when something differs)."""
-    registry = _registry()
+    registry = open_registry()
     version = registry.get(ref)
     damages = registry.verify(version)
     result = {
@@ -66,7 +69,7 @@ def alias(
     output: Output = Format.TABLE,
 ) -> None:
     """Let an alias name a version; endpoints that follow the alias load it."""
-    registry = _registry()
+    registry = open_registry()
     if remove:
         registry.remove_alias(ref, name)
         result: dict[str, Any] = {"model": ref, "alias": name, "number": None}
@@ -76,10 +79,6 @@ def alias(
         result = {"model": version.model, "alias": name, "number": version.number}
         said = f"{version.model}@{name} is now {version.ref}"
     emit("ModelAlias", result, output, table=said)
-
-
-def _registry() -> Registry:
-    return Registry(home_dir() / "models")
 
 
 def _document(registry: Registry, version: Version) -> dict[str, Any]:

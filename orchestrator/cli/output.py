@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -34,7 +35,7 @@ Output = Annotated[Format, typer.Option("-o", "--output", help="table, json or y
 def emit(kind: str, payload: Mapping[str, Any], output: Format, *, table: RenderableType) -> None:
     """Print `payload` as `{apiVersion, kind, ...}` or, for people, `table`."""
     # What a job's own `kind` says stands in its document; here it says what is printed.
-    document = {"apiVersion": "tideline/v1", **payload, "kind": kind}
+    document = _in_json({"apiVersion": "tideline/v1", **payload, "kind": kind})
     match output:
         case Format.JSON:
             sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
@@ -42,6 +43,19 @@ def emit(kind: str, payload: Mapping[str, Any], output: Format, *, table: Render
             sys.stdout.write(yaml.safe_dump(json.loads(json.dumps(document, default=str)), sort_keys=False))
         case Format.TABLE:
             sys.stdout.write(_rendered(table))
+
+
+def _in_json(value: Any) -> Any:
+    """JSON has no word for what is no number: a loss that is none is nothing, and programs can read the rest."""
+    match value:
+        case float() if not math.isfinite(value):
+            return None
+        case Mapping():
+            return {key: _in_json(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_in_json(one) for one in value]
+        case _:
+            return value
 
 
 def _rendered(table: RenderableType) -> str:

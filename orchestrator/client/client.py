@@ -27,6 +27,7 @@ _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 # A stream says something every 15 s.
 _STREAM_TIMEOUT = httpx.Timeout(45.0, connect=5.0)
 _RETRY_S = (0.2, 0.5, 1.0, 2.0, 4.0)
+_PAGE = 500
 API = "/api/v1"
 _PART = r"[A-Za-z0-9][A-Za-z0-9._:~-]{0,127}"
 
@@ -88,11 +89,13 @@ class Client:
 
     def jobs(self, **filters: Any) -> Iterator[Json]:
         """Jobs, page by page."""
-        params = {name: value for name, value in filters.items() if value is not None}
+        return self.every("/jobs", **filters)
+
+    def every(self, path: str, **filters: Any) -> Iterator[Json]:
+        """The items of a list below /api/v1, of all its pages."""
         cursor: str | None = None
         while True:
-            more = {} if cursor is None else {"cursor": cursor}
-            page = self._json(self._send("GET", f"{API}/jobs", params={"limit": 500, **params, **more}))
+            page = self.get(path, **{"limit": _PAGE, **filters, "cursor": cursor})
             yield from page["items"]
             cursor = page["next_cursor"]
             if cursor is None:

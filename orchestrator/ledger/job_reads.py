@@ -143,9 +143,17 @@ class JobReads(Queries):
         with self._database.reading() as connection:
             return {row.id: row.submitted_ms for row in connection.execute(query)}
 
-    def schedules(self) -> list[ScheduleRow]:
-        """Jobs that start by a clock, by name; some of their instances may have ended."""
-        return self._rows(forms.SCHEDULES, page_of(forms.SCHEDULES, [], tables.schedules.c.name, 10_000))
+    def schedules(
+        self, *, tenant: str | None = None, after: str | None = None, limit: int = 10_000
+    ) -> list[ScheduleRow]:
+        """Jobs that start by a clock, by name; some of their instances may have ended. `after` is the name of the last
+        one of the page before."""
+        table, where = tables.schedules.c, []
+        if tenant is not None:
+            where.append(table.tenant == tenant)
+        if after is not None:
+            where.append(table.name > after)
+        return self._rows(forms.SCHEDULES, page_of(forms.SCHEDULES, where, table.name, limit))
 
     def counts(self) -> dict[tuple[str, str | None], int]:
         """Live jobs by state and reason to wait."""

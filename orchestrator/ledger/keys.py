@@ -71,7 +71,7 @@ def issue_key(change: Change, tenant: str, role: Role, *, note: str, expires_s: 
 def revoke_key(change: Change, key_id: str, known: set[str]) -> None:
     """Refuse a key from now on; one that is refused already stays so. Raises: LedgerError if there is none."""
     if key_id not in known:
-        raise LedgerError(f"there is no key {key_id!r}", code=ExitCode.UNKNOWN, next_step="Run 'tide keys list'")
+        raise LedgerError(f"there is no key {key_id!r}", code=ExitCode.UNKNOWN, next_step="'tide keys ls' lists them")
     table = tables.api_keys
     mine = update(table).where(table.c.id == bindparam("of_id"), table.c.revoked_ms.is_(None))
     change.others.append((mine.values(revoked_ms=change.now_ms), [{"of_id": key_id}]))

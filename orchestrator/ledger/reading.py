@@ -38,10 +38,17 @@ class TenantUsage:
 class Reader(JobReads, EventReads):
     """Answers about what is committed. Raises everywhere: UnreachableError."""
 
-    def leases(self, *, pool: str | None = None) -> list[LeaseRow]:
-        """Who holds what now."""
-        where = [] if pool is None else [tables.leases.c.pool == pool]
-        return self._rows(forms.LEASES, page_of(forms.LEASES, where, tables.leases.c.id, 1_000_000))
+    def leases(
+        self, *, pool: str | None = None, tenant: str | None = None, after: int | None = None, limit: int = 1_000_000
+    ) -> list[LeaseRow]:
+        """Who holds what now, in order of id; `after` is the id of the last one of the page before."""
+        table, where = tables.leases.c, []
+        for column, wanted in ((table.pool, pool), (table.tenant, tenant)):
+            if wanted is not None:
+                where.append(column == wanted)
+        if after is not None:
+            where.append(table.id > after)
+        return self._rows(forms.LEASES, page_of(forms.LEASES, where, table.id, limit))
 
     def meters(self) -> list[MeterRow]:
         """Pools, with what they have and what of it is leased."""
@@ -54,16 +61,16 @@ class Reader(JobReads, EventReads):
             rows = connection.execute(select(table.name, table.balance).where(table.unit == unit.value))
             return {row.name: row.balance for row in rows}
 
-    def usage(self, job_id: str) -> dict[str, int]:
-        """What a job was booked for: device-milliseconds by kind, and micro-dollars."""
+    def booked(self, job_id: str) -> dict[Unit, dict[str, int]]:
+        """What was booked to accounts of each kind for a job, by unit; what left one again is not taken off."""
         table = tables.entries.c
-        query = select(table.account, func.sum(table.amount)).where(table.job == job_id, table.amount > 0)
+        query = select(table.unit, table.account, func.sum(table.amount)).where(table.job == job_id, table.amount > 0)
         with self._database.reading() as connection:
-            rows = connection.execute(query.group_by(table.account)).all()
-        found: dict[str, int] = {}
-        for account, amount in rows:
-            kind = account.partition(":")[0]
-            found[kind] = found.get(kind, 0) + int(amount)
+            rows = connection.execute(query.group_by(table.unit, table.account)).all()
+        found: dict[Unit, dict[str, int]] = {unit: {} for unit in Unit}
+        for unit, account, amount in rows:
+            kind, of = account.partition(":")[0], found[Unit(unit)]
+            of[kind] = of.get(kind, 0) + int(amount)
         return found
 
     def tenant_usage(self) -> list[TenantUsage]:
@@ -97,9 +104,10 @@ class Reader(JobReads, EventReads):
         with self._database.reading() as connection:
             return load_node_holds(connection)
 
-    def api_keys(self) -> list[KeyRow]:
-        """All keys, without their secrets."""
-        return self._rows(_KEYS, page_of(_KEYS, [], tables.api_keys.c.id, 100_000))
+    def api_keys(self, *, after: str | None = None, limit: int = 100_000) -> list[KeyRow]:
+        """Keys in order of id, without their secrets; `after` is the id of the last one of the page before."""
+        where = [] if after is None else [tables.api_keys.c.id > after]
+        return self._rows(_KEYS, page_of(_KEYS, where, tables.api_keys.c.id, limit))
 
     def authenticate(self, text: str, *, now_s: float) -> KeyRow | None:
         """The key that a text is; None if it is none, or holds no more."""

@@ -26,11 +26,12 @@ from orchestrator.ledger.node_holds import Holds, hold_node, release_node
 from orchestrator.ledger.reports import enter as enter_report
 from orchestrator.ledger.requests import cancel, live, pause, pin, resume
 from orchestrator.ledger.rows import ScheduleRow
-from orchestrator.ledger.serving import Serving, appetite, endpoints
+from orchestrator.ledger.serving import Serving, appetite, endpoints, slowest_stop
 from orchestrator.ledger.shelf import dumps
 from orchestrator.ledger.states import JobState
 from orchestrator.ledger.submission import Accepted, Submission
 from orchestrator.policy.lending.session import Ending
+from orchestrator.policy.lending.values import SlowStop
 from orchestrator.policy.node_health import NodeHold
 from orchestrator.policy.queueing.decisions import Decisions
 from orchestrator.policy.queueing.orders import Order, Report
@@ -188,6 +189,18 @@ class Ledger(Leading):
         with self._lock:
             self._lead_or_raise()
             return appetite(self._mirror, pool, resource, enough)
+
+    def slowest_stop(self, pool: str, *, not_of: str | None = None) -> SlowStop | None:
+        """Who of those that hold devices of a pool, and are not of that tenant, takes longest to stop; None where
+        nobody's stops were seen. Raises: NotLeadingError."""
+        with self._lock:
+            self._lead_or_raise()
+            return slowest_stop(self._mirror, pool, not_of)
+
+    def say(self, job_id: str, kind: str, **data: str | float) -> None:
+        """An event of a job that changes nothing else. Raises: UnknownJobError (also if it has ended)."""
+        with self._change("say", SYSTEM) as change:
+            change.event(kind, live(change, job_id), **data)
 
     def queues(self) -> tuple[Queue, ...]:
         """The queues of the Cluster that holds."""

@@ -164,4 +164,5 @@ def _tempo(report: Report | None, state: str | None) -> Tempo | None:
         stall_s=known.stall_s,
         stop_s=known.stop_s,
         ending=known.ending,
+        slow_stop_s=known.slow_stop_s,
     )

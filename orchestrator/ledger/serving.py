@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from orchestrator.ledger.mirror import Mirror
 from orchestrator.ledger.rows import JobRow, LeaseRow
+from orchestrator.policy.lending.values import SlowStop
 from orchestrator.policy.queueing.decisions import WaitReason
 
 _LACKS_DEVICES = frozenset(
@@ -59,6 +60,21 @@ def appetite(mirror: Mirror, pool: str, resource: str, enough: int) -> int:
         if fits and (lacks is None or lacks in _LACKS_DEVICES):
             total += job.sizes[-1] * job.devices_per_worker
     return min(total, enough)
+
+
+def slowest_stop(mirror: Mirror, pool: str, not_of: str | None = None) -> SlowStop | None:
+    """Of the jobs that hold devices of a pool, and are not of that tenant, the one whose own stops take longest; None
+    where nobody's were seen."""
+    slowest: SlowStop | None = None
+    for job in sorted(mirror.holding):
+        report = mirror.reports.get(job)
+        stop_s = report.measured.slow_stop_s if report is not None and report.measured is not None else None
+        if stop_s is None or (slowest is not None and stop_s <= slowest.stop_s):
+            continue
+        row = mirror.jobs.rows[job]
+        if row.tenant != not_of and any(lease.pool == pool for lease in _leases(mirror, row)):
+            slowest = SlowStop(job=job, stop_s=stop_s)
+    return slowest
 
 
 def _leases(mirror: Mirror, row: JobRow) -> tuple[LeaseRow, ...]:

@@ -12,6 +12,8 @@ from orchestrator.registry.errors import RegistryError
 
 _CONFIG = "config.json"
 _WEIGHTS = ".safetensors"
+# In a file's metadata: how many parameters it stands for, where that is not the count of its numbers (quantized ones).
+_COUNT_KEY = "num_parameters"
 # Formats whose readers execute what the file says.
 _PICKLED = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
 
@@ -49,6 +51,9 @@ def _check_config(path: Path) -> None:
 def _count_in(path: Path) -> int:
     try:
         with safe_open(path, framework="numpy") as weights:
+            said = (weights.metadata() or {}).get(_COUNT_KEY, "")
+            if said.isascii() and said.isdigit():
+                return int(said)
             return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
     except SafetensorError as error:
         raise RegistryError(f"not a whole safetensors file: {error}", where=str(path)) from error

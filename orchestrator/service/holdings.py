@@ -36,7 +36,8 @@ class Holdings:
         owned: dict[str, int] = {}
         for one in found:
             owned[one.pool] = owned.get(one.pool, 0) + one.entitled * one.devices_per_replica
-        return tuple(replace(one, wanted=self._wanted(one, owned[one.pool])) for one in found)
+        slow = {pool: self._ledger.slowest_stop(pool) for pool in owned}
+        return tuple(replace(one, wanted=self._wanted(one, owned[one.pool]), slow=slow[one.pool]) for one in found)
 
     def _wanted(self, one: Holding, owned: int) -> int:
         """Replicas' worth of devices that training could use beyond what is no endpoint's."""

@@ -34,6 +34,7 @@ from orchestrator.service.local_nodes import default_cluster, nodes_for
 from orchestrator.service.loop import LivePorts
 from orchestrator.service.metrics import PlaneMetrics
 from orchestrator.service.node_health import HeldCapacity, NodeHealth, Probes
+from orchestrator.service.recall_leads import RecallLeads
 from orchestrator.service.scaling import Scaling
 from orchestrator.service.schedules import Schedules
 from orchestrator.service.staging import Staging
@@ -228,6 +229,7 @@ def live_ports(
         clock=_Clock(clock),
         memories=state / "endpoints",
     )
+    metrics.leads = endpoints.leads
     return LivePorts(
         clock=_Clock(clock),
         capacity=capacity,
@@ -242,6 +244,7 @@ def live_ports(
             NodeHealth(ledger, capacity.nodes, Probes(around.addresses, answers)),
             Scaling(around.sizable, capacity, endpoints, ledger),
             Revisions(ledger, jobs.revise),
+            RecallLeads(ledger, endpoints),
         ),
         observe=metrics.observe,
         metrics=metrics,

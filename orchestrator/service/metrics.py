@@ -6,7 +6,7 @@ this process began, so that every server counts the same, also one that does not
 Names: `tide_queue_jobs{queue,reason}`, `tide_admission_seconds`, `tide_cycle_seconds`, `tide_leading`,
 `tide_pool_devices{pool}`, `tide_leased_devices{pool,state}`, `tide_preemptions_total{cause,how}`,
 `tide_cost_usd_per_hour{pool}`, `tide_power_watts{pool}`, `tide_badput_device_seconds_total{cause}`,
-`tide_stragglers_total`, `tide_worker_deaths_total`, `tide_held_nodes{cause}`.
+`tide_stragglers_total`, `tide_worker_deaths_total`, `tide_held_nodes{cause}`, `tide_recall_lead_seconds{pool,kind}`.
 """
 
 from __future__ import annotations
@@ -40,12 +40,14 @@ _TAKEN = frozenset(
 
 class PlaneMetrics(Collector):
     """A collector for any registry. `leading` says whether this process leads; `waiting` how many wait by queue and
-    reason, where somebody knows better than the books, which follow some cycles behind in a full queue."""
+    reason, where somebody knows better than the books, which follow some cycles behind in a full queue; `leads`: how
+    long ahead endpoints call their devices back, by pool, as it was meant and as it is."""
 
     def __init__(self, read: Reader, leading: Callable[[], bool] = lambda: False) -> None:
         self._read = read
         self.leading = leading
         self.waiting: Callable[[], Mapping[tuple[str, str], int] | None] = lambda: None
+        self.leads: Callable[[], Mapping[str, tuple[float, float]]] = dict
         self._own = CollectorRegistry()
         self._lock = threading.Lock()
         self._seen: int | None = None
@@ -86,6 +88,7 @@ class PlaneMetrics(Collector):
         yield GaugeMetricFamily("tide_leading", "1 where this process decides.", value=float(self.leading()))
         yield self._depths()
         yield self._held_nodes()
+        yield self._recall_leads()
         yield from self._pools()
 
     # --- Gauges ------------------------------------------------------------------------------------------------------
@@ -102,6 +105,17 @@ class PlaneMetrics(Collector):
         held = Count(hold.cause for hold in self._read.node_holds().values())
         for cause in HoldCause:
             family.add_metric([cause.value], held[cause])
+        return family
+
+    def _recall_leads(self) -> Metric:
+        family = GaugeMetricFamily(
+            "tide_recall_lead_seconds",
+            "How long ahead lent devices are called back: as meant, and as used because training stops more slowly.",
+            labels=["pool", "kind"],
+        )
+        for pool, (meant_s, used_s) in sorted(self.leads().items()):
+            family.add_metric([pool, "meant"], meant_s)
+            family.add_metric([pool, "used"], used_s)
         return family
 
     def _pools(self) -> Iterator[Metric]:

@@ -1,6 +1,7 @@
 """Finds a policy by the name a scenario chooses it by, and plays it.
 
-Only this file knows that `bound` reads the whole series and that a fixed gang has definitions of its own.
+Only this file knows that `bound` and `foresight` read the whole series, and that a fixed gang has definitions of its
+own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from orchestrator.policy.capacity.view import CapacityPolicy
 from orchestrator.sim.engine import Run, simulate
 from orchestrator.sim.reference.bound import bound
 from orchestrator.sim.reference.common import WithSafetyNet
+from orchestrator.sim.reference.foresight import foresee
 from orchestrator.sim.reference.line import TrailingMin, UniformProgress
 from orchestrator.sim.reference.simple import Gang, Greedy, OnDemand
 from orchestrator.sim.reference.single_gang import SingleGang
@@ -20,7 +22,9 @@ from orchestrator.sim.world import World
 from orchestrator.spec.errors import UserError
 from orchestrator.spec.scalars import shown
 
-BOUND = "bound"
+BOUND, FORESIGHT = "bound", "foresight"
+KNOWING = (FORESIGHT, BOUND)
+"""What is no policy: it knows the whole series."""
 NAMES = (
     "tideline",
     "on-demand",
@@ -31,7 +35,7 @@ NAMES = (
     "trailing-min-1h",
     "trailing-min-2h",
     "sliced",
-    BOUND,
+    *KNOWING,
 )
 
 
@@ -40,7 +44,24 @@ def play(world: World, name: str) -> Run:
 
     Raises: UserError (exit 3) when there is no such policy, or it does not fit this job.
     """
-    return bound(world) if name == BOUND else simulate(world, find_policy(name, world))
+    match name:
+        case "bound":
+            return bound(world)
+        case "foresight":
+            return _foreseen(world)
+    return simulate(world, find_policy(name, world))
+
+
+def _foreseen(world: World) -> Run:
+    """The plan of somebody who knows the series, played. Raises: UserError where it has no exact one."""
+    try:
+        run = foresee(world).run
+    except ValueError as error:
+        raise UserError(str(error), where=f"{world.name}: policy 'foresight'") from None
+    if run is None:
+        problem = "the work cannot be done by the deadline, even by who knows the series"
+        raise UserError(problem, where=f"{world.name}: policy 'foresight'")
+    return run
 
 
 def find_policy(name: str, world: World) -> CapacityPolicy:

@@ -72,7 +72,8 @@ class Lending(SpecModel):
     min_slice: PositiveDuration = 1800.0
     """Nothing is lent for less than this."""
     recall_lead: PositiveDuration | None = None
-    """How early devices are called back; none = measured: snapshot + drain + cold start of a replica, each at p95."""
+    """How early devices are called back; none = measured: snapshot + drain + cold start of a replica, each at p95.
+    Longer, where training was measured to let go more slowly than this leaves time for."""
 
     def cross_check(self) -> Iterator[Finding]:
         if not self.pools:

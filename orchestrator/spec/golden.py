@@ -1,7 +1,8 @@
 """Every key of every kind, read off the full examples: the list that a test compares with its golden file.
 
 Renaming or removing a key breaks users' files, and adding one is a choice to be seen:
-`python -m orchestrator.spec.golden FOLDER-OF-EXAMPLES` prints the list for the golden file.
+`python -m orchestrator.spec.golden FOLDER-OF-EXAMPLES` prints the list for the golden file, and ends with 1 where the
+examples lack a key of the models.
 """
 
 from __future__ import annotations
@@ -66,5 +67,14 @@ def _owner(model: type[BaseModel], key: str) -> type[Any]:
     return next(one for one in model.__mro__ if key in inspect.get_annotations(one))
 
 
+def main(folder: Path) -> int:
+    """Print the list; say what no example shows."""
+    specs = list(example_specs(folder))
+    sys.stdout.writelines(f"{key}\n" for key in golden_keys(specs))
+    missing = missing_keys(specs)
+    sys.stderr.writelines(f"{folder}: no example sets {key}; every key must stand in one\n" for key in missing)
+    return 1 if missing else 0
+
+
 if __name__ == "__main__":
-    sys.stdout.writelines(f"{key}\n" for key in golden_keys(example_specs(Path(sys.argv[1]))))
+    sys.exit(main(Path(sys.argv[1])))

@@ -27,7 +27,7 @@ from orchestrator.spec.fields import (
 from orchestrator.spec.problems import BadValueError, Code, Finding
 from orchestrator.spec.scalars import scalar_text, shown
 
-POLICIES = ("tideline", "on-demand", "greedy", "uniform-progress", "sliced", "bound")
+POLICIES = ("tideline", "on-demand", "greedy", "uniform-progress", "sliced", "foresight", "bound")
 POLICY_PATTERN = rf"^({'|'.join(POLICIES)}|gang-[1-9][0-9]{{0,5}}|trailing-min-[1-9][0-9]{{0,3}}(m|h))$"
 
 

@@ -14,6 +14,18 @@ from orchestrator.spec.shape import item_annotation, models
 from orchestrator.spec.space import AnyParameter, Choice, LogUniform, Space, Uniform
 from orchestrator.spec.train_job import TrainJobSpec
 
+_STUDYS_OWN = {
+    "steps": "how far a trial goes is said by the template's steps and the scheduler",
+    "data.seed": "a trial's seed follows from the study's; 'repeat' runs the best again with others",
+}
+_RUN_AS = frozenset(
+    {
+        *("queue", "priority", "workers", "window", "deadline", "after", "schedule", "budget", "hang_timeout"),
+        *("retries", "checkpoint", "register", "notify"),
+    }
+)
+"""How a job is run: the study says it for all of its trials, and none would be better or worse for it."""
+
 
 def space_findings(space: Space, template: TrainJobSpec) -> Iterator[Finding]:
     """What is wrong between a space and the job it varies; paths count from the space."""
@@ -51,7 +63,15 @@ def _target(key: str, template: TrainJobSpec) -> Any | Finding:
     if models(annotation) or isinstance(here, Mapping):
         want = "it must be the key of a single value"
         return Finding((key,), Code.UNKNOWN_REFERENCE, "is a whole part of the job", want)
-    return annotation
+    return _idle(key) or annotation
+
+
+def _idle(key: str) -> Finding | None:
+    """What is wrong with a key whose values would make no difference between trials."""
+    because = _STUDYS_OWN.get(key)
+    if because is None and key.partition(".")[0] in _RUN_AS:
+        because = "it says how a trial is run and not what it learns, and the study runs all of them alike"
+    return None if because is None else Finding((key,), Code.NO_EFFECT, "has no effect on a trial", because)
 
 
 def _deeper(name: str, here: Any) -> str:

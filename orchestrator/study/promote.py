@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+import math
+
 import yaml
 
 from orchestrator.policy.study.space import apply
 from orchestrator.spec import Study, TrainJob
 from orchestrator.spec.base import Metadata
 from orchestrator.spec.errors import ExitCode, UserError
+from orchestrator.spec.names import parse_name
+from orchestrator.spec.problems import BadValueError
 from orchestrator.spec.train_job import TrainJobSpec
 from orchestrator.study.record import StudyRecord, TrialRecord
 from orchestrator.study.summary import repeats_of
 
 _HASH_DIGITS = 12
+_SUFFIX = "-best"
+_LONGEST_NAME = 63
+
+
+def usual_name(study: str) -> str:
+    """What the job is called where nobody says: also of a study's second run, and of a long name."""
+    stem = study.partition("~")[0].replace(".", "-")
+    return stem[: _LONGEST_NAME - len(_SUFFIX)].rstrip("-") + _SUFFIX
 
 
 def promoted(study: Study, record: StudyRecord, trial: TrialRecord, name: str) -> TrainJob:
-    """Raises: UserError (conflict) for a trial of a population: no single configuration made its result."""
+    """Raises: UserError: for a trial without a result, and for one of a population, of which no single configuration
+    made its result (conflict); for a name that is none."""
+    value = trial.value(study.spec.metric)
+    if value is None or not math.isfinite(value):
+        found = "missing" if value is None else value
+        raise UserError(
+            f"{trial.trial} has no result to repeat: its {study.spec.metric} is {found}",
+            code=ExitCode.CONFLICT,
+            where=study.metadata.name,
+            next_step=f"'tide study compare {study.metadata.name}' shows the best",
+        )
     if trial.changes:
         raise UserError(
             f"{trial.trial} changed its parameters on the way, so no job with one set of them repeats it",
@@ -24,10 +46,17 @@ def promoted(study: Study, record: StudyRecord, trial: TrialRecord, name: str) -
             where=study.metadata.name,
             next_step="'tide study export' has the schedule of its changes",
         )
-    metadata = study.metadata
+    metadata, name = study.metadata, _checked(name)
     labels = {**metadata.labels, "study": metadata.name, "trial": trial.trial}
     made = Metadata(name=name, tenant=metadata.tenant, labels=labels, description=_lineage(study, record, trial))
     return TrainJob(metadata=made, spec=_pinned(apply(study.spec.template, trial.config), record.dataset_hash))
+
+
+def _checked(name: str) -> str:
+    try:
+        return parse_name(name)
+    except BadValueError as error:
+        raise UserError(f"{error.what}; {error.want}", where="--name", next_step=error.next_step) from None
 
 
 def _pinned(spec: TrainJobSpec, dataset_hash: str) -> TrainJobSpec:

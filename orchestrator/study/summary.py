@@ -138,7 +138,7 @@ def comparison(study: Study, record: StudyRecord, names: list[str]) -> list[dict
             "trial": trial.trial,
             "config": trial.config,
             "step": trial.measured_at,
-            "value": trial.value(metric),
+            "value": _finite(trial.value(metric)),
             "runs": len(results),
             "mean": sum(results) / len(results) if results else None,
         }

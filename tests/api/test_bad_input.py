@@ -162,6 +162,27 @@ def test_parameters_that_are_none(world: ApiWorld, client: TestClient, path: str
     refused(world, client.get(f"/api/v1{path}"), 422, "invalid", 3)
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/jobs?limit=0", "'0' is none; it must be greater than or equal to 1"),
+        ("/jobs?tenant=A/B", "'A/B' is none; it must be 1 to 63 lower-case letters, digits and '-'"),
+        ("/jobs/A_B", "'A_B' is none; it must be 1 to 63 lower-case letters, digits and '-', and may end in '.' and"
+                      " the number of a run"),
+    ],
+)  # fmt: skip
+def test_a_parameter_that_is_none_is_named_with_its_value_and_what_would_be_right(
+    world: ApiWorld, client: TestClient, path: str, said: str
+) -> None:
+    assert refused(world, client.get(f"/api/v1{path}"), 422, "invalid", 3)["detail"] == said
+
+
+def test_what_stands_where_a_keys_id_should_is_not_repeated(client: TestClient) -> None:
+    answer = client.delete("/api/v1/keys/tide_0123456789ab_secret")
+    assert answer.status_code == 422
+    assert "secret" not in answer.text
+
+
 @pytest.mark.parametrize("change", ["", "workers.min", "workers.min=0", "workers.min=x", "color=red", "priority=-1"])
 def test_changes_that_cannot_be_tried(client: TestClient, change: str) -> None:
     client.post("/api/v1/jobs", json=job("a"))

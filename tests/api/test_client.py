@@ -46,6 +46,18 @@ def test_a_job_goes_its_way_through_the_client(world: ApiWorld, tmp_path: Path) 
         assert (kinds[0], kinds[-2:]) == ("submitted", ["cancelled", "end"])
 
 
+def test_all_pages_of_a_list_are_followed(world: ApiWorld, tmp_path: Path) -> None:
+    with served(world.door, tmp_path / "s") as path, Client(place(path)) as client:
+        client.submit_batch([job(name, workers={"min": 1, "max": 1, "resources": {"GPU": 1}}) for name in "abc"])
+        world.run(2)
+        ids = sorted(client.post("/keys", {"tenant": "red", "role": "viewer"})["id"] for _ in range(3))
+        for limit in (1, 2, 3):
+            assert [one["holder"] for one in client.every("/leases", limit=limit, pool="p")] == ["a", "b", "c"]
+            assert [one["id"] for one in client.every("/keys", limit=limit)] == ids
+        assert [one["name"] for one in client.every("/nodes", limit=1)] == ["p0"]
+        assert list(client.every("/schedules", limit=1)) == []
+
+
 @pytest.mark.parametrize("name", ["no/body", "No Body", "", "..", "a\x1bb"])
 def test_what_can_be_no_name_is_refused_before_anybody_is_asked(tmp_path: Path, name: str) -> None:
     with Client(place(tmp_path / "nobody")) as client, pytest.raises(UserError, match="cannot name a job") as refused:

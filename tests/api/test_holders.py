@@ -10,6 +10,7 @@ import pytest
 import yaml
 from starlette.testclient import TestClient
 
+from orchestrator.api import cluster_routes
 from orchestrator.service.footprint import Footprint
 from tests.api.world import CLUSTER, ApiWorld, api_world, job
 
@@ -74,6 +75,19 @@ def test_an_endpoint_holds_devices_and_says_where_it_answers(
     (used,) = client.get("/api/v1/usage").json()["running"]
     assert (used["job"], used["kind"], used["kwh"]) == ("talk", "Endpoint", 1.5)
     assert client.post("/api/v1/jobs/talk/cancel").status_code == 200
+
+
+def test_usage_says_of_how_many_jobs_it_does_not_tell(
+    world: ApiWorld, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_routes, "_MOST_RUNNING", 1)
+    world.service.footprint = lambda name: Footprint(kwh=1.5, g_co2=None, usd=0.25)
+    assert client.get("/api/v1/usage").json()["running_left_off"] == 0
+    for name in "abc":
+        client.post("/api/v1/jobs", json=job(name, workers={"min": 1, "max": 1, "resources": {"GPU": 1}}))
+    world.run(2)
+    found = client.get("/api/v1/usage").json()
+    assert ([one["job"] for one in found["running"]], found["running_left_off"]) == (["a"], 2)
 
 
 def test_a_study_holds_as_many_devices_as_its_trials_at_once_may_have(world: ApiWorld, client: TestClient) -> None:

@@ -28,6 +28,22 @@ def test_a_submitted_job_is_in_the_books_and_is_described(world: ApiWorld, clien
     assert running["attempts"][0]["placement"] == [{"pool": "p", "node": "p0", "workers": 2}]
 
 
+def test_what_a_job_was_booked_for_is_told_in_named_units(world: ApiWorld, client: TestClient) -> None:
+    world.world.runner.work_of = lambda of: 20.0
+    client.post("/api/v1/jobs", json=job("a"))
+    world.run(60)
+    found = client.get("/api/v1/jobs/a").json()
+    (attempt,), booked = found["attempts"], found["booked"]
+    assert (found["state"], booked["useful_device_s"] > 0) == ("succeeded", True)
+    for kind in ("useful", "stalled", "lost", "draining"):
+        assert booked[f"{kind}_device_s"] == attempt[f"{kind}_s"]
+    assert booked["held_device_s"] == sum(attempt[f"{kind}_s"] for kind in ("useful", "stalled", "lost"))
+    assert (booked["cost_usd"], booked["granted_spent"]) == (found["spent_usd"], {})
+    # As it was told before, in the smallest units of each kind: some read it still.
+    assert found["usage"]["useful"] == booked["useful_device_s"] * 1000
+    assert found["usage"]["cost"] == float(booked["cost_usd"]) * 1e6
+
+
 def test_json_and_yaml_mean_the_same(client: TestClient) -> None:
     import yaml
 

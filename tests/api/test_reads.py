@@ -182,6 +182,8 @@ def test_usage_says_what_of_granted_steps_is_left_set_aside_and_spent(tmp_path: 
         assert (found["granted_left"], found["granted_spent"]) == ({"iterations": 100}, {"iterations": 100})
         # Nobody had measured its steps before: they are worth what they have cost.
         assert found["granted_steps_usd"] == found["spent_usd"]
+        booked = client.get("/api/v1/jobs/a").json()["booked"]
+        assert (booked["granted_spent"], booked["granted_steps_usd"]) == ({"iterations": 100}, found["spent_usd"])
         client.post("/api/v1/jobs", json=job("b", steps=101))
         world.run(1)
         verdict = client.get("/api/v1/jobs/b/why").json()

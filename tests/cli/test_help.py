@@ -75,4 +75,4 @@ def test_the_usual_options_are_there(words: list[str], capsys: pytest.CaptureFix
 def test_trouble_is_seen() -> None:
     assert "No such option" in str(trouble(["ps", "--quue", "x"]))
     assert "Did you mean" in str(trouble(["data", "pakc"]))
-    assert "Missing argument" in str(trouble(["plan"]))
+    assert "Missing argument" in str(trouble(["validate"]))

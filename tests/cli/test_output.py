@@ -49,3 +49,15 @@ def test_programs_get_kind_and_version(capsys: pytest.CaptureFixture[str]) -> No
     emit("Notes", PAYLOAD, Format.YAML, table="")
     assert as_json == yaml.safe_load(capsys.readouterr().out)
     assert (as_json["apiVersion"], as_json["kind"]) == ("tideline/v1", "Notes")
+
+
+def test_what_is_no_number_is_nothing_to_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    payload = {"loss": float("nan"), "rows": [{"best": float("inf"), "step": 3}, (1.5, -float("inf"))]}
+    emit("Run", payload, Format.JSON, table="")
+    found = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    emit("Run", payload, Format.YAML, table="")
+    assert found == yaml.safe_load(capsys.readouterr().out)
+    assert (found["loss"], found["rows"]) == (None, [{"best": None, "step": 3}, [1.5, None]])

@@ -1,10 +1,12 @@
-"""Endpoints that change while they answer, on real Ray Serve: weights, replicas, tiers with replicas of their own."""
+"""Endpoints that change while they answer, on real Ray Serve: weights, replicas that leave, tiers with replicas of
+their own."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -15,6 +17,7 @@ from jobs.models.load import ModelConfig, save_model
 from jobs.models.task import load_task
 from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
 from orchestrator.adapters.ray_serve import Deployed, deploy
+from orchestrator.adapters.ray_serve.autoscale import write_lease
 from orchestrator.registry import Provenance, Registry
 from orchestrator.spec import Endpoint, UserError, load_text
 from tests.serving.batch.worlds import line
@@ -41,6 +44,17 @@ spec:
   placement: dedicated
   replicas: {{drain: 2s}}
   tiers: {{keystroke: {{slo: {{latency: 60s}}}}, batch: {{}}}}
+"""
+# 120 tokens take 3.6 s, longer than the drain time; and a row whose lease runs out, because nobody gave it back, is a
+# failed row.
+NUM_TOKENS = 120
+LEAVING = f"""{HEAD}
+spec:
+  model: tiny-gpt@1
+  listen: {{port: 0}}
+  engine: {{name: echo, slots: 16, step_time: 30ms}}
+  replicas: {{min: 2, max: 2, drain: 1s}}
+  tiers: {{interactive: {{slo: {{latency: 60s}}}}, batch: {{retries: 0}}}}
 """
 
 
@@ -138,6 +152,49 @@ def test_tiers_with_replicas_of_their_own_answer_during_a_rolling_update(
         deployed.close()
 
 
+def test_answers_and_rows_outlive_the_replica_that_has_them(cluster: LocalCluster, registry: Registry) -> None:
+    deployed = deploy(endpoint(LEAVING), registry)
+    try:
+        _leave_while_it_answers(deployed)
+    finally:
+        deployed.close()
+
+
+def _leave_while_it_answers(deployed: Deployed) -> None:
+    with OpenAI(base_url=f"{deployed.url}/v1", api_key="none", max_retries=0) as client, ThreadPoolExecutor(20) as pool:
+
+        def ask(stream: bool) -> str:
+            answer = client.completions.create(model="tiny-gpt", prompt="abc", max_tokens=NUM_TOKENS, stream=stream)
+            if not stream:
+                return answer.choices[0].text
+            return "".join(chunk.choices[0].text for chunk in answer)
+
+        def begin() -> list[Future[str]]:
+            """Answers that are computed in both replicas by the time this returns."""
+            asking = [pool.submit(ask, stream) for stream in (True, False) * 6]
+            next(iter(client.completions.create(model="tiny-gpt", prompt="abc", max_tokens=2, stream=True)))
+            return asking
+
+        rows = b"".join(line(f"r{i}", body={"model": "tiny-gpt", "prompt": "a", "max_tokens": 150}) for i in range(40))
+        file = client.files.create(file=("in.jsonl", rows), purpose="batch")
+        batch = client.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h")
+
+        asking = begin()
+        write_lease("tiny", 1)
+        _until(lambda: deployed.num_answering() == 1)
+        asking += begin()
+        assert {answer.result() for answer in asking} == {"abc" * 40}
+
+        asking = begin()
+        deployed.update(endpoint(LEAVING.replace("slots: 16", "slots: 17")))
+        assert {answer.result() for answer in asking} == {"abc" * 40}
+
+        while (batch := client.batches.retrieve(batch.id)).status == "in_progress":
+            time.sleep(0.1)
+        counts = batch.request_counts
+        assert (batch.status, batch.error_file_id, counts and counts.completed) == ("completed", None, 40)
+
+
 def _service_tier(url: str) -> str:
     body = {"model": "tiny-gpt", "prompt": "x", "max_tokens": 2}
     return str(httpx.post(f"{url}/v1/completions", json=body).json()["service_tier"])
@@ -146,3 +203,9 @@ def _service_tier(url: str) -> str:
 def _steps(deployed: Deployed) -> float:
     lines = httpx.get(f"{deployed.url}/metrics").text.splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith("tide_serving_steps_total"))
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    """Look again until it holds; the suite's timeout ends a wait for nothing."""
+    while not holds():
+        time.sleep(0.05)

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.adapters.files import write_json
 from orchestrator.adapters.jobs import process
-from orchestrator.adapters.jobs.aside import QUIET_S, Aside, LoanEnd, leaves_versions
+from orchestrator.adapters.jobs.aside import LONGEST_S, QUIET_S, Aside, LoanEnd, leaves_versions
 from orchestrator.adapters.jobs.folder import JobFolder
 from orchestrator.adapters.jobs.letters import Letter
 from orchestrator.adapters.jobs.night import AFTERWARDS_S
@@ -48,7 +48,8 @@ SHRINKS = order(3, 3, 1000.0, back=True)
         ((STARTS, GROWS), None),
         ((STARTS, GROWS, SHRINKS), 1000.0 + QUIET_S),
         ((STARTS, GROWS, SHRINKS, order(4, 2, 1300.0, back=True)), 1300.0 + QUIET_S),
-        ((STARTS, GROWS, SHRINKS, order(4, 4, 1300.0)), None),
+        ((STARTS, GROWS, SHRINKS, order(4, 4, 1300.0)), 1000.0 + LONGEST_S),
+        ((STARTS, GROWS, SHRINKS, order(4, 4, 1300.0), order(5, 3, 4000.0, back=True)), 1000.0 + LONGEST_S),
         ((STARTS, GROWS, SHRINKS, order(4, 2, 1300.0)), 1000.0 + QUIET_S),
         ((STARTS, GROWS, SHRINKS, order(3, 3, 1300.0, stop=True)), None),
         ((SHRINKS,), 1000.0 + QUIET_S),
@@ -57,7 +58,8 @@ SHRINKS = order(3, 3, 1000.0, back=True)
         "nothing was called back",
         "called back once",
         "called back in pieces",
-        "lent again",
+        "lent again, for longer than anybody waits",
+        "lent again and called back shortly before that",
         "shrunk for another reason meanwhile",
         "stopped meanwhile",
         "the process came after the order",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -21,9 +23,11 @@ from orchestrator.adapters.ray_train.events import (
     StacksTaken,
     StallPart,
     StepDone,
+    StopAsked,
     Straggler,
     WorkerDied,
 )
+from orchestrator.adapters.ray_train.record_store import RecordStore, read_events
 from orchestrator.adapters.ray_train.run import HABITS
 from orchestrator.policy.batch_plan import BatchPlan
 from orchestrator.policy.queueing.orders import NoteKind, Phase, Report
@@ -199,6 +203,42 @@ def test_what_happened_in_a_run_stands_in_the_newest_report_until_its_end() -> N
     assert report_from_json(json.loads(json.dumps(report_to_json(report)))) == report
     told.take(order(2, 8, n=4))
     assert [len(one.notes) for one in told.reports(T0 + 9)] == [0, 6]
+
+
+def test_a_slow_stop_is_the_longest_of_the_last_ones_and_a_usual_one_their_median() -> None:
+    made = fed(order(1, 0.0, x=2), opened(0.0, "xx"), step(1.0, 1, 2))
+    (before,) = made.reports(T0 + 1.0)
+    assert before.measured is not None
+    assert before.measured.slow_stop_s is None
+    at_s, number = 1.0, 1
+    stops = ((2.0, Outcome.PLANNED), (9.0, Outcome.PLANNED), (2.0, Outcome.PLANNED), (30.0, Outcome.FAILED))
+    for took_s, outcome in stops:
+        made.observe(StopAsked(at_s=T0 + at_s, attempt=1, cause=Cause.SHRINK))
+        at_s += took_s
+        made.observe(closed(at_s, number, outcome))
+        made.observe(opened(at_s, "xx", number))
+        at_s, number = at_s + 1.0, number + 1
+        made.observe(step(at_s, number, 2))
+    (report,) = made.reports(T0 + at_s)
+    assert report.measured is not None
+    # The last one was killed at the end of its grace.
+    assert (report.measured.stop_s, report.measured.slow_stop_s) == (2.0, 30.0)
+    assert report_from_json(json.loads(json.dumps(report_to_json(report)))) == report
+
+
+def test_the_next_process_of_a_run_knows_how_long_its_stops_took(tmp_path: Path) -> None:
+    asked = StopAsked(at_s=T0 + 2.0, attempt=1, cause=Cause.SHRINK)
+    cut_off = StopAsked(at_s=T0 + 20.0, attempt=2, cause=Cause.SHRINK)  # its process was killed, too
+    with contextlib.closing(RecordStore(tmp_path, "a")) as store:
+        for event in (opened(0.0, "xx"), step(1.0, 1, 2), asked, step(3.0, 2, 2), closed(11.0, 2), cut_off):
+            store.append(event)
+    made = chronicle()
+    made.remember(read_events(tmp_path, steps=False))
+    for one in (order(1, 7200.0, x=2), opened(7200.0, "xx"), step(7201.0, 3, 2), closed(7300.0, 3, Outcome.FAILED)):
+        made.take(one) if isinstance(one, Letter) else made.observe(one)
+    (report,) = made.reports(T0 + 7300.0)
+    assert report.measured is not None
+    assert (report.measured.stop_s, report.measured.slow_stop_s) == (9.0, 9.0)
 
 
 def test_a_report_of_an_earlier_version_has_no_notes() -> None:

@@ -83,6 +83,27 @@ def test_a_second_process_goes_on_with_the_replicas_of_the_first(tmp_path: Path)
     assert second.leased == [2]
 
 
+def test_a_process_that_is_started_again_counts_nothing_that_it_did_not_see(tmp_path: Path) -> None:
+    """Its replicas answered for hours, and do not look so for a moment: that is no start of hours."""
+    world, first, second = World(tmp_path), Fake(), Fake()
+    world.folder.write_order(letter(1, 2))
+    keeper = world.keeper(first)
+    keeper.begin()
+    for answering, at_s in ((0, T0 + 3.0), (2, T0 + 5.0)):
+        first.now, world.at_s = Count(answering=answering, present=2), at_s
+        keeper.tick(())
+    world.at_s += 7200.0
+    keeper = world.keeper(second)
+    keeper.begin()
+    for answering, seconds in ((1, 2.0), (2, 2.0)):
+        second.now, world.at_s = Count(answering=answering, present=2), world.at_s + seconds
+        keeper.tick(())
+    (report,) = world.folder.read_reports()
+    assert report.phase is Phase.RUNNING
+    assert report.stalled_worker_s == ((COLD_START, 2 * 3.0 + 1 * 2.0),)
+    assert read_sight(world.folder.path).cold_starts_s == ()
+
+
 def test_what_may_be_there_is_known_before_it_is_and_until_it_was_taken_down(tmp_path: Path) -> None:
     world, fake = World(tmp_path), Fake(dies=True)
     world.folder.write_order(letter(1, 2))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orchestrator.adapters.endpoints.holders import recall_times
 from orchestrator.adapters.endpoints.live import Lender, Seen, found, observed
-from orchestrator.adapters.endpoints.memory import read_memory, write_memory
+from orchestrator.adapters.endpoints.memory import read_drains, read_memory, write_memory
 from orchestrator.policy.lending.rates import Counter
 from orchestrator.policy.lending.values import Keep, Lend, Loan, Recall, RecallTimes, Return, Standing, Terms
 from tests.policy.lending.worlds import MONDAY_S, known_days, terms
@@ -92,6 +92,32 @@ def test_an_orchestrator_that_is_new_finds_what_is_lent_and_what_is_coming() -> 
     assert all(one.left for one in standing.returns)
 
 
+def test_what_nobody_saw_from_its_begin_is_no_measured_recall() -> None:
+    place, lender = Place(rps=100.0, held=20, replicas=9), Lender()
+    for size in (20, 18, 16, 20):  # its start, and sizes that its file or its pool change
+        place.held = size
+        place.look(lender, terms(devices=size))
+    assert lender.standing.returning > 0
+    assert lender.drains_s == ()
+
+
+def test_a_clock_that_is_set_back_leaves_no_recall_that_took_less_than_nothing() -> None:
+    of, place = terms(settle_s=0.0), Place(at_s=MONDAY_S + 3600.0, rps=40.0)
+    lender = Lender(known_days(of))
+    place.look(lender, of)
+    place.look(lender, of)
+    lent = lender.standing.lent
+    place.held = place.replicas = 20 - lent
+    while not isinstance(lender.decision, Recall):
+        assert place.rps < 150.0
+        place.rps += 0.4
+        place.look(lender, of)
+    place.held = 20 - lent + lender.standing.returning
+    lender.look(of, place.see(), now_s=place.at_s - 600.0)
+    assert lender.drains_s == (0.0,)
+    assert recall_times(lender.drains_s * 3, ()).drain_s == 0.0
+
+
 def test_one_that_remembers_disturbs_no_night_and_one_that_does_not_calls_everything_back(tmp_path: Path) -> None:
     of, file = terms(), tmp_path / "e.json"
     night = replace(known_days(of))
@@ -100,8 +126,9 @@ def test_one_that_remembers_disturbs_no_night_and_one_that_does_not_calls_everyt
     before = Lender(night)
     for _ in range(3):
         place.look(before, of)
-    write_memory(file, before.memory)
+    write_memory(file, before.memory, (30.0, 60.0))
     assert read_memory(file) == before.memory
+    assert (read_drains(file), read_drains(tmp_path / "none.json")) == ((30.0, 60.0), ())
     after, stranger = Lender(read_memory(file)), Lender(read_memory(tmp_path / "none.json"))
     place.look(after, of)
     stranger.look(of, place.see(), now_s=place.at_s)
@@ -112,4 +139,6 @@ def test_one_that_remembers_disturbs_no_night_and_one_that_does_not_calls_everyt
 def test_a_recall_is_counted_on_as_measured_once_there_were_some() -> None:
     assert recall_times((), ()).lead_s == 180.0
     assert recall_times((5.0,), (300.0, 2.0)).cold_start_s == 300.0
-    assert recall_times((5.0, 6.0, 7.0), (8.0, 9.0, 7.0)) == RecallTimes(snapshot_s=0.0, drain_s=7.0, cold_start_s=9.0)
+    assert recall_times((5.0, 6.0, 7.0), (8.0, 9.0, 7.0)) == RecallTimes(
+        snapshot_s=0.0, drain_s=7.0, cold_start_s=9.0, left_s=7.0
+    )

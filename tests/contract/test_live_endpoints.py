@@ -21,12 +21,16 @@ from orchestrator.ledger.repository import Ledger
 from orchestrator.ledger.schema import upgrade
 from orchestrator.ledger.states import JobState
 from orchestrator.ledger.submission import new_holder
+from orchestrator.policy.batch_plan import BatchPlan
 from orchestrator.policy.lending.rates import Counter
+from orchestrator.policy.lending.values import Late
 from orchestrator.policy.queueing.decisions import Admit, ChangeCause, Evict, Resize, workers_in
-from orchestrator.policy.queueing.orders import Order, Phase, Report
+from orchestrator.policy.queueing.orders import Measured, Order, Phase, Report
 from orchestrator.policy.queueing.places import Pool, flat_pool
+from orchestrator.policy.resize import Outlook, ResizeRules, RunPlan
 from orchestrator.ports import UnreachableError
 from orchestrator.service.holdings import Holdings, Revisions
+from orchestrator.service.recall_leads import EVERY_S, RECALL_LEAD, RecallLeads
 from orchestrator.spec import Cluster, load_text
 from tests.policy.lending.worlds import MONDAY_S, known_days, terms
 
@@ -76,6 +80,7 @@ class World:
     acknowledged: list[Report] = field(default_factory=list)
     hears: bool = True
     extra: int = 0
+    slow_stop_s: float | None = None
 
     def now_s(self) -> float:
         return self.now
@@ -108,8 +113,16 @@ class World:
         for job, attempt in self.attempts.items():
             found += [Report(job=job, attempt=one, phase=Phase.STOPPED) for one in self.old.get(job, [])]
             phase = Phase.RUNNING if self.workers[job] else Phase.STOPPED
-            found.append(Report(job=job, attempt=attempt, phase=phase))
+            found.append(Report(job=job, attempt=attempt, phase=phase, measured=self.measured(job)))
         return tuple(found)
+
+    def measured(self, job: str) -> Measured | None:
+        if self.slow_stop_s is None or job != "train":
+            return None
+        rules = ResizeRules(dwell_s=0.0, settle_s=0.0, collect_s=10.0, margin=0.1)
+        plan = RunPlan(batch=BatchPlan(420, 1), min_workers=1, max_workers=7, rules=rules)
+        outlook = (Outlook(workers=7, expected_s=900.0),)
+        return Measured(plan=plan, outlook=outlook, stall_s=5.0, stop_s=3.0, slow_stop_s=self.slow_stop_s)
 
     def acknowledge(self, ended: tuple[Report, ...]) -> None:
         for one in ended:
@@ -195,6 +208,36 @@ def test_training_has_the_night_and_is_off_the_devices_before_the_morning(plane:
     assert plane.devices() == {"talk": 6, "train": 1}
     with plane.ledger.database.reading() as connection:
         assert check(connection) == []
+
+
+def test_training_that_stops_slowly_is_called_back_earlier_and_that_is_said_once(plane: Plane) -> None:
+    """recall_lead: 4m, of which a cold start takes two while none was measured."""
+    plane.cycle(12, 60.0)
+    assert plane.devices()["train"] >= 4
+    assert plane.endpoints.leads() == {"pool": (240.0, 240.0)}
+    chore = RecallLeads(plane.ledger, plane.endpoints)
+    chore(plane.world.now)
+    plane.world.slow_stop_s = 300.0
+    plane.cycle(2)
+    assert plane.endpoints.leads() == {"pool": (240.0, 420.0)}
+    for times in (1, 2, 3):
+        chore(plane.world.now + times * EVERY_S)
+    told = [one for one in plane.ledger.read.events(job="talk") if one.kind == RECALL_LEAD]
+    assert [(one.data["of"], one.data["took_s"], one.data["allowed_s"]) for one in told] == [("train", 300.0, 120.0)]
+    shown = plane.endpoints.describe("talk")
+    assert shown is not None
+    assert (shown["lending"]["recall_lead_s"], bool(shown["lending"]["recall_lead_detail"])) == (420.0, True)
+
+
+def test_how_long_recalls_took_is_known_to_whoever_decides_next(plane: Plane) -> None:
+    plane.cycle(3)
+    plane.endpoints.lenders["talk"].drains_s = (100.0, 200.0, 150.0)
+    plane.cycle(2, 60.0)
+    assert plane.endpoints.leads() == {"pool": (240.0, 320.0)}
+    plane.restart()
+    plane.cycle()
+    assert plane.endpoints.leads() == {"pool": (240.0, 320.0)}
+    assert plane.endpoints.terms["talk"].late == Late(allowed_s=120.0, took_s=200.0)
 
 
 def test_an_endpoint_that_is_heard_of_no_more_has_its_devices_back(plane: Plane) -> None:

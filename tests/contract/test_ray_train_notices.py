@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from jobs.train.notices.machine import has_accelerator
 from orchestrator.adapters.ray_train.notice_desk import NoticeDesk, NoticePlan, notice_config
 from orchestrator.adapters.ray_train.protocol import Announced
 from tests.train.notices.conftest import metadata  # noqa: F401 - a fixture
@@ -35,6 +36,17 @@ def test_a_node_listens_to_what_it_is_told_or_to_the_cloud_it_belongs_to(
     environment: dict[str, str], cloud: str | None, sources: tuple[str, ...]
 ) -> None:
     assert config(environment, cloud=cloud).sources == sources
+
+
+@pytest.mark.parametrize(("device", "notice_s"), [("", 60.0), ("nvidia0", 3600.0), ("accel0", 3600.0)])
+def test_google_announces_maintenance_an_hour_ahead_where_machines_cannot_move(
+    tmp_path: Path, device: str, notice_s: float
+) -> None:
+    (tmp_path / "nvidiactl").touch()  # a driver without a device
+    if device:
+        (tmp_path / device).touch()
+    found = notice_config(QUICK, {}, "127.0.0.1", cloud=lambda: "gcp", accelerated=lambda: has_accelerator(tmp_path))
+    assert found.maintenance_s == notice_s
 
 
 def test_the_run_says_where_to_listen_unless_the_node_does() -> None:

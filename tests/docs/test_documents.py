@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import pytest
 
 import tests
+from orchestrator.cli.main import VERBS
 from tests.cli.parsing import commands, trouble
 
 ROOT = Path(tests.__file__).parents[1]
@@ -18,6 +19,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 _FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _INLINE = re.compile(r"`(tide [a-z][^`]*)`|'(tide [a-z][^'`]*)'")
+_ADVISED = re.compile(r"'(tide [a-z][^'\"]*)'")
 
 
 def _name(page: Path) -> str:
@@ -76,6 +78,20 @@ def test_commands_are_ones_that_tide_takes(page: Path) -> None:
     found = list(_lines(page.read_text(encoding="utf-8")))
     wrong = {line: said for line, whole in found if (said := _trouble(line, whole))}
     assert wrong == {}
+
+
+@pytest.mark.parametrize("room", ["jobs", "orchestrator", "serving"])
+def test_commands_that_messages_advise_are_ones_that_tide_takes(room: str) -> None:
+    said = {
+        re.sub(r"\{[^}]*\}", "x", line)
+        for file in (ROOT / room).rglob("*.py")
+        for line in _ADVISED.findall(file.read_text(encoding="utf-8"))
+        if line.count("{") == line.count("}") and "--help" not in line
+    }
+    assert said
+    verbs = {line.removeprefix("tide ") for line in said if line.count(" ") == 1}
+    assert verbs <= VERBS.keys()
+    assert {line: found for line in said if line.count(" ") > 1 and (found := _trouble(line, False))} == {}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)

@@ -97,8 +97,8 @@ class Conservation(RuleBasedStateMachine):
             self.folder.cleanup()
 
 
-# 75 histories of up to 80 steps, each step followed by every law. tests/benchmarks/conservation.py plays a million.
+# 125 histories of up to 80 steps, each step followed by every law. tests/benchmarks/conservation.py plays a million.
 Conservation.TestCase.settings = settings(
-    max_examples=75, stateful_step_count=80, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=125, stateful_step_count=80, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestConservation = Conservation.TestCase

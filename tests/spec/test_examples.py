@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 
 from orchestrator.spec import KINDS, check_file, load_file
-from orchestrator.spec.golden import example_specs, golden_keys, missing_keys
+from orchestrator.spec.golden import example_specs, golden_keys, main, missing_keys
 from orchestrator.spec.nodes import ListNode, MapNode, Mark, Node
 from orchestrator.spec.reader import read_documents
 from orchestrator.spec.scalars import render_real
@@ -35,6 +35,16 @@ def test_the_list_of_keys_is_the_golden_one() -> None:
 def test_a_key_that_no_example_shows_is_noticed() -> None:
     without_endpoint = [spec for spec in example_specs(EXAMPLES) if type(spec).__name__ != "Endpoint"]
     assert "Canary.weight" in missing_keys(without_endpoint)
+
+
+def test_whoever_makes_the_list_is_told_what_no_example_shows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(EXAMPLES) == 0
+    assert capsys.readouterr() == (GOLDEN.read_text(encoding="utf-8"), "")
+    (tmp_path / "merge.yaml").write_bytes((EXAMPLES / "merge.yaml").read_bytes())
+    assert main(tmp_path) == 1
+    assert "no example sets Canary.weight" in capsys.readouterr().err
 
 
 def test_every_kind_has_an_example_whose_first_document_is_of_it() -> None:

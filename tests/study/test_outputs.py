@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import sys
 import types
 from pathlib import Path
@@ -17,13 +18,16 @@ from orchestrator.policy.study.values import Rates
 from orchestrator.report.page import render_page
 from orchestrator.spec import TrainJob, load_text
 from orchestrator.spec.errors import ExitCode, UserError
+from orchestrator.spec.names import parse_name
 from orchestrator.study.events import Drawn, Opened
 from orchestrator.study.export import export
 from orchestrator.study.journal import Journal
 from orchestrator.study.mlflow_export import export_mlflow
 from orchestrator.study.pages import study_report, write_page
+from orchestrator.study.ports import Start
+from orchestrator.study.promote import usual_name
 from orchestrator.study.record import StudyRecord
-from tests.study.worlds import World, drive, make_study
+from tests.study.worlds import World, curve_of, drive, make_study
 
 RATES = Rates(usd_per_device_hour=2.0, watts_per_device=100.0)
 TWO_KEYS = (
@@ -100,6 +104,41 @@ def test_best_and_promote_give_a_job_that_loads_and_knows_its_origin(tide: Any) 
     assert job.spec.optimizer.lr == pytest.approx(best["config"]["optimizer.lr"])
     assert job.spec.data.dataset == "corpus@0123456789ab"
     assert "mean" in (job.metadata.description or "")
+
+
+@pytest.fixture
+def diverged(home: Path) -> str:
+    """A study of which one trial has measured no number."""
+
+    def curve(start: Start, step: int) -> dict[str, float]:
+        return {"bits_per_byte": math.nan if start.trial == "t0002" else curve_of(start, step)}
+
+    if not (home / "studies" / "diverged").exists():
+        drive(make_study(name="diverged"), home / "studies" / "diverged", World(curve=curve))
+    return "diverged"
+
+
+def test_a_trial_that_diverged_is_compared_in_json_that_any_program_reads(tide: Any, diverged: str) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    code, out, _ = tide("study", "compare", diverged, "t0001", "t0002", "-o", "json")
+    rows = json.loads(out, parse_constant=refuse)["rows"]
+    assert (code, rows[1]["value"], rows[1]["runs"]) == (0, None, 0)
+
+
+def test_a_trial_without_a_result_is_not_promoted(tide: Any, diverged: str) -> None:
+    code, out, err = tide("study", "promote", diverged, "--trial", "t0002")
+    assert (code, out) == (ExitCode.CONFLICT, "")
+    assert "t0002 has no result to repeat: its bits_per_byte is nan" in err
+
+
+def test_a_job_has_a_name_that_jobs_can_have(tide: Any) -> None:
+    code, out, err = tide("study", "promote", "search", "--name", "My Job")
+    assert (code, out) == (ExitCode.INVALID, "")
+    assert "--name: 'My Job' is not a name" in err
+    for study in ("search", "search.2", "search~1", "s" * 63):
+        assert parse_name(usual_name(study)).endswith("-best")
 
 
 def test_export_writes_whole_files(tide: Any, tmp_path: Path) -> None:

@@ -58,12 +58,26 @@ def test_a_stop_anywhere_stops_all_ranks_after_the_same_step(forked: RankStarter
         ] in reasons
 
 
-@pytest.mark.parametrize(("zero_stage", "sizes"), [(0, (2, 1)), (1, (1, 3)), (2, (3, 2)), (3, (2, 4))])
+@pytest.mark.parametrize(
+    ("zero_stage", "sizes", "changes"),
+    [
+        (0, (2, 1), {}),
+        (1, (1, 3), {}),
+        (1, (3, 2), {"task": "tests.train.stream_task:task", "args": {}, "code_paths": (REPOSITORY,)}),
+        (2, (3, 2), {}),
+        (3, (2, 4), {}),
+    ],
+)
 def test_a_stopped_run_continues_at_another_size_as_if_nothing_had_been(
-    forked: RankStarter, tiny_dataset: Path, tmp_path: Path, zero_stage: int, sizes: tuple[int, int]
+    forked: RankStarter,
+    tiny_dataset: Path,
+    tmp_path: Path,
+    zero_stage: int,
+    sizes: tuple[int, int],
+    changes: dict[str, Any],
 ) -> None:
-    job = make_job(tiny_dataset, zero_stage=zero_stage, storage_url=tmp_path.as_uri())
-    undisturbed = run(forked, make_job(tiny_dataset, zero_stage=zero_stage), 1)
+    job = make_job(tiny_dataset, zero_stage=zero_stage, storage_url=tmp_path.as_uri(), **changes)
+    undisturbed = run(forked, make_job(tiny_dataset, zero_stage=zero_stage, **changes), 1)
     with started(forked, job, sizes[0]) as first:
         first.listen(until=lambda group: len(group.of(messages.Step)) >= 2)
         first.handles[-1].send(messages.Stop("resize"))
@@ -78,6 +92,7 @@ def test_a_stopped_run_continues_at_another_size_as_if_nothing_had_been(
         attempt=1,
         start_step=stopped_at,
         restore=RestoreFrom(step=stopped_at, keepers=False),
+        **changes,
     )
     second = run(forked, again, sizes[1])
     restored = [second.of(messages.Restored, rank)[0] for rank in range(sizes[1])]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from jobs.models.task import Task
+from jobs.models.task import SampleSource, Task
+from jobs.train.draws import seed_draws
 from jobs.train.passes import Share
 from jobs.train.prefetch import Prefetcher
+from jobs.train.reading import NumberedReader
 from jobs.train.samples import SampleStream
 from orchestrator.policy.batch_plan import BatchPlan
 
@@ -36,13 +40,14 @@ class Weighted(Task):
         return (1 + ids % 3).astype(np.float64)
 
 
-def shares(world_size: int, batch: int, micro: int, weighted: bool = False) -> list[Share]:
+def shares(
+    world_size: int, batch: int, micro: int, weighted: bool = False, source: SampleSource | None = None
+) -> list[Share]:
     stream = SampleStream(Numbers.num_samples, "hash", 3, batch)
     task = Weighted() if weighted else Plain()
-    plan = BatchPlan(batch, micro)
+    reader, plan = NumberedReader(task, source or Numbers(), stream), BatchPlan(batch, micro)
     return [
-        Share(task=task, source=Numbers(), stream=stream, plan=plan, rank=rank, world_size=world_size)
-        for rank in range(world_size)
+        Share(reader=reader, stream=stream, plan=plan, rank=rank, world_size=world_size) for rank in range(world_size)
     ]
 
 
@@ -69,6 +74,46 @@ def test_draws_of_a_micro_batch_do_not_depend_on_who_runs_it() -> None:
 
     assert seeds(1) == seeds(4) == seeds(5)
     assert len(set(seeds(1).values())) == 18
+
+
+class Noisy(Numbers):
+    """Sample i is the number i beside what its seed draws."""
+
+    def augmented_batch(self, ids: NDArray[np.int64], seeds: NDArray[np.uint64]) -> dict[str, torch.Tensor]:
+        draws = [np.random.default_rng(seed).integers(2**40) for seed in seeds]
+        return {"x_B": torch.from_numpy(ids.copy()), "noise_B": torch.tensor(draws)}
+
+
+def test_what_augments_a_sample_depends_on_seed_epoch_and_id_alone() -> None:
+    def noise(world_size: int, micro: int, steps: int) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = []
+        for share in shares(world_size, 250, micro, source=Noisy()):
+            for one in share.passes(0, steps):
+                if one.weight:
+                    found.extend(zip(one.batch["x_B"].tolist(), one.batch["noise_B"].tolist(), strict=True))
+        return sorted(found)
+
+    one_epoch, two_epochs = noise(1, 250, 4), noise(4, 7, 8)
+    assert set(one_epoch) < set(two_epochs)
+    assert len(set(two_epochs)) == 2000, "the second time a sample is taken it is changed in another way"
+
+
+def test_every_default_generator_goes_by_the_step() -> None:
+    def draws() -> list[float]:
+        return [random.random(), random.gauss(0, 1), *np.random.rand(3), *torch.rand(3).tolist()]
+
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        seed_draws(2**62 + 5)
+        first = draws()
+        seed_draws(2**62 + 6)
+        assert not set(first) & set(draws())
+        seed_draws(2**62 + 5)
+        assert draws() == first
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
 
 
 def test_weights_of_samples_decide_the_weights_of_micro_batches() -> None:

@@ -12,6 +12,7 @@ from typing import Literal
 Cloud = Literal["aws", "gcp", "azure"]
 
 FIRMWARE = Path("/sys/class/dmi/id")
+DEVICES = Path("/dev")
 _AZURE_ASSET_TAG = "7783-7084-3265-9085-8269-3286-77"
 # Longer than any of these names: a file that is no firmware's is not read to its end.
 _MAX_CHARS = 256
@@ -27,6 +28,11 @@ def cloud_of_this_machine(firmware: Path = FIRMWARE) -> Cloud | None:
     if _read(firmware / "chassis_asset_tag") == _AZURE_ASSET_TAG:
         return "azure"
     return None
+
+
+def has_accelerator(devices: Path = DEVICES) -> bool:
+    """Whether this machine has a GPU or TPU: it then cannot be moved to another host while it runs."""
+    return any(next(devices.glob(pattern), None) for pattern in ("nvidia[0-9]*", "accel[0-9]*", "vfio/[0-9]*"))
 
 
 def _read(path: Path) -> str:

@@ -19,8 +19,8 @@ What a caller needs, in the order of use:
     require(Expected(...), manifest); load_into(view, manifest, source)     # source: a Storage, a keeper, ...
     load_latest_good(view, storage, run, expected, agree=...)               # falls back to older ones, and says so
 
-Beside these: `generators` (random states for `replicated`), `export` and `universal` (a checkpoint as a model folder or
-in DeepSpeed's format), `native` (DeepSpeed's own checkpoints as a manifest and a source).
+Beside these: `export` and `universal` (a checkpoint as a model folder or in DeepSpeed's format), `native` (DeepSpeed's
+own checkpoints as a manifest and a source). Random generators have no state here: every draw is seeded by its step.
 
 The manifest's JSON is `Manifest.to_bytes()`, a part's is `Part.to_json()`. Files are safetensors; `Storage` is the port
 to where they lie. This package refuses to know Ray, keepers and schedules, and everything but the adapters

@@ -79,7 +79,7 @@ class Manifest:
 
     `step`: optimizer steps it contains. `model` and `buffers`: shapes by name, in the model's order. `tied`: further
     names of a parameter. `scalars`: optimizer state that is no tensor. `task`: {"task": "module:factory", "args":
-    {...}}, enough to build the model again. `replicated`: what every rank has alike (random generators, scheduler,
+    {...}}, enough to build the model again. `replicated`: what every rank has alike (scheduler,
     sample ledger, counters), as JSON values.
     """
 

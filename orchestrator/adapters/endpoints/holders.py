@@ -14,10 +14,10 @@ from typing import Any
 import structlog
 
 from orchestrator.adapters.endpoints.live import Lender, Seen
-from orchestrator.adapters.endpoints.memory import read_memory, write_memory
+from orchestrator.adapters.endpoints.memory import read_drains, read_memory, write_memory
 from orchestrator.adapters.endpoints.sight import Sight, read_sight
 from orchestrator.policy.lending.from_spec import Measured, terms_of
-from orchestrator.policy.lending.values import RecallTimes, Terms, p95
+from orchestrator.policy.lending.values import RecallTimes, SlowStop, Terms, p95
 from orchestrator.ports import Clock
 from orchestrator.spec import Cluster, Endpoint
 
@@ -33,7 +33,8 @@ _FEW = 3
 class Holding:
     """An endpoint that holds devices of one pool. `most`: replicas that its file and its queue's quota allow;
     `observed`: devices that the pool has; `wanted`: replicas' worth of devices that training could use (None = any
-    number); `pinned`: its owner holds it at a size, and nothing is lent."""
+    number); `pinned`: its owner holds it at a size, and nothing is lent; `slow`: who trains on the pool and takes
+    longest to stop."""
 
     job: str
     endpoint: Endpoint
@@ -45,6 +46,7 @@ class Holding:
     pinned: bool = False
     resource: str = "GPU"
     wanted: int | None = None
+    slow: SlowStop | None = None
 
     @property
     def entitled(self) -> int:
@@ -81,6 +83,7 @@ class EndpointHolders:
         self._urgent: dict[str, int] = {}
         self._passing: dict[str, int] = {}
         self.lenders: dict[str, Lender] = {}
+        self.terms: dict[str, Terms] = {}
 
     def headroom(self) -> Mapping[str, int]:
         """Devices that endpoints were called back and do not hold yet, by pool."""
@@ -101,6 +104,7 @@ class EndpointHolders:
             urgent[one.pool] = urgent.get(one.pool, 0) + min(hurried, max(0, devices - one.held))
             passing[one.pool] = passing.get(one.pool, 0) + sight.extra * one.devices_per_replica
         self.lenders = {job: lender for job, lender in self.lenders.items() if job in alive}
+        self.terms = {job: terms for job, terms in self.terms.items() if job in alive}
         self._owed = {pool: tuple(found) for pool, found in owed.items()}
         self._urgent = {pool: devices for pool, devices in urgent.items() if devices}
         self._passing = {pool: devices for pool, devices in passing.items() if devices}
@@ -118,6 +122,16 @@ class EndpointHolders:
         """Devices that each endpoint is to hold, as of the last `headroom`, by pool."""
         return self._owed
 
+    def leads(self) -> Mapping[str, tuple[float, float]]:
+        """How long ahead devices are called back, by pool: as it was meant, and as it is. From any thread."""
+        found: dict[str, tuple[float, float]] = {}
+        for terms in list(self.terms.values()):
+            used_s = terms.times.lead_s
+            meant_s = used_s if terms.late is None else used_s - (terms.late.took_s - terms.late.allowed_s)
+            before = found.get(terms.pool, (0.0, 0.0))
+            found[terms.pool] = (max(meant_s, before[0]), max(used_s, before[1]))
+        return found
+
     def describe(self, job: str) -> dict[str, Any] | None:
         """How an endpoint stands, for people; None where nothing was ever heard of it."""
         sight, lender = self._sight(job), self.lenders.get(job)
@@ -132,7 +146,8 @@ class EndpointHolders:
         }
         if lender is None or lender.decision is None:
             return {**shown, "lending": None}
-        standing, demand = lender.standing, lender.demand
+        standing, demand, terms = lender.standing, lender.demand, self.terms.get(job)
+        late = None if terms is None else terms.late
         return {
             **shown,
             "lending": {
@@ -141,16 +156,21 @@ class EndpointHolders:
                 "demand_rps": None if demand is None else demand.rps,
                 "reason": lender.decision.reason.value,
                 "detail": lender.decision.detail,
+                "recall_lead_s": None if terms is None else terms.times.lead_s,
+                "recall_lead_detail": "" if late is None else late.detail,
             },
         }
 
     def _look(self, one: Holding, sight: Sight, now_s: float) -> Lender | None:
         lender = self.lenders.get(one.job)
-        terms = self._terms(one, recall_times(() if lender is None else lender.drains_s, sight.cold_starts_s))
+        drains_s = self._remembered_drains(one.job) if lender is None else lender.drains_s
+        terms = self._terms(one, recall_times(drains_s, sight.cold_starts_s))
         if terms is None or not terms.replicas:
             return None
         if lender is None:
-            lender = self.lenders[one.job] = Lender(self._remembered(one.job), window_s=self._window_s)
+            memory = self._remembered(one.job)
+            lender = self.lenders[one.job] = Lender(memory, window_s=self._window_s, drains_s=drains_s)
+        self.terms[one.job] = terms
         seen = Seen(counters=sight.counters, answering=sight.answering, held=one.held)
         lender.look(terms, seen, now_s=now_s, wanted=one.wanted)
         self._keep(one.job, lender, now_s)
@@ -159,12 +179,15 @@ class EndpointHolders:
     def _remembered(self, job: str) -> Any:
         return None if self._memories is None else read_memory(self._file(job))
 
+    def _remembered_drains(self, job: str) -> tuple[float, ...]:
+        return () if self._memories is None else read_drains(self._file(job))
+
     def _keep(self, job: str, lender: Lender, now_s: float) -> None:
         if self._memories is None or now_s - self._saved_s.get(job, float("-inf")) < SAVE_S:
             return
         self._saved_s[job] = now_s
         try:
-            write_memory(self._file(job), lender.memory)
+            write_memory(self._file(job), lender.memory, lender.drains_s)
         except OSError as error:  # a new orchestrator would be careful, that is all
             log.warning("what is known of an endpoint's demand was not kept", job=job, error=str(error))
 
@@ -180,6 +203,7 @@ def recall_times(drains_s: tuple[float, ...], cold_starts_s: tuple[float, ...]) 
         snapshot_s=UNMEASURED.snapshot_s,
         drain_s=_measured("drain", drains_s, UNMEASURED.drain_s),
         cold_start_s=_measured("cold start", cold_starts_s, UNMEASURED.cold_start_s),
+        left_s=p95("drain", drains_s) if len(drains_s) >= _FEW else 0.0,
     )
 
 
@@ -203,6 +227,7 @@ def live_terms(cluster: Cluster, one: Holding, times: RecallTimes) -> Terms | No
             replica_rps=rps,
             times=times,
             timezone=_timezone(cluster),
+            slow=one.slow,
         ),
     )
 

@@ -28,13 +28,16 @@ class Seen:
 
 
 class Lender:
-    """What is known of one endpoint between two looks. `window_s`: over how long demand is measured."""
+    """What is known of one endpoint between two looks. `window_s`: over how long demand is measured; `drains_s`: how
+    long training took to let go at earlier recalls."""
 
-    def __init__(self, memory: Memory | None = None, *, window_s: float = 30.0) -> None:
+    def __init__(
+        self, memory: Memory | None = None, *, window_s: float = 30.0, drains_s: tuple[float, ...] = ()
+    ) -> None:
         self.memory = Memory() if memory is None else memory
         self.decision: Decision | None = None
         self.standing = Standing(serving=0)
-        self.drains_s: tuple[float, ...] = ()
+        self.drains_s = drains_s
         self._meter = _Meter(window_s)
         self._left: set[float] = set()
         self._hurried: set[float] = set()
@@ -62,6 +65,7 @@ class Lender:
         standing = observed(self.standing, seen, terms)
         if standing.serving + standing.returning + standing.lent != terms.replicas:
             standing = found(seen, terms, now_s=now_s)  # the first look, or another size than before
+            self._left = {one.called_s for one in standing.returns}  # nobody saw how long those took
         self._time_drains(standing, now_s)
         self.decision, self.memory = decide_lending(terms, standing, self.memory, sample, now_s=now_s, wanted=wanted)
         self.standing = _carried_out(standing, self.decision, terms, now_s)
@@ -73,7 +77,8 @@ class Lender:
         calls = {one.called_s for one in standing.returns}
         for called_s in calls - {one.called_s for one in standing.returns if not one.left} - self._left:
             self._left.add(called_s)
-            self.drains_s = (*self.drains_s, now_s - called_s)[-_KEPT_DRAINS:]
+            # A clock that was set back meanwhile must not stop every cycle from now on.
+            self.drains_s = (*self.drains_s, max(0.0, now_s - called_s))[-_KEPT_DRAINS:]
         self._left &= calls
 
 

@@ -1,4 +1,5 @@
-"""What lending remembers of an endpoint's demand, as a file: a new orchestrator goes on with it."""
+"""What lending remembers of an endpoint's demand and of how long recalls took, as a file: a new orchestrator goes on
+with it."""
 
 from __future__ import annotations
 
@@ -15,11 +16,18 @@ from orchestrator.policy.lending.history import Day, History
 _FORM = 1
 
 
-def write_memory(path: Path, memory: Memory) -> None:
+def write_memory(path: Path, memory: Memory, drains_s: tuple[float, ...] = ()) -> None:
     """Replace what was written before. Raises: OSError."""
     days = [{**asdict(day), "date": day.date.isoformat()} for day in memory.history.days]
     history = {**asdict(memory.history), "days": days}
-    write_json(path, {"form": _FORM, "history": history, "errors": asdict(memory.errors), "lent_s": memory.lent_s})
+    known = {"history": history, "errors": asdict(memory.errors), "lent_s": memory.lent_s, "drains_s": drains_s}
+    write_json(path, {"form": _FORM, **known})
+
+
+def read_drains(path: Path) -> tuple[float, ...]:
+    """How long training took to let go at the last recalls; none where nobody wrote it down. Raises: OSError."""
+    data: dict[str, Any] = read_json(path) or {}
+    return tuple(data.get("drains_s", ())) if data.get("form") == _FORM else ()
 
 
 def read_memory(path: Path) -> Memory:

@@ -108,6 +108,8 @@ class Keeper:
         """
         if self._told_to_stop():
             return False
+        if (last := self._last_said()) is not None:
+            self._roster.resume(last, self._now_s())
         self._leased = self._roster.seats
         self._rollouts.begin(self._leased)
         self._log.say(f"{self._held.life.ref} at {', '.join(sorted(set(self._held.urls.values())))}")
@@ -152,10 +154,15 @@ class Keeper:
         order = self._orders.newest
         if order is None:
             return ()
-        number = order.attempt
-        last = next((one for one in self._folder.read_reports() if one.attempt == number), None)
-        known = last or Report(job=self._folder.job, attempt=number, phase=phase)
+        known = self._last_said() or Report(job=self._folder.job, attempt=order.attempt, phase=phase)
         return (replace(known, phase=phase, detail=detail),)
+
+    def _last_said(self) -> Report | None:
+        """What a process before has said of the newest order."""
+        order = self._orders.newest
+        if order is None:
+            return None
+        return next((one for one in self._folder.read_reports() if one.attempt == order.attempt), None)
 
     @property
     def has_answered(self) -> bool:

@@ -17,11 +17,12 @@ COLD_START = "cold_start"
 
 @dataclass(slots=True)
 class Turn:
-    """One ordered attempt; `cold_s` in replica-seconds."""
+    """One ordered attempt; `cold_s` in replica-seconds; `resumed`: another process saw its begin."""
 
     letter: Letter
     phase: Phase = Phase.STARTING
     cold_s: float = 0.0
+    resumed: bool = False
 
 
 class Roster:
@@ -48,6 +49,14 @@ class Roster:
         if not letter.stop and not (self._turns and letter.attempt <= self._turns[-1].letter.attempt):
             self._turns.append(Turn(letter=letter))
 
+    def resume(self, last: Report, now_s: float) -> None:
+        """Go on with the newest order where another process has said this of it: what it did not see, nobody counts."""
+        newest = self._turns[-1]
+        assert last.attempt == newest.letter.attempt, "said of the newest order"
+        newest.phase = Phase.RUNNING if last.phase is Phase.RUNNING else Phase.STARTING
+        newest.cold_s, newest.resumed = dict(last.stalled_worker_s).get(COLD_START, 0.0), True
+        self._seen_s = now_s
+
     def see(self, *, answering: int, present: int, now_s: float) -> None:
         """So many replicas answer and are there, starting and draining ones included."""
         if not self._turns:
@@ -61,8 +70,9 @@ class Roster:
                 turn.phase = Phase.STOPPED
             if answering >= self.wanted and newest.phase is Phase.STARTING:
                 newest.phase = Phase.RUNNING
-                if newest.cold_s:
-                    self.cold_starts_s = [*self.cold_starts_s, now_s - newest.letter.at_s][-20:]
+                if newest.cold_s and not newest.resumed:
+                    took_s = max(0.0, now_s - newest.letter.at_s)  # clocks are set back
+                    self.cold_starts_s = [*self.cold_starts_s, took_s][-20:]
 
     def reports(self) -> tuple[Report, ...]:
         """One for every ordered attempt whose end was not taken yet, oldest first."""

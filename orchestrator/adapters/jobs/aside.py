@@ -1,9 +1,10 @@
 """A version of a job that trains on: what it had learnt when the devices that were lent to it had gone back.
 
 A recall that only shrinks a job ends a loan and not the run. When nothing more was called back for a while, and nothing
-lent again, the newest state on storage is exported, evaluated and registered: in a process of its own on the processor
-of this machine, with one thread and the lowest priority, and on no device. It ends with the job's process, and with the
-job's next stop, which evaluates for itself.
+lent again, or when that has not come about for an hour because devices come and go, the newest state on storage is
+exported, evaluated and registered: in a process of its own on the processor of this machine, with one thread and the
+lowest priority, and on no device. It ends with the job's process, and with the job's next stop, which evaluates for
+itself.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from orchestrator.spec import TrainJob
 
 QUIET_S = 900.0
 """After the last recall: a morning takes devices back in pieces, minutes apart."""
+LONGEST_S = 3600.0
+"""After the first recall that has left no version: where loans are renewed all night, their end may never come."""
 _FILE = "aside.json"
 _FOLDER = "aside"
 _PR_SET_PDEATHSIG = 1
@@ -40,31 +43,35 @@ def leaves_versions(job: TrainJob) -> bool:
 
 
 class LoanEnd:
-    """When a job has given back what was lent to it and trains on. Feed it with every order."""
+    """When a job has given back what was lent to it and trains on, at once or bit by bit. Feed it with every order."""
 
-    def __init__(self, quiet_s: float = QUIET_S) -> None:
+    def __init__(self, quiet_s: float = QUIET_S, longest_s: float = LONGEST_S) -> None:
         self._quiet_s = quiet_s
+        self._longest_s = longest_s
         self._order: Letter | None = None
-        self._due_s: float | None = None
+        self._quiet_at_s: float | None = None
+        self._latest_s: float | None = None
 
     def is_due(self, order: Letter | None, now_s: float) -> bool:
-        """Whether its version should be made now; once for each end of a loan."""
+        """Whether its version should be made now; once for each end of a loan, and once an hour while it is renewed."""
         if order is not None and order != self._order:
-            self._due_s = self._after(order)
+            self._take(order)
             self._order = order
-        if self._due_s is None or now_s < self._due_s:
+        due_s = min((at_s for at_s in (self._quiet_at_s, self._latest_s) if at_s is not None), default=None)
+        if due_s is None or now_s < due_s:
             return False
-        self._due_s = None
+        self._quiet_at_s = self._latest_s = None
         return True
 
-    def _after(self, order: Letter) -> float | None:
+    def _take(self, order: Letter) -> None:
         before = self._order
         if order.stop:
-            return None
-        if order.until_s is not None:  # seats that are called back
-            return order.at_s + self._quiet_s
-        grows = before is not None and order.workers > before.workers
-        return None if grows else self._due_s
+            self._quiet_at_s = self._latest_s = None
+        elif order.until_s is not None:  # seats that are called back
+            self._quiet_at_s = order.at_s + self._quiet_s
+            self._latest_s = order.at_s + self._longest_s if self._latest_s is None else self._latest_s
+        elif before is not None and order.workers > before.workers:
+            self._quiet_at_s = None
 
 
 class Child(Protocol):

@@ -8,7 +8,7 @@ in it is useful, lost or stalled, exactly. Pure: refuses to know clocks, files a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.adapters.jobs.letters import Letter
@@ -22,6 +22,7 @@ from orchestrator.adapters.ray_train.events import (
     SnapshotSafe,
     StallPart,
     StepDone,
+    StopAsked,
 )
 from orchestrator.adapters.ray_train.governor import Habits
 from orchestrator.adapters.ray_train.tempo import Tempo
@@ -89,6 +90,12 @@ class Chronicle:
         self._safe_step, self._safe_at_s = 0, 0.0
         self._over_with_group = False
         self._notes = Notes()
+
+    def remember(self, earlier: Iterable[Event]) -> None:
+        """What earlier processes of the run have seen: how long its stops take is known from the first order on."""
+        for event in earlier:
+            if isinstance(event, StopAsked | AttemptClosed):
+                self._tempo.observe(event)
 
     def take(self, letter: Letter) -> None:
         """An order has come. A stop changes nothing of the attempt that it ends, but an urgent one is over as soon as
@@ -241,6 +248,7 @@ class Chronicle:
             stall_s=progress.stall_s or self._habits.stall_s,
             stop_s=progress.stop_s or self._habits.stop_s,
             ending=self._ending,
+            slow_stop_s=progress.slow_stop_s,
         )
 
 

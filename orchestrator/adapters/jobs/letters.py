@@ -97,6 +97,7 @@ def report_to_json(report: Report) -> dict[str, Any]:
             "outlook": outlook,
             "stall_s": known.stall_s,
             "stop_s": known.stop_s,
+            "slow_stop_s": known.slow_stop_s,
             "finish_s": known.ending.finish_s,
             "leave_s": known.ending.leave_s,
         }
@@ -115,6 +116,7 @@ def report_from_json(data: Mapping[str, Any]) -> Report:
             outlook=outlook,
             stall_s=known["stall_s"],
             stop_s=known["stop_s"],
+            slow_stop_s=known.get("slow_stop_s"),
             ending=Ending(leave_s=known.get("leave_s", 0.0), finish_s=known.get("finish_s", 0.0)),
         )
     parts = tuple((name, seconds) for name, seconds in data["stalled_worker_s"])

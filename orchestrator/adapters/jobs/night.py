@@ -50,7 +50,8 @@ class Nights:
 
     def took(self, stage: Stage, seconds: float) -> None:
         """One more; kept at once."""
-        self._took[stage.value] = [*self._took.get(stage.value, []), seconds][-KEPT:]
+        # A clock that was set back meanwhile takes nothing away from later nights.
+        self._took[stage.value] = [*self._took.get(stage.value, []), max(0.0, seconds)][-KEPT:]
         write_json(self._path, self._took)
 
     def keep_afterwards(self, said: str) -> None:

@@ -104,6 +104,7 @@ def as_run(document: dict[str, Any], job_id: str) -> TrainJob:
 
 
 def _desk(folder: JobFolder, job: TrainJob, around: dict[str, Any]) -> Desk:
+    from orchestrator.adapters.ray_train.record_store import read_events
     from orchestrator.adapters.ray_train.run import HABITS
 
     workers, batch = job.spec.workers, job.spec.batch
@@ -113,10 +114,14 @@ def _desk(folder: JobFolder, job: TrainJob, around: dict[str, Any]) -> Desk:
         batch=BatchPlan(batch.global_batch_size, batch.micro_batch_size),
         habits=HABITS,
     )
-    log = _log(folder, around, ranks=Path(around["home"]) / "runs" / folder.job / "logs")
-    nights = Nights(Path(around["home"]) / "runs" / folder.job).times
+    run_dir = Path(around["home"]) / "runs" / folder.job
+    log, nights = _log(folder, around, ranks=run_dir / "logs"), Nights(run_dir).times
     ending = NO_ENDING if job.spec.window is None else nights.ending(registers=job.spec.register is not None)
     chronicle = Chronicle(folder.job, plan=plan, steps=job.spec.steps, habits=HABITS, ending=ending)
+    try:
+        chronicle.remember(read_events(run_dir, steps=False))
+    except (OSError, ValueError):
+        traceback.print_exc()  # the run reads all of it in a moment, and ends with what is wrong
     return Desk(folder, chronicle, log, time.time)
 
 

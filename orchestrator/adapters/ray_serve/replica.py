@@ -134,7 +134,7 @@ def _signs(node_id: str) -> Signs:
 
 def _is_stopping() -> bool:
     """Whether Serve has told this replica to stop. It tells our code only when nobody is answered any more, which for
-    rows of batches is too late (tests/cluster/test_serve_leaving.py)."""
+    rows of batches is too late (tests/cluster/test_serve_scaling.py)."""
     worker = ray_worker.global_worker
     actor = worker.actors.get(worker.actor_id)
     return actor is not None and bool(actor._replica_impl._shutting_down)

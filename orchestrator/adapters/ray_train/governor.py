@@ -62,11 +62,13 @@ class Habits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """What the run knows of itself: seconds of training left at its present size, and its measured stalls."""
+    """What the run knows of itself: seconds of training left at its present size, and its measured stalls and stops;
+    `slow_stop_s`: the stop that 95 of 100 are not above."""
 
     remaining_s: float | None = None
     stall_s: float | None = None
     stop_s: float | None = None
+    slow_stop_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import structlog
 
-from jobs.train.notices.machine import Cloud, cloud_of_this_machine
+from jobs.train.notices import gcp
+from jobs.train.notices.machine import Cloud, cloud_of_this_machine, has_accelerator
 from jobs.train.notices.values import Notice, SourceError
 from jobs.train.notices.watch import HookConfig, NoticeConfig, NoticeWatch, SourceName
 from jobs.train.notices.watcher import Pace
@@ -56,6 +57,7 @@ def notice_config(
     host: str,
     *,
     cloud: Callable[[], Cloud | None] = cloud_of_this_machine,
+    accelerated: Callable[[], bool] = has_accelerator,
 ) -> NoticeConfig:
     """What this node listens to. `host` is where a preStop hook would be served.
 
@@ -89,6 +91,7 @@ def notice_config(
         hook=hook if "kubernetes" in sources else None,
         # Only a pod's first process gets its SIGTERM in time, and an agent never is that.
         signals=False,
+        maintenance_s=gcp.MAINTENANCE_WITH_ACCELERATOR_S if accelerated() else gcp.MAINTENANCE_S,
     )
 
 

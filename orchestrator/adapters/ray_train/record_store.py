@@ -18,6 +18,7 @@ from orchestrator.adapters.ray_train.record import RunRecord
 # Steps come many a second; rewriting the record for each would cost more than it tells.
 REWRITE_EVERY_S = 2.0
 _CHUNK_BYTES = 1 << 16
+_STEP = b'{"kind":"StepDone",'
 
 
 class RecordStore:
@@ -59,14 +60,15 @@ def load_events(folder: Path) -> list[Event]:
     return list(read_events(folder))
 
 
-def read_events(folder: Path) -> Iterator[Event]:
-    """As `load_events`, one at a time: a long run's log need not fit into memory."""
+def read_events(folder: Path, *, steps: bool = True) -> Iterator[Event]:
+    """As `load_events`, one at a time: a long run's log need not fit into memory. Without `steps`, nearly all of it is
+    passed over unread."""
     path = folder / "events.jsonl"
     if not path.exists():
         return
     with path.open("rb") as log:
         for line in log:
-            if line.endswith(b"\n") and line != b"\n":
+            if line.endswith(b"\n") and line != b"\n" and (steps or not line.startswith(_STEP)):
                 yield from_json(json.loads(line))
 
 

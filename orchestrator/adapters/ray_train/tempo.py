@@ -7,9 +7,11 @@ from statistics import median
 
 from orchestrator.adapters.ray_train.events import AttemptClosed, Event, Outcome, StepDone, StopAsked
 from orchestrator.adapters.ray_train.governor import Progress
+from orchestrator.policy.lending.values import p95
 
 STEPS_FOR_SPEED = 20
 STALLS_KEPT = 5
+STOPS_KEPT = 20
 
 
 class Tempo:
@@ -20,8 +22,9 @@ class Tempo:
         self._recent_s: deque[float] = deque(maxlen=STEPS_FOR_SPEED)
         self._stalls_s: deque[float] = deque(maxlen=STALLS_KEPT)
         self._stops_s: deque[float] = deque(maxlen=STALLS_KEPT)
+        self._ends_s: deque[float] = deque(maxlen=STOPS_KEPT)
         self._last: StepDone | None = None
-        self._asked_at_s: float | None = None
+        self._asked: StopAsked | None = None
         self._planned = False
 
     @property
@@ -35,14 +38,21 @@ class Tempo:
             case StepDone():
                 self._step(event)
             case StopAsked():
-                self._asked_at_s = event.at_s
+                self._asked = event
             case AttemptClosed():
                 self._planned = event.outcome is Outcome.PLANNED
-                if self._planned and self._asked_at_s is not None:
-                    self._stops_s.append(event.at_s - self._asked_at_s)
-                self._asked_at_s = None
+                # Of a process that was killed while it stopped, nobody knows when that was over.
+                if self._asked is not None and self._asked.attempt == event.attempt:
+                    self._stopped(max(0.0, event.at_s - self._asked.at_s))  # clocks are set back
+                self._asked = None
             case _:
                 pass
+
+    def _stopped(self, took_s: float) -> None:
+        # Who was killed at the end of its grace would have taken longer still: slow, and nothing to take a median of.
+        self._ends_s.append(took_s)
+        if self._planned:
+            self._stops_s.append(took_s)
 
     def _step(self, event: StepDone) -> None:
         if self._last is None or event.attempt == self._last.attempt:
@@ -54,7 +64,8 @@ class Tempo:
         self._last = event
 
     def progress(self) -> Progress:
-        """Seconds of training left at the present speed, and the median of the last planned stalls and stops."""
+        """Seconds of training left at the present speed, the median of the last planned stalls and stops, and how long
+        a slow stop takes."""
         left_s = None
         if self._recent_s:
             left_s = max(0, self._steps - self.steps_done) * sum(self._recent_s) / len(self._recent_s)
@@ -62,4 +73,5 @@ class Tempo:
             remaining_s=left_s,
             stall_s=median(self._stalls_s) if self._stalls_s else None,
             stop_s=median(self._stops_s) if self._stops_s else None,
+            slow_stop_s=p95("stop", self._ends_s) if self._ends_s else None,
         )

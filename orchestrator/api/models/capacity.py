@@ -93,9 +93,10 @@ class Lease(Model):
 
 
 class LeaseList(Model):
-    """All leases."""
+    """A page of leases, in order of id."""
 
     items: list[Lease]
+    next_cursor: str | None
 
 
 class TenantUse(Model):
@@ -131,6 +132,7 @@ class Usage(Model):
     pools: dict[str, dict[str, float]]
     tenants: list[TenantUse]
     running: list[JobUse]
+    running_left_off: int = Field(description="Jobs that hold devices beyond those that were looked at for `running`.")
 
 
 class ClusterDifference(Model):

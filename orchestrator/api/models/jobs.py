@@ -112,13 +112,16 @@ class Notice(Model):
 
 
 class LendingNow(Model):
-    """What an endpoint lends, in replicas, and what was decided last."""
+    """What an endpoint lends, in replicas, and what was decided last. `recall_lead_s`: how long ahead devices are
+    called back; `recall_lead_detail`: why that is longer than it was meant to be, empty where it is not."""
 
     lent: int
     returning: int
     demand_rps: float | None
     reason: str
     detail: str
+    recall_lead_s: float | None = None
+    recall_lead_detail: str = ""
 
 
 class RolloutNow(Model):
@@ -175,6 +178,23 @@ class SetAside(Model):
     worth_usd: str | None
 
 
+class Booked(Model):
+    """What a job was booked for by leases and attempts that are over. Device-seconds: `held` by leases in all without
+    draining, which is parted into useful, stalled and lost once their attempt has ended. `granted_spent`: what its
+    tenant's grants paid of it, by unit: device_ms, micro_usd, iterations."""
+
+    held_device_s: float
+    useful_device_s: float
+    stalled_device_s: float
+    lost_device_s: float
+    draining_device_s: float
+    cost_usd: str
+    granted_spent: dict[str, int]
+    granted_steps_usd: str | None = Field(
+        description="What the steps that grants paid for were worth, at the measured cost of a step."
+    )
+
+
 class JobDetail(Job):
     """A job with its attempts, what it was booked for, the document its owner wrote, and who is told of its end.
     `set_aside`: while it holds devices that its tenant's grants pay for; `serving`: of an endpoint; `footprint`: where
@@ -185,7 +205,12 @@ class JobDetail(Job):
     serving: ServingNow | None
     attempts: list[Attempt]
     notices: list[Notice]
-    usage: dict[str, int]
+    booked: Booked
+    usage: dict[str, int] = Field(
+        deprecated=True,
+        description="Use `booked`: here device-milliseconds, micro-dollars and steps stand side by side, and are added"
+        " where their accounts are of one kind.",
+    )
     stragglers: list[Straggler]
     document: dict[str, Any]
 
@@ -220,9 +245,10 @@ class Schedule(Model):
 
 
 class ScheduleList(Model):
-    """All schedules."""
+    """A page of schedules, by name."""
 
     items: list[Schedule]
+    next_cursor: str | None
 
 
 class ResizeBody(Model):

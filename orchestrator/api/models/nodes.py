@@ -33,9 +33,10 @@ class NodeItem(Model):
 
 
 class NodeList(Model):
-    """Nodes, by pool and name."""
+    """A page of nodes, by pool and name; those that are gone at the end."""
 
     items: list[NodeItem]
+    next_cursor: str | None
 
 
 class NodeHoldBody(Model):

@@ -63,9 +63,10 @@ class Key(Model):
 
 
 class KeyList(Model):
-    """All keys."""
+    """A page of keys, in order of id."""
 
     items: list[Key]
+    next_cursor: str | None
 
 
 class LogPage(Model):

@@ -123,7 +123,7 @@ def leases(
 ) -> None:
     """List who holds devices now."""
     with connected() as client:
-        found = client.get("/leases", pool=pool)
+        found = {"items": list(client.every("/leases", pool=pool))}
     columns = ("JOB", "ATTEMPT", "POOL", "DEVICES", "SINCE", "STATE", "UNTIL", "QUEUE", "TENANT")
     keys = ("holder", "attempt", "pool", "devices", "since", "state", "until", "queue", "tenant")
     rows = [[one[key] for key in keys] for one in found["items"]]
@@ -145,6 +145,8 @@ def usage(output: Output = Format.TABLE) -> None:
     if output is Format.TABLE and running:
         used = ("RUNNING", "TENANT", "KWH", "G CO2", "USD BY THE HOUR")
         emit("Usage", found, output, table=make_table(used, running, right=used[2:]))
+        if left_off := found.get("running_left_off"):
+            typer.echo(f"and {left_off} more jobs that hold devices: 'tide describe JOB' has theirs", err=True)
     table = make_table(("TENANT", "JOBS", "DEVICE-HOURS", "USD", "GRANTS LEFT", "SET ASIDE", "GRANTS SPENT"), tenants)
     if output is Format.TABLE and pools:
         columns = ("POOL (device-hours)", *(kind.upper() for kind in kinds))

@@ -41,7 +41,7 @@ def ps(
         states = ["submitted", "queued", "paused", "admitted", "starting", "running", "resizing", "draining"]
     with connected() as client:
         items = list(client.jobs(queue=queue, tenant=tenant, state=states))
-        schedules = client.get("/schedules")["items"] if queue is None and not state else []
+        schedules = list(client.every("/schedules")) if queue is None and not state else []
     schedules = [one for one in schedules if tenant in (None, one["tenant"])]
     rows = [_row(one) for one in items] + [_planned(one) for one in schedules]
     columns = ("JOB", "STATE", "QUEUE", "TENANT", "WORKERS", "STEPS", "AGE", "ENDS", "WHY")
@@ -119,6 +119,7 @@ def _described(job: Json) -> Any:
     facts += _serving(job["serving"]) if serves else [("steps", _steps(job))]
     facts += [("failures, preemptions, resizes", f"{job['failures']}, {job['preemptions']}, {job['resizes']}")]
     facts += [("spent", f"{job['spent_usd']} dollars, {job['device_hours']:.3f} device-hours")]
+    facts += [("device-hours", _booked(job.get("booked")))]
     facts += [("set aside", _set_aside(job.get("set_aside")))]
     facts += [("held up by", _slow(one)) for one in job["stragglers"]]
     facts += [("used", _used(job["footprint"]))]
@@ -127,6 +128,14 @@ def _described(job: Json) -> Any:
     rows += [(f"attempt {one['attempt']}", _attempt(one)) for one in job["attempts"]]
     rows += [(f"told {one['host']}", _notice(one)) for one in job["notices"]]
     return make_table((job["id"], ""), rows)
+
+
+def _booked(one: Json | None) -> str | None:
+    """What the leases that are over were good for; a server of before says so of attempts only."""
+    if one is None or not one["held_device_s"] + one["draining_device_s"]:
+        return None
+    kinds = ("useful", "stalled", "lost", "draining")
+    return ", ".join(f"{kind} {one[f'{kind}_device_s'] / 3600:.3f}" for kind in kinds)
 
 
 def _set_aside(one: Json | None) -> str | None:
@@ -177,7 +186,9 @@ def _serving(now: Json | None) -> list[tuple[str, Any]]:
     demand = "" if lending["demand_rps"] is None else f"{lending['demand_rps']:.1f} requests/s; "
     coming = f", {lending['returning']} on their way back" if lending["returning"] else ""
     said = f"{demand}{lending['lent']} lent{coming} ({lending['reason']}): {lending['detail']}"
-    return [*facts, ("lending", said)]
+    late = lending.get("recall_lead_detail")
+    facts += [("lending", said)]
+    return [*facts, ("recall lead", f"{lending['recall_lead_s']:.0f} s: {late}")] if late else facts
 
 
 def _changing(now: Json) -> list[tuple[str, Any]]:

@@ -20,7 +20,7 @@ Name = Annotated[str, typer.Argument(help="A node; the begin of its name will do
 def list_nodes(output: Output = Format.TABLE) -> None:
     """List nodes, what is leased on them, and why some are held back."""
     with connected() as client:
-        found = client.get("/nodes")
+        found = {"items": list(client.every("/nodes"))}
     emit("NodeList", found, output, table=_table(found["items"]) if found["items"] else "no node was seen yet")
 
 
@@ -65,7 +65,7 @@ def _ask(node: str, verb: str, body: Json | None, line: str, output: Format) -> 
 
 
 def _whole(client: Client, node: str) -> str:
-    names = [one["name"] for one in client.get("/nodes")["items"]]
+    names = sorted({one["name"] for one in client.every("/nodes")})
     found = [name for name in names if name.startswith(node)]
     if node in names or len(found) == 1:
         return node if node in names else str(found[0])

@@ -23,7 +23,7 @@ def create(tenant: str, role: str, expires: str | None, note: str, output: Forma
 def list_all(output: Format) -> None:
     """Print the keys without their secrets."""
     with connected() as client:
-        found = client.get("/keys")
+        found = {"items": list(client.every("/keys"))}
     keys = ("id", "tenant", "role", "created_at", "created_by", "expires_at", "revoked_at", "note")
     rows = [[one[key] for key in keys] for one in found["items"]]
     emit("ApiKeyList", found, output, table=make_table(_COLUMNS, rows) if rows else "no key was issued yet")

@@ -37,7 +37,7 @@ def cancel(job: Job, output: Output = Format.TABLE) -> None:
 
 
 def _is_scheduled(client: Client, name: str) -> bool:
-    return any(one["name"] == name for one in client.get("/schedules")["items"])
+    return any(one["name"] == name for one in client.every("/schedules"))
 
 
 @pause_app.command()

@@ -190,7 +190,7 @@ def promote(
     to: Annotated[Path | None, typer.Option("--to", help="File to write; standard output by default.")] = None,
 ) -> None:
     """Write the TrainJob with the best trial's values, marked with where they came from."""
-    from orchestrator.study.promote import promoted, to_yaml
+    from orchestrator.study.promote import promoted, to_yaml, usual_name
 
     study, record, _ = _load(_folder(name))
     if trial is not None and trial not in record.trials:
@@ -198,7 +198,7 @@ def promote(
     chosen = record.trials[trial] if trial is not None else _best(study, record)
     if chosen.last is None:
         raise UserError(f"{chosen.trial} has not reported yet", code=ExitCode.NOT_FINISHED, where=name)
-    text = to_yaml(promoted(study, record, chosen, job or f"{name}-best"))
+    text = to_yaml(promoted(study, record, chosen, job or usual_name(name)))
     if to is None:
         sys.stdout.write(text)
         return

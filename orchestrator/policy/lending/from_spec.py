@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from orchestrator.policy.lending.values import RecallTimes, Terms
+from orchestrator.policy.lending.values import Late, RecallTimes, SlowStop, Terms
 from orchestrator.policy.queueing.from_spec import windows_of
 from orchestrator.spec import Cluster
 
@@ -13,7 +13,8 @@ from orchestrator.spec import Cluster
 class Measured:
     """What is known of an endpoint beside the file: its devices in a pool, what a replica serves, how long a recall is.
 
-    `timezone`: whose days its customers keep.
+    `timezone`: whose days its customers keep. `slow`: who of those that train there takes longest to stop; None where
+    nobody's stop was seen.
     """
 
     pool: str
@@ -23,6 +24,7 @@ class Measured:
     devices_per_replica: int = 1
     min_replicas: int = 1
     timezone: str = "UTC"
+    slow: SlowStop | None = None
 
 
 def terms_of(cluster: Cluster, measured: Measured) -> Terms | None:
@@ -34,19 +36,21 @@ def terms_of(cluster: Cluster, measured: Measured) -> Terms | None:
     opening = [hours for hours in named if not hours.pools or measured.pool in hours.pools]
     if named and not opening:
         return None
+    times, late = _as_slow(_stretched(measured.times, lending.recall_lead), measured.slow)
     return Terms(
         pool=measured.pool,
         devices=measured.devices,
         devices_per_replica=measured.devices_per_replica,
         replica_rps=measured.replica_rps,
         min_replicas=measured.min_replicas,
-        times=_stretched(measured.times, lending.recall_lead),
+        times=times,
         jump_margin=lending.jump_margin,
         min_slice_s=lending.min_slice,
         history_s=lending.history,
         windows=tuple(hours.window for hours in opening),
         grace_s=min((hours.grace_s for hours in opening), default=120.0),
         timezone=measured.timezone,
+        late=late,
     )
 
 
@@ -57,5 +61,16 @@ def _stretched(times: RecallTimes, lead_s: float | None) -> RecallTimes:
     """
     if lead_s is None:
         return times
-    drain_s = max(0.0, lead_s - times.snapshot_s - times.cold_start_s)
-    return RecallTimes(snapshot_s=times.snapshot_s, drain_s=drain_s, cold_start_s=times.cold_start_s)
+    return replace(times, drain_s=max(0.0, lead_s - times.snapshot_s - times.cold_start_s))
+
+
+def _as_slow(times: RecallTimes, slow: SlowStop | None) -> tuple[RecallTimes, Late | None]:
+    """Times in which training can let go, as slow as it was measured to be: at recalls, and at any stop of who trains
+    there now. Nobody's word makes a stop quicker, and a device that is late is one that customers miss."""
+    allowed_s, took_s, job = times.snapshot_s + times.drain_s, times.left_s, None
+    if slow is not None and slow.stop_s > took_s:
+        took_s, job = slow.stop_s, slow.job
+    if took_s <= allowed_s:
+        return times, None
+    late = Late(allowed_s=allowed_s, took_s=took_s, job=job)
+    return replace(times, drain_s=took_s - times.snapshot_s), late

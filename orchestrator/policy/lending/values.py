@@ -33,11 +33,16 @@ class LendingReason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecallTimes:
-    """How long a recall takes, part by part, each at the 95th percentile of what was measured."""
+    """How long a recall takes, part by part, each at the 95th percentile of what was measured.
+
+    `left_s`: of snapshot and drain together, what was measured at recalls, 0 while there were too few; the rest may be
+    taken for granted, or be an operator's word.
+    """
 
     snapshot_s: float
     drain_s: float
     cold_start_s: float
+    left_s: float = 0.0
 
     @classmethod
     def measured(
@@ -70,13 +75,40 @@ def p95(part: str, measured_s: Sequence[float]) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SlowStop:
+    """Of the jobs that train on a pool, the one that takes longest to stop with its state safe: 95 of 100 of its stops
+    took no longer than `stop_s`."""
+
+    job: str
+    stop_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Late:
+    """Why a lead is longer than it was meant to be: training takes `took_s` to let go, `allowed_s` were meant for it.
+    `job`: whose stops are so slow; None: so it was at earlier recalls."""
+
+    allowed_s: float
+    took_s: float
+    job: str | None = None
+
+    @property
+    def detail(self) -> str:
+        """For people."""
+        who = "training took" if self.job is None else f"stops of job {self.job} took"
+        longer = f"called back {self.took_s - self.allowed_s:.0f} s earlier for it"
+        return f"{who} up to {self.took_s:.0f} s (p95), {self.allowed_s:.0f} s were meant for that: {longer}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """What an operator and the measurements say of one endpoint and the devices it may lend.
 
     `replica_rps`: what one replica serves within its SLO. `jump_margin`: reserve beyond the largest rise seen within
     one recall, as a part of it. `windows`: lend only while one is open; none = whenever the forecast allows.
     `timezone`: whose weekdays and hours the customers keep. `settle_s`: least time between one lending and the next,
-    so that training is not resized for single devices. `stale_s`: demand that is older says nothing any more.
+    so that training is not resized for single devices. `stale_s`: demand that is older says nothing any more. `late`:
+    why `times` are longer than they were meant to be.
     """
 
     pool: str
@@ -93,6 +125,7 @@ class Terms:
     timezone: str = "UTC"
     settle_s: float = 300.0
     stale_s: float = 120.0
+    late: Late | None = None
 
     def __post_init__(self) -> None:
         if self.replica_rps <= 0 or self.devices < 0 or self.devices_per_replica < 1:

@@ -3,7 +3,8 @@
 Shrinking comes before stopping, and who loses least comes first, as in a preemption; nobody's minimum run time stands
 against it, because whoever runs on lent devices was told so. Which devices are lent and when they are called back is
 the lending policy's decision; here it is carried out. In an emergency the deadline is the shortest that is safe: twice
-what the job's stops have taken, which ends in a snapshot in memory; storage waits until the devices are gone.
+what the job's stops have taken, which ends in a snapshot in memory; storage waits until the devices are gone. An
+orderly recall kills nobody who is only as slow as usual.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ EMERGENCY_LEAST_S = 5.0
 """No stop is asked to be quicker: ranks agree on a step, make it, and copy their state."""
 EMERGENCY_UNKNOWN_S = 30.0
 """For a job of which no stop was seen yet."""
+SLACK = 1.25
+"""A recall waits this much longer than 95 of 100 of the job's stops took, where that is more than the usual grace."""
 
 
 def call_back(board: Board, forced: Forced) -> None:
@@ -48,10 +51,11 @@ def _seats(ground: Ground, sitting: Sitting) -> dict[int, int]:
 
 def deadline(board: Board, ground: Ground, sitting: Sitting) -> tuple[ChangeCause, float]:
     """Why a job gives devices back, and until when."""
-    now_s, grace_s = board.snapshot.now_s, board.snapshot.rules.drain_grace_s
+    now_s, grace_s, tempo = board.snapshot.now_s, board.snapshot.rules.drain_grace_s, sitting.running.tempo
     if not ground.pool.urgent:
-        return ChangeCause.RECALL, now_s + grace_s
-    tempo = sitting.running.tempo
+        # Its endpoint's lead is as much longer (`lending.from_spec`): to kill it would only lose work.
+        slow_s = 0.0 if tempo is None or tempo.slow_stop_s is None else SLACK * tempo.slow_stop_s
+        return ChangeCause.RECALL, now_s + max(grace_s, slow_s)
     safe_s = EMERGENCY_UNKNOWN_S if tempo is None else max(EMERGENCY_LEAST_S, 2 * tempo.stop_s)
     return ChangeCause.EMERGENCY, now_s + min(grace_s, safe_s)
 

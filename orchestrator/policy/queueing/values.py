@@ -129,7 +129,8 @@ class Job:
 class Tempo:
     """What a running job knows of its resizes: whether growing pays is answered by `policy.resize` with it.
 
-    `ending`: what the end of its night takes after the last step.
+    `ending`: what the end of its night takes after the last step. `slow_stop_s`: 95 of 100 of its stops took no longer;
+    None where none was seen.
     """
 
     plan: RunPlan
@@ -138,6 +139,7 @@ class Tempo:
     stall_s: float
     stop_s: float
     ending: Ending = NO_ENDING
+    slow_stop_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

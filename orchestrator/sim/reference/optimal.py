@@ -69,7 +69,8 @@ def _tick_cost(after: list[Costs], levels: list[int], level: int, tick: int, usd
     last = after[next_level]
     work = len(last) - 1
     cost = np.empty_like(last)
-    cost[: work + 1 - useful] = last[useful:] + tick * usd_per_unit
+    # A job may be shorter than a tick.
+    cost[: max(0, work + 1 - useful)] = last[useful:] + tick * usd_per_unit
     # Close to the end the work completes inside this tick, and billing stops with it.
     remaining = np.arange(min(useful, work + 1))[::-1]
     cost[work + 1 - len(remaining) :] = (overhead + remaining) * usd_per_unit

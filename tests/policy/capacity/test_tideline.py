@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from orchestrator.policy.capacity.tideline import CapacityReason, Tideline
 from orchestrator.policy.capacity.view import LossReading
 from orchestrator.sim.engine import Run, simulate
-from orchestrator.sim.policies import NAMES, find_policy
+from orchestrator.sim.policies import KNOWING, NAMES, find_policy
 from orchestrator.sim.world import World
 from tests.sim.worlds import make_world
 
@@ -71,7 +71,7 @@ def decisions(run: Run) -> list[tuple[int, int, str]]:
     return [(tick.spot, tick.on_demand, tick.reason) for tick in run.ticks]
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("bound", "sliced", "gang-100", "gang-128")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in (*KNOWING, "sliced", "gang-100", "gang-128")])
 @settings(max_examples=15, deadline=None)
 @given(series=rows, other=rows, cut=st.integers(1, 11), loss=st.sampled_from(LossReading))
 def test_no_policy_sees_a_row_before_its_tick(

@@ -19,6 +19,7 @@ from orchestrator.policy.lending.values import (
     Recall,
     RecallTimes,
     Return,
+    SlowStop,
     Standing,
 )
 from orchestrator.spec import Cluster, load_one
@@ -101,6 +102,31 @@ def test_terms_come_from_the_cluster_and_what_was_measured() -> None:
     assert (found.min_slice_s, found.jump_margin, found.history_s) == (1800.0, 0.25, 1_209_600.0)
     assert [window.name for window in found.windows] == ["offpeak", "weekend"]
     assert found.grace_s == 120.0
+
+
+@pytest.mark.parametrize(
+    ("left_s", "slow", "lead_s", "whose"),
+    [
+        (0.0, None, 240.0, None),
+        (60.0, SlowStop(job="j", stop_s=60.0), 240.0, None),
+        (100.0, SlowStop(job="j", stop_s=90.0), 280.0, None),
+        (100.0, SlowStop(job="j", stop_s=300.0), 480.0, "j"),
+    ],
+    ids=["nothing was measured", "as fast as meant", "earlier recalls took longer", "who trains now takes longer"],
+)
+def test_devices_are_called_back_earlier_where_training_lets_go_more_slowly_than_was_meant(
+    left_s: float, slow: SlowStop | None, lead_s: float, whose: str | None
+) -> None:
+    """recall_lead: 4m, of which a cold start takes three: a minute is left for a stop and its snapshot."""
+    times = RecallTimes(snapshot_s=30.0, drain_s=30.0, cold_start_s=180.0, left_s=left_s)
+    facts = Measured(pool="own-rack", devices=16, replica_rps=5.0, times=times, slow=slow)
+    found = terms_of(load_one(EXAMPLE, Cluster), facts)
+    assert found is not None
+    assert found.times.lead_s == lead_s
+    assert (found.late is None) == (lead_s == 240.0)
+    if found.late is not None:
+        assert (found.late.allowed_s, found.late.took_s - found.late.allowed_s) == (60.0, lead_s - 240.0)
+        assert found.late.job == whose
 
 
 def test_a_pool_that_is_not_named_is_not_lent() -> None:

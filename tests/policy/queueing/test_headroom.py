@@ -123,10 +123,10 @@ def with_emergency(snap, devices):
     return replace(snap, pools=(replace(first, headroom=devices, urgent=devices), *rest))
 
 
-def tempo(stop_s):
+def tempo(stop_s, slow_stop_s=None):
     rules = ResizeRules(dwell_s=0.0, settle_s=0.0, collect_s=10.0, margin=0.1)
     plan = RunPlan(batch=BatchPlan(8, 1), min_workers=2, max_workers=8, rules=rules)
-    return Tempo(plan=plan, state=ResizeState(), outlook=(), stall_s=5.0, stop_s=stop_s)
+    return Tempo(plan=plan, state=ResizeState(), outlook=(), stall_s=5.0, stop_s=stop_s, slow_stop_s=slow_stop_s)
 
 
 @pytest.mark.parametrize(
@@ -145,8 +145,13 @@ def test_an_emergency_has_the_shortest_safe_deadline_and_says_so(known, within_s
     assert (stopped.cause, stopped.drain_until_s) == (ChangeCause.EMERGENCY, snap.now_s + within_s)
 
 
-def test_a_recall_in_good_order_has_the_whole_grace():
+@pytest.mark.parametrize(
+    ("known", "within_s"),
+    [(None, 60.0), (tempo(0.5, 40.0), 60.0), (tempo(50.0, 200.0), 250.0)],
+    ids=["no stop was seen", "its slowest stop is within it", "it is usually slower"],
+)
+def test_a_recall_in_good_order_has_the_whole_grace_and_what_the_jobs_stops_take(known, within_s):
     one = replace(job("j"), sizes=(2, 4, 6, 8))
-    snap = with_headroom(hold(snapshot(8), one, 8, tempo=tempo(0.5)), 2)
+    snap = with_headroom(hold(snapshot(8), one, 8, tempo=known), 2)
     (shrunk,) = decide(snap).changes
-    assert (shrunk.cause, shrunk.drain_until_s) == (ChangeCause.RECALL, snap.now_s + 60.0)
+    assert (shrunk.cause, shrunk.drain_until_s) == (ChangeCause.RECALL, snap.now_s + within_s)
