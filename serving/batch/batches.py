@@ -129,7 +129,9 @@ def find_batch(
     if is_storable(batch_id):
         row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
-        raise UnknownError("batch_not_found", f"there is no batch {batch_id!r}", param=param)
+        raise UnknownError(
+            "batch_not_found", f"there is no batch {batch_id!r}; GET /v1/batches lists yours", param=param
+        )
     return _record(row)
 
 

@@ -41,7 +41,8 @@ class Forecast:
         self._effort = effort
         self._costs = costs
         self._later = [*reversed(coming)]
-        self._takes_turns = len({each.request.tenant for each in (*runs, *coming)}) > 1
+        tenants = {run.request.tenant for run in runs} | {row.request.tenant for row in coming}
+        self._takes_turns = len(tenants) > 1
         self._line_up([run.copy() for run in runs if run.is_waited_for(start_s)])
 
     @property

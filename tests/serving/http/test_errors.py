@@ -157,6 +157,10 @@ def test_unknown_urls_and_methods_have_the_same_shape(http: httpx.Client) -> Non
     assert error_of(http.get("/v1/nothing"))["code"] == "unknown_url"
     assert error_of(http.get("/v1/completions"))["code"] == "method_not_allowed"
     assert error_of(http.get("/v1/models/absent"))["code"] == "model_not_found"
+    forgotten = error_of(http.post("/completions", json=GOOD))  # a base_url without its end
+    assert forgotten["message"] == (
+        "there is no POST /completions; /v1/completions is meant? A client's base_url ends with /v1"
+    )
 
 
 def test_a_chat_with_a_wrong_message_names_its_place(http: httpx.Client) -> None:
