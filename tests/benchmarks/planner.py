@@ -30,8 +30,9 @@ TARGETS = {  # kind -> (mean, max) to stay within; relative, mfu in points
     "energy": (0.012, 0.012),
     "co2e": (0.024, 0.024),
     "chinchilla_table_3": (0.08, 0.08),
-    "chinchilla_table_a3_approach_3": (0.081, 0.081),
+    "chinchilla_table_a3_approach_3": (0.08, 0.08),
 }
+ROUNDING = 5e-4  # targets are stated to three digits: 0.0803 is the 8 % of the paper's own rounding
 CALCULON = {"mean": 0.0365, "max": 0.0887, "rows": 8, "source": "Isaev et al., SC 2023 (Calculon), the same 2 x 4 runs"}
 
 
@@ -59,7 +60,7 @@ def misses_of(kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     return {
         kind: f"mean {kinds[kind]['mean']:.4f} (reach {mean}), max {kinds[kind]['max']:.4f} (reach {most})"
         for kind, (mean, most) in TARGETS.items()
-        if kinds[kind]["mean"] > mean + 5e-4 or kinds[kind]["max"] > most + 5e-4
+        if kinds[kind]["mean"] > mean + ROUNDING or kinds[kind]["max"] > most + ROUNDING
     }
 
 

@@ -56,6 +56,15 @@ def test_admissions_preemptions_and_badput_are_counted_once(world: World) -> Non
     assert booked == sum(row.stalled_ms + row.lost_ms + row.draining_ms for row in ended) / 1000
 
 
+def test_how_long_ahead_devices_are_called_back_is_told_as_meant_and_as_it_is(world: World) -> None:
+    metrics = PlaneMetrics(world.ledger.read)
+    assert not any(name.startswith("tide_recall_lead_seconds") for name in scraped(metrics))
+    metrics.leads = lambda: {"p": (240.0, 420.0)}
+    found = {name: value for name, value in scraped(metrics).items() if name.startswith("tide_recall_lead_seconds")}
+    assert sorted(found.values()) == [240.0, 420.0]
+    assert all('pool="p"' in name for name in found)
+
+
 def test_no_job_is_a_label(world: World) -> None:
     metrics = PlaneMetrics(world.ledger.read, leading=lambda: True)
     world.ledger.submit(new("nameless", 1, work_s=5.0), new("unseen", 99))
