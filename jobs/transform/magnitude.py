@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-_HALF_BITS = 16
-_HALF = 2**_HALF_BITS
+_HALF_BITS = np.uint32(16)
+_HALF = 2**16
+_LOWER = np.uint32(_HALF - 1)
 
 # Gives the same fp32 blocks every time: of one column of numbers, or of several side by side.
 Stream = Callable[[], Iterable[Sequence[Tensor]]]
@@ -27,7 +28,7 @@ def magnitudes_of_rank(stream: Stream, num_columns: int, rank: int) -> list[floa
     upper = [_find(counts, rank) for counts in _counted(stream, [_upper] * num_columns)]
     lower = _counted(stream, [_lower_beside(half) for half, _ in upper])
     found = [
-        half << _HALF_BITS | _find(counts, rank - before)[0]
+        half * _HALF + _find(counts, rank - before)[0]
         for (half, before), counts in zip(upper, lower, strict=True)
     ]
     return [float(value) for value in np.array(found, dtype=np.uint32).view(np.float32)]
@@ -39,7 +40,7 @@ def _upper(bits: _Bits) -> _Bits:
 
 def _lower_beside(half: int) -> Callable[[_Bits], _Bits]:
     """The lower halves of those numbers whose upper half is `half`."""
-    return lambda bits: bits[(bits >> _HALF_BITS) == half] & (_HALF - 1)
+    return lambda bits: bits[(bits >> _HALF_BITS) == half] & _LOWER
 
 
 def _counted(stream: Stream, parts: Sequence[Callable[[_Bits], _Bits]]) -> list[_Counts]:
