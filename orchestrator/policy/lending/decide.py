@@ -73,7 +73,7 @@ def decide_lending(
 
 def reserve_rps(terms: Terms, history: History) -> float:
     """Demand that may come within one lead on top of that of now."""
-    known = history.max_rise * (1.0 + terms.jump_margin)
+    known = history.rise_within(terms.times.lead_s) * (1.0 + terms.jump_margin)
     current = history.recent[-1][1] if history.recent else 0.0
     return known if history.seen_s >= _LEARNING_S else max(known, current)
 
