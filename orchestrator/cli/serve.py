@@ -42,9 +42,10 @@ def serve(
     registry = Registry(home / "models")
     registry.get(endpoint.spec.model)  # an unknown model is said before seconds are spent on a cluster
     from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize  # Ray takes a second to import
-    from orchestrator.adapters.ray_serve import check_supported, deploy
+    from orchestrator.adapters.ray_serve import check_keys, check_supported, deploy
 
     check_supported(endpoint)
+    check_keys(endpoint, file.parent)
     _say(f"starting Ray and {endpoint.spec.replicas.min} replica(s) of {endpoint.spec.model} ...")
     resources = endpoint.spec.replicas.resources
     num_replicas = _most_at_once(endpoint)

@@ -129,7 +129,9 @@ def find_batch(
     if is_storable(batch_id):
         row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
-        raise UnknownError("batch_not_found", f"there is no batch {batch_id!r}", param=param)
+        raise UnknownError(
+            "batch_not_found", f"there is no batch {batch_id!r}; GET /v1/batches lists yours", param=param
+        )
     return _record(row)
 
 
@@ -167,7 +169,10 @@ def _size_of_input(connection: Connection, new: NewBatch, max_rows: int) -> tupl
         select(lines.c.idx, lines.c.url).where(mine, lines.c.url != new.endpoint).order_by(lines.c.idx).limit(1)
     ).one_or_none()
     if other is not None:
-        message = f"request {other.idx + 1} of the file is for {other.url}, the batch for {new.endpoint}"
+        message = (
+            f"request {other.idx + 1} of the file is for {other.url}, the batch for {new.endpoint}; "
+            "all requests of a batch go to one endpoint"
+        )
         raise BatchError("endpoint_mismatch", message, param="endpoint")
     total, tokens = connection.execute(select(func.count(), func.sum(lines.c.tokens)).where(mine)).one()
     if total > max_rows:
@@ -187,9 +192,9 @@ def _check_window(connection: Connection, work: OpenWork, new: NewBatch, now_s: 
     open_work = [OpenWork(tokens=row.tokens_left, expires_s=row.expires_s) for row in opened]
     verdict = promise(work, open_work, tokens_per_s=tokens_per_s, now_s=now_s)
     if isinstance(verdict, Broken):
-        again = "it is more than fits into this window"
+        again = "it is more than fits into this window: allow a longer one, or send fewer requests"
         if verdict.retry_after_s is not None:
-            again = f"this window can be kept in {verdict.retry_after_s:.0f} s"
+            again = f"submit it in {verdict.retry_after_s:.0f} s, when this window can be kept, or allow a longer one"
         message = f"completion_window: {new.window} cannot be kept; done in {verdict.eta_s:.0f} s at best; {again}"
         raise WindowError(message, eta_s=verdict.eta_s, retry_after_s=verdict.retry_after_s)
 
@@ -200,7 +205,7 @@ def _repeated(connection: Connection, new: NewBatch) -> BatchRecord | None:
     same_key = (batches.c.tenant == new.tenant) & (batches.c.idempotency_key == new.idempotency_key)
     row = connection.execute(select(batches).where(same_key)).one_or_none()
     if row is not None and row.fingerprint != _fingerprint(new):
-        raise ConflictError("idempotency_key_reused", "the Idempotency-Key was used for another batch",
+        raise ConflictError("idempotency_key_reused", "the Idempotency-Key was used for another batch; use a new one",
                             param="Idempotency-Key")  # fmt: skip
     return None if row is None else _record(row)
 

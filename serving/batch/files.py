@@ -112,7 +112,7 @@ class FileStore:
 
 def find_file(connection: Connection, tenant: str, file_id: str, *, param: str = "file_id") -> FileRecord:
     """The tenant's file. Raises: UnknownError, about the field `param`."""
-    unknown = UnknownError("file_not_found", f"there is no file {file_id!r}", param=param)
+    unknown = UnknownError("file_not_found", f"there is no file {file_id!r}; GET /v1/files lists yours", param=param)
     if not is_storable(file_id):
         raise unknown
     row = connection.execute(select(files).where(files.c.id == file_id, files.c.tenant == tenant)).one_or_none()

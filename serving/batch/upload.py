@@ -11,6 +11,7 @@ from serving.batch.records import InputLine, LineProblem
 
 _FIELDS = ("custom_id", "method", "url", "body")
 _MAX_CUSTOM_ID = 512
+_EMPTY = 'the file holds no request; a line is {"custom_id": ..., "method": "POST", "url": ..., "body": {...}}'
 
 
 class LineError(Exception):
@@ -63,7 +64,7 @@ def check_upload(file: BinaryIO, check_body: BodyCheck, limits: UploadLimits) ->
             if len(problems) < limits.max_problems:
                 problems.append(LineProblem(line=number, code=error.code, message=error.message, param=error.param))
     if not good and not problems:
-        problems, num_bad = [LineProblem(line=1, code="empty_file", message="the file holds no request")], 1
+        problems, num_bad = [LineProblem(line=1, code="empty_file", message=_EMPTY)], 1
     return CheckedUpload(lines=_joined(good, num_bytes), problems=tuple(problems), num_bad=num_bad, num_bytes=num_bytes)
 
 
@@ -93,7 +94,11 @@ def _check_line(
     custom_id = _custom_id(document, seen, number)
     for name in document:
         if name not in _FIELDS:
-            raise LineError("unknown_field", f"{name!r} is not a field of a batch line", param=_shown(name))
+            raise LineError(
+                "unknown_field",
+                f"{name!r} is not a field of a batch line; {', '.join(_FIELDS)} are",
+                param=_shown(name),
+            )
     if document.get("method") != "POST":
         raise LineError("invalid_method", f"method is {document.get('method')!r}; it must be POST", param="method")
     url, body = document.get("url"), document.get("body")

@@ -110,6 +110,11 @@ class Answer:
             case _:
                 return event
 
+    @property
+    def is_over(self) -> bool:
+        """Its reader has seen the end or has left: nothing need be made for it any more."""
+        return self._ended
+
     def cancel(self) -> None:
         """Give the slot back, from any thread; nothing happens when the answer has ended."""
         if not self._ended:

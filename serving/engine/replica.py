@@ -10,6 +10,7 @@ import math
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,8 +38,8 @@ class _Submit:
 
 
 @dataclass(frozen=True, slots=True)
-class _Cancel:
-    request_id: str
+class _Wake:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,8 @@ class Replica:
         self.clock = clock
         self._scheduler = scheduler
         self._steps = StepRunner(engine, scheduler, tokenizer, clock)
-        self._inbox: queue.SimpleQueue[_Submit | _Cancel | _Drain | _Call | _Close] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Submit | _Wake | _Drain | _Call | _Close] = queue.SimpleQueue()
+        self._left: deque[str] = deque()
         self._thread = threading.Thread(target=self._run, name="token-engine", daemon=True)
         self._failure: str | None = None
         self._rows = dict.fromkeys(Tier, (0, 0))
@@ -164,13 +166,15 @@ class Replica:
         self._inbox.put(_Drain())
 
     def _send_cancel(self, request_id: str) -> None:
-        self._inbox.put(_Cancel(request_id))
+        self._left.append(request_id)
+        self._inbox.put(_Wake())
 
     def _run(self) -> None:
         reason = "the replica is shutting down"
         try:
             timeout_s: float | None = 0.0
             while self._take_commands(timeout_s):
+                self._let_go()
                 timeout_s = self._advance()
         except Exception as error:  # whatever an engine throws, nobody may wait for ever
             reason = f"the engine failed: {type(error).__name__}: {error}"
@@ -178,6 +182,11 @@ class Replica:
         self._failure = reason
         self._steps.fail_all(EngineFailedError(reason))
         self._refuse_inbox(reason)
+
+    def _let_go(self) -> None:
+        """Free the slots of clients that have left, however many others stand in the inbox before them."""
+        while self._left:
+            self._steps.cancel(self._left.popleft())
 
     def _advance(self) -> float | None:
         """One step; returns how long the next look at the inbox may wait for something to arrive (None = for ever)."""
@@ -202,10 +211,8 @@ class Replica:
                 return True
             until_s = min(until_s, self.clock() + _DECIDE_S)
             match command:
-                case _Submit(answer):
+                case _Submit(answer) if not answer.is_over:  # who has left before its turn came is owed no decision
                     self._steps.admit(answer, now_s=self.clock())
-                case _Cancel(request_id):
-                    self._steps.cancel(request_id)
                 case _Drain():
                     self._steps.give_back_batch(_DRAINING)
                 case _Call(work, done):
@@ -213,6 +220,8 @@ class Replica:
                     done.set()
                 case _Close():
                     return False
+                case _Submit() | _Wake():
+                    pass
             if self.clock() > until_s:
                 return True
             block = False

@@ -53,7 +53,10 @@ class Auth:
         """Raises: ApiError 401, 403 or 503."""
         if self._ring is None:
             if not _is_this_machine(scope):
-                message = "this endpoint has no keys file and answers its own machine alone"
+                message = (
+                    "this endpoint has no keys file and answers its own machine alone; "
+                    "ask from there, or give its file 'keys'"
+                )
                 raise ApiError(403, message, code="loopback_only", kind="permission_error")
             return ANYONE
         try:
@@ -91,7 +94,9 @@ def _bearer(scope: Scope) -> str:
             scheme, _, key = value.decode("latin-1").partition(" ")
             if scheme.lower() == "bearer":
                 return str(key.strip())
-    raise BadKeyError("missing_api_key", "an API key is needed: 'Authorization: Bearer tide_...'")
+    raise BadKeyError(
+        "missing_api_key", "an API key is needed: 'Authorization: Bearer tide_...'; 'tide keys create' makes one"
+    )
 
 
 def _is_this_machine(scope: Scope) -> bool:

@@ -77,4 +77,4 @@ def _counted(receive: Receive, limit: int) -> Receive:
 
 
 def _error(limit: int) -> ApiError:
-    return ApiError(413, f"the body is larger than {limit:,} bytes", code="body_too_large")
+    return ApiError(413, f"the body is larger than {limit:,} bytes; send less at once", code="body_too_large")

@@ -20,6 +20,7 @@ from serving.http.limits import Limited
 _log = structlog.get_logger(__name__)
 # Clients of OpenAI repeat these statuses by themselves; this header tells them when that is no use.
 NO_RETRY = {"x-should-retry": "false"}
+_BELOW_V1 = ("/completions", "/chat/completions", "/embeddings", "/models", "/files", "/batches")
 _NO_OBJECT = "the body must be a JSON object, sent with 'content-type: application/json'"
 
 
@@ -152,7 +153,7 @@ async def _http_error(request: Request, error: Any) -> JSONResponse:
     asked, headers = f"{request.method} {request.url.path}", error.headers
     match error.status_code, error.__cause__:
         case 404, _:
-            message = f"there is no {asked}; /openapi.json lists what there is"
+            message = f"there is no {asked}; {_meant(request.url.path)}"
             refused = ApiError(404, message, code="unknown_url", headers=headers)
         case 405, _:
             message = f"there is no {asked}; {(headers or {}).get('Allow', 'another method')} is right"
@@ -166,6 +167,12 @@ async def _http_error(request: Request, error: Any) -> JSONResponse:
         case status, _:
             refused = ApiError(status, str(error.detail), headers=headers)
     return refused.response()
+
+
+def _meant(path: str) -> str:
+    if path.startswith(_BELOW_V1):
+        return f"/v1{path} is meant? A client's base_url ends with /v1"
+    return "/openapi.json lists what there is"
 
 
 async def _bug(_: Request, error: Exception) -> JSONResponse:
@@ -193,5 +200,7 @@ def field_name(location: Sequence[str | int]) -> str | None:
 
 
 def sentence(problem: Mapping[str, Any]) -> str:
-    """What pydantic says, without its prefix."""
+    """What pydantic says, without its prefix; of an option that is not known, what to do."""
+    if problem["type"] == "extra_forbidden":
+        return "there is no such option here; check its spelling, or leave it out"
     return str(problem["msg"]).removeprefix("Value error, ")

@@ -119,7 +119,7 @@ def _checked_fields(form: FormData) -> UploadFile:
         if name not in _FIELDS:
             raise ApiError(
                 400,
-                f"{name!r} is not a field of an upload",
+                f"{name!r} is not a field of an upload; 'file' and 'purpose' are",
                 code="invalid_value",
                 param=name if name.isidentifier() else None,
             )
@@ -141,7 +141,8 @@ def _bad_lines(checked: CheckedUpload) -> ApiError:
         {"line": each.line, "code": each.code, "message": each.message, "param": each.param}
         for each in checked.problems
     ]
-    message = f"file: line {first.line}: {first.message}{rest}; nothing was stored"
+    them = "them ('lines' lists the first of them)" if checked.num_bad > 1 else "it"
+    message = f"file: line {first.line}: {first.message}{rest}; nothing was stored. Mend {them} and send the file again"
     return ApiError(400, message, code=first.code, param=first.param or "file", more={"lines": told})
 
 

@@ -52,8 +52,8 @@ class Answers:
         self._forget_old()
         while (entry := self._entries.get(name)) is not None:
             if entry.fingerprint != fingerprint:
-                raise ApiError(409, "the Idempotency-Key was used for another request", code="idempotency_key_reused",
-                               param="Idempotency-Key", headers=NO_RETRY)  # fmt: skip
+                message = "the Idempotency-Key was used for another request; use a new one"
+                raise ApiError(409, message, code="idempotency_key_reused", param="Idempotency-Key", headers=NO_RETRY)
             await asyncio.wait({entry.answer})
             if not entry.answer.cancelled():
                 status, body, media_type = entry.answer.result()

@@ -152,7 +152,7 @@ class KeyRing:
         if not verdict:
             raise _unknown()
         if record.revoked_at is not None:
-            raise BadKeyError("key_revoked", "this API key has been revoked")
+            raise BadKeyError("key_revoked", "this API key has been revoked; ask whoever runs the endpoint for another")
         return record
 
     def _digest(self, key: str, record: KeyRecord) -> bytes:
@@ -172,7 +172,7 @@ class KeyRing:
 
 
 def _unknown() -> BadKeyError:
-    return BadKeyError("invalid_api_key", "this API key is not known")
+    return BadKeyError("invalid_api_key", "this API key is not known here; ask whoever runs the endpoint for one")
 
 
 def _hash(secret: str, salt: bytes) -> bytes:

@@ -116,5 +116,8 @@ def _prompt(service: Service, body: CompletionBody) -> tuple[tuple[int, ...], st
         case [int(), *_]:
             raise ApiError(400, "echo: a prompt of tokens cannot be echoed", code="invalid_value", param="echo")
         case prompts:
-            message = f"prompt: {len(prompts)} prompts in one request; this endpoint takes one"
+            message = (
+                f"prompt: {len(prompts)} prompts in one request; this endpoint takes one. "
+                "Send each by itself, or all as rows of a batch"
+            )
             raise ApiError(400, message, code="invalid_value", param="prompt")

@@ -233,7 +233,12 @@ def _check_time(finished: Finished, delivery: Delivery) -> None:
 
 
 def _timed_out() -> ApiError:
-    return ApiError(408, "the request ran out of the time it allowed", code="timeout", headers=NO_RETRY)
+    return ApiError(
+        408,
+        "the request ran out of the time it allowed; allow more, or ask for fewer tokens",
+        code="timeout",
+        headers=NO_RETRY,
+    )
 
 
 def _event(data: str) -> bytes:

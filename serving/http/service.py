@@ -73,7 +73,7 @@ class Service:
     def check_model(self, name: str) -> None:
         """Raises: ApiError 404 for another model."""
         if not self.model.is_called(name):
-            message = f"the model {name!r} does not exist here; {self.model.id!r} is served"
+            message = f"the model {name!r} does not exist here; {self.model.id!r} is served. Name that one"
             raise ApiError(404, message, code="model_not_found", param="model")
 
     def generation(
@@ -92,7 +92,10 @@ class Service:
             raise ApiError(400, "this endpoint's engine makes no embeddings; ask for completions", code="unsupported")
         tier = self._tier(ask)
         if len(prompt) > self.replica.max_context:
-            message = f"this model's context is {self.replica.max_context} tokens; an input has {len(prompt)}"
+            message = (
+                f"this model's context is {self.replica.max_context} tokens; an input has {len(prompt)}. "
+                "Cut it into pieces"
+            )
             raise ApiError(400, message, code="context_length_exceeded", param="input")
         return self._generation(ask, tier, prompt, 1, Sampling(temperature=0.0), (), embed=True)
 
@@ -160,13 +163,14 @@ class Service:
     def _check_lengths(self, prompt_tokens: int, max_tokens: int, tier: Tier, named: Fields) -> None:
         limit = self.limits[tier].max_tokens
         if max_tokens > limit:
-            message = f"{named.max_tokens}: {max_tokens} is above {limit}, the most this tier answers"
+            message = f"{named.max_tokens}: {max_tokens} is above {limit}, the most this tier answers. Ask for less"
             raise ApiError(400, message, code="invalid_value", param=named.max_tokens)
         context = self.replica.max_context
         if prompt_tokens + max_tokens > context:
             message = (
                 f"this model's context is {context} tokens; you asked for {prompt_tokens + max_tokens} "
-                f"({prompt_tokens} in the prompt, {max_tokens} for the answer)"
+                f"({prompt_tokens} in the prompt, {max_tokens} for the answer). Shorten {named.prompt} or lower "
+                f"{named.max_tokens}"
             )
             raise ApiError(400, message, code="context_length_exceeded", param=named.prompt)
 

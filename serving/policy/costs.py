@@ -13,12 +13,16 @@ _TIERS = sorted(RANK, key=lambda tier: RANK[tier])
 
 
 class Costs:
-    """What steps and rows take by the model, and what the configuration allows."""
+    """What steps and rows take by the model, and what the configuration allows.
 
-    def __init__(self, rules: Rules) -> None:
+    `margin_s`: so much before its deadline a row must be done by prediction; None = what recent steps took too long.
+    """
+
+    def __init__(self, rules: Rules, *, margin_s: float | None = None) -> None:
         predict_s = rules.model.predict_parts_s
         self.rules = rules
         self.tail_s = rules.model.tail_s
+        self.margin_s = self.tail_s if margin_s is None else margin_s
         self.chunk = rules.config.prefill_chunk_tokens
         self.min_chunk = rules.config.min_chunk_tokens
         self.online_slots = rules.online_slots
@@ -66,27 +70,39 @@ class Costs:
 
 class Run:
     """One row's progress. `tokens` are still to be made, `prefill` prompt tokens still to be read, `least` of them in
-    the smallest chunk that is tried."""
+    the smallest chunk that is tried. While `now_s + alone_s` is no more than `nearly_s` its own deadline can be met, at
+    least nearly."""
 
-    __slots__ = ("_allowed_s", "_costs", "_decode_s", "_row", "alone_s", "context", "deadline_s", "late_s", "least",
-                 "prefill", "rank", "request", "steps", "tokens", "towards_s")  # fmt: skip
+    __slots__ = ("_allowed_s", "_costs", "alone_s", "bit", "context", "deadline_s", "decode_s", "least", "nearly_s",
+                 "prefill", "rank", "request", "started", "steps", "tokens")  # fmt: skip
 
     def __init__(self, row: Row, costs: Costs) -> None:
         request = row.request
-        self._row = row
         self._costs = costs
         self.request = request
         self.rank = RANK[request.tier]
-        self._decode_s = costs.step_s(1, 0, request.prompt_tokens + request.max_tokens)
-        self.deadline_s = self.towards_s = request.deadline_s
+        self.bit = 1 << self.rank
+        self.decode_s = costs.step_s(1, 0, request.prompt_tokens + request.max_tokens)
+        self.deadline_s = request.deadline_s
         self._allowed_s = allowance_s(request)
-        self.late_s = -nearly_s(self._allowed_s)
+        self.nearly_s = request.deadline_s + nearly_s(self._allowed_s)
         self.prefill = request.prompt_tokens - row.prefilled
         self.tokens = request.max_tokens - row.generated
         self.context = row.prefilled + row.generated
         self.steps = row.remaining_steps(costs.chunk)
         self.alone_s = costs.row_alone_s(row)
         self.least = costs.least_chunk(self.prefill)
+        self.started = row.slot is not None or row.prefilled > 0
+
+    def copy(self) -> Run:
+        """The same progress, to be played on without this one."""
+        twin = object.__new__(Run)
+        twin._allowed_s, twin._costs, twin.request = self._allowed_s, self._costs, self.request
+        twin.rank, twin.bit, twin.decode_s = self.rank, self.bit, self.decode_s
+        twin.deadline_s, twin.nearly_s, twin.alone_s = self.deadline_s, self.nearly_s, self.alone_s
+        twin.prefill, twin.tokens, twin.context = self.prefill, self.tokens, self.context
+        twin.steps, twin.least, twin.started = self.steps, self.least, self.started
+        return twin
 
     def is_waited_for(self, now_s: float) -> bool:
         """Somebody waits for it, or it is a batch row near its deadline."""
@@ -95,41 +111,23 @@ class Run:
         return needs_promotion(self.request, self.alone_s, self._costs.rules, now_s)
 
     def due_s(self, now_s: float) -> float:
-        """The deadline to work towards, as `order.working_towards_s`; it is noted as `towards_s`."""
-        slack_s = self.deadline_s - now_s - self.alone_s
-        towards_s = self.deadline_s
-        if slack_s < self.late_s:
-            towards_s += math.ceil(-slack_s / self._allowed_s) * self._allowed_s
-        self.towards_s = towards_s
-        return towards_s
-
-    def decode(self, steps: int) -> None:
-        """Take over so many steps of one token each."""
-        self.tokens -= steps
-        self.context += steps
-        self.steps = self.tokens
-        self.alone_s = self.tokens * self._decode_s
+        """The deadline to work towards, as `order.working_towards_s`."""
+        lacks_s = now_s + self.alone_s - self.deadline_s
+        if now_s + self.alone_s <= self.nearly_s:
+            return self.deadline_s
+        return self.deadline_s + math.ceil(lacks_s / self._allowed_s) * self._allowed_s
 
     def read(self, tokens: int) -> None:
         """Take over a prompt chunk; the last one makes a token."""
+        costs = self._costs
+        self.started = True
         self.prefill -= tokens
         self.context += tokens
         if not self.prefill:
             self.tokens -= 1
             self.context += 1
-        chunks = math.ceil(self.prefill / self._costs.chunk)
+        chunks = math.ceil(self.prefill / costs.chunk)
         self.steps = chunks + self.tokens - (1 if chunks else 0)
         reach = self.request.prompt_tokens + self.request.max_tokens
-        self.alone_s = self._costs.alone_s(self.prefill, self.tokens, reach)
-        self.least = self._costs.least_chunk(self.prefill)
-
-    def as_row(self) -> Row:
-        """The row as it is by now."""
-        request, row = self.request, self._row
-        return Row(
-            request=request,
-            prefilled=request.prompt_tokens - self.prefill,
-            generated=request.max_tokens - self.tokens,
-            slot=row.slot,
-            parked=row.parked,
-        )
+        self.alone_s = costs.alone_s(self.prefill, self.tokens, reach)
+        self.least = costs.least_chunk(self.prefill)

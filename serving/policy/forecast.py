@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from serving.policy.costs import Costs, Run
 from serving.policy.order import in_order
@@ -25,22 +26,24 @@ class Effort:
 
 
 class Forecast:
-    """The future of these rows if nothing else arrives; `coming` join at their arrival.
+    """The future of these rows if nothing else arrives; `coming`, earliest first, join at their arrival.
 
     `stretch` plays on until something changes; `now_s` is how far it has come, `finish_s` holds who is done by then.
     It is over when everybody is, or the effort is spent. The given rows stay as they are.
     """
 
     def __init__(
-        self, rows: Sequence[Row], costs: Costs, *, start_s: float, coming: Sequence[Row] = (), effort: Effort
+        self, runs: Sequence[Run], costs: Costs, *, start_s: float, coming: Sequence[Row] = (), effort: Effort
     ) -> None:
         self.now_s = start_s
+        self._live: list[Run] = []
         self.finish_s: dict[str, float] = {}
         self._effort = effort
         self._costs = costs
-        waited_for = [run for run in (Run(row, costs) for row in rows) if run.is_waited_for(start_s)]
-        self._live = in_order([(run.due_s(start_s), run) for run in waited_for])
-        self._later = sorted(coming, key=lambda row: (-row.request.arrival_s, row.request.id))
+        self._later = [*reversed(coming)]
+        tenants = {run.request.tenant for run in runs} | {row.request.tenant for row in coming}
+        self._takes_turns = len(tenants) > 1
+        self._line_up([run.copy() for run in runs if run.is_waited_for(start_s)])
 
     @property
     def is_over(self) -> bool:
@@ -48,13 +51,25 @@ class Forecast:
         return not (self._live or self._later) or self._effort.left <= 0
 
     @property
-    def live(self) -> list[Row]:
-        """Copies of who is here and not done, as of now."""
-        return [run.as_row() for run in self._live]
+    def is_idle(self) -> bool:
+        """Nobody is here, and whoever is to come finds the engine free."""
+        return not self._live and not (self._later and self._later[-1].request.arrival_s <= self.now_s)
+
+    @property
+    def live(self) -> Sequence[Run]:
+        """Who is here and not done, as of now."""
+        return self._live
 
     def play(self, until_s: float = math.inf) -> None:
         """Everything that ends by then; who does not finish has no entry."""
         while not self.is_over and self.now_s <= until_s:
+            self.stretch()
+
+    def finish(self, row_ids: Sequence[str], until_s: float) -> None:
+        """As `play`, but no longer than until all of these are done."""
+        while not self.is_over and self.now_s <= until_s:
+            if all(row_id in self.finish_s for row_id in row_ids):
+                return
             self.stretch()
 
     def stretch(self) -> bool:
@@ -62,143 +77,144 @@ class Forecast:
         self._effort.left -= len(self._live) + 1
         if self._later:
             self._join()
-        step = _Step(self._live, self._costs, self.now_s)
+        costs, live = self._costs, self._live
+        step = _fill(live, costs, self.now_s)
         steps, mean_s = self._equal_steps(step)
         self.now_s += steps * mean_s
-        done = step.advance(steps)
+        done = False
+        for run in step.decoding:  # each makes a token a step
+            run.steps = run.tokens = tokens = run.tokens - steps
+            run.context += steps
+            run.alone_s = tokens * run.decode_s
+            if not tokens:
+                done = True
+        for run, tokens in step.reading:
+            run.read(tokens)
+            if not run.tokens:
+                done = True
         if done:
-            self.finish_s.update((run.request.id, self.now_s) for run in self._live if not run.tokens)
-            self._live = [run for run in self._live if run.tokens]
+            self.finish_s.update((run.request.id, self.now_s) for run in live if not run.tokens)
+            self._live = [run for run in live if run.tokens]
+            if self._takes_turns:
+                self._line_up(self._live)
         return done
+
+    def _line_up(self, live: Sequence[Run]) -> None:
+        """The order of the next step: whose turn it is depends on who is here."""
+        self._live = in_order([(run.due_s(self.now_s), run) for run in live])
 
     def _join(self) -> None:
         """Those whose moment has come, or, where nobody is here, the next one's."""
         later = self._later
         if not self._live:
             self.now_s = max(self.now_s, later[-1].request.arrival_s)
-        arrived = []
+        elif later[-1].request.arrival_s > self.now_s:
+            return
+        live = list(self._live)
         while later and later[-1].request.arrival_s <= self.now_s:
-            arrived.append(Run(later.pop(), self._costs))
-        if arrived:
-            self._live = in_order([(run.due_s(self.now_s), run) for run in [*self._live, *arrived]])
+            live.append(Run(later.pop(), self._costs))
+        self._line_up(live)
 
     def _equal_steps(self, step: _Step) -> tuple[int, float]:
-        """How many steps from now hold exactly this work, and how long one takes."""
-        costs = self._costs
-        steps, decodes = step.equal_steps(), len(step.decoding)
+        """How many steps from now certainly hold exactly this work, and how long one takes."""
+        costs, decodes = self._costs, len(step.decoding)
+        steps = 1 if step.prefill or step.may_change else self._steps_alike(step)
         # Each row's cache grows by a token a step; the time is linear in it, so the mean step stands for all of them.
         grown_tokens = math.ceil((steps - 1) * decodes / 2)
         mean_s = costs.step_s(decodes, step.prefill, step.context + grown_tokens) / costs.online_share
-        if self._later and mean_s > 0:  # not beyond the next arrival
+        if steps > 1 and self._later and mean_s > 0:  # not beyond the next arrival
             to_next_s = self._later[-1].request.arrival_s - self.now_s
             steps = max(1, min(steps, math.ceil(to_next_s / mean_s)))
         return steps, mean_s
 
-
-def drain_s(rows: Sequence[Row], rules: Rules) -> float:
-    """Time to finish all of these rows with every slot in use."""
-    steps = sum(row.remaining_steps(rules.config.prefill_chunk_tokens) for row in rows)
-    width = max(1, min(rules.num_slots, len(rows)))
-    return steps / width * rules.model.predict_s(StepShape(width, 0, 0))
-
-
-class _Step:
-    """What `fill.fill_online` puts into the next step: of the first in line among all that live, who fits."""
-
-    __slots__ = ("_at_rest", "_costs", "_may_change", "_now_s", "context", "decoding", "prefill", "reading")
-
-    def __init__(self, live: Sequence[Run], costs: Costs, now_s: float) -> None:
-        self._costs = costs
-        self._now_s = now_s
-        self._at_rest = list(live[costs.online_slots :])
-        self._may_change = False
-        self.decoding: list[Run] = []
-        self.reading: list[tuple[Run, int]] = []
-        self.prefill = self.context = 0
-        self._fill(live[: costs.online_slots], *self._limits(live))
-
-    def equal_steps(self) -> int:
-        """How many steps from now hold exactly this work, where that is certain; else 1."""
-        if self.prefill or self._may_change:
-            return 1
-        costs, now_s = self._costs, self._now_s
-        steps = min([run.tokens for run in self.decoding])
-        step_s = costs.step_s(len(self.decoding), 0, self.context)
+    def _steps_alike(self, step: _Step) -> int:
+        """Until a row of this step is done, or one at rest nears its deadline and makes steps shorter."""
+        costs, now_s = self._costs, self.now_s
+        steps = min([run.tokens for run in step.decoding])
+        step_s = costs.step_s(len(step.decoding), 0, step.context)
         if step_s <= 0:  # nothing is known of this machine yet
             return steps
         lasts_s = step_s / costs.online_share
-        for run in self._at_rest:  # one that nears its deadline makes steps shorter
+        working = {id(run) for run in step.decoding}
+        for run in self._live:
+            if id(run) in working:
+                continue
             needs_s = max(run.alone_s, run.steps * step_s / costs.budget_share)
-            spare_s = run.towards_s - now_s - needs_s - costs.tail_s
+            spare_s = run.due_s(now_s) - now_s - needs_s - costs.tail_s
             steps = max(1, min(steps, math.floor(spare_s / lasts_s)))
         return steps
 
-    def advance(self, steps: int) -> bool:
-        """Take over so many equal steps of this work; whether somebody has made the last token."""
-        done = False
-        for run in self.decoding:
-            run.decode(steps)
-            done = done or not run.tokens
-        for run, tokens in self.reading:
-            run.read(tokens)
-            done = done or not run.tokens
-        return done
 
-    def _limits(self, live: Sequence[Run]) -> tuple[tuple[float, ...], float]:
-        """The longest step that caps allow, per rank, and that deadlines allow."""
-        costs, now_s = self._costs, self._now_s
-        tail_s, share = costs.tail_s, costs.budget_share
-        deadline_s, present = math.inf, 0
-        for run in live:
-            present |= 1 << run.rank
-            is_in_time = run.deadline_s - now_s - run.alone_s >= run.late_s  # as in `due_s`, which costs a call
-            run.towards_s = run.deadline_s if is_in_time else run.due_s(now_s)
-            spare_s = run.towards_s - now_s - tail_s
-            if spare_s > 0:
-                limit_s = spare_s * share / run.steps if run.steps > 1 else spare_s * share
-                if limit_s < deadline_s:
-                    deadline_s = limit_s
-        return costs.caps_s(present), deadline_s
+def drain_s(steps: Sequence[int], rules: Rules) -> float:
+    """Time to finish rows that need so many steps each, with every slot in use."""
+    width = max(1, min(rules.num_slots, len(steps)))
+    return sum(steps) / width * rules.model.predict_s(StepShape(width, 0, 0))
 
-    def _fill(self, seated: Sequence[Run], caps_s: Sequence[float], deadline_s: float) -> None:
-        costs = self._costs
-        decode_s, prefill_s, context_s = costs.decode_s, costs.prefill_s, costs.context_s
-        limits_s = [min(cap_s, deadline_s) for cap_s in caps_s]
-        # What did not fit, per rank: as much or more of it does not fit beside more, so nobody need try again.
-        chunk, reach = [math.inf] * len(limits_s), [math.inf] * len(limits_s)
-        decodes = prefill = context = 0
-        for run in seated:
-            rank = run.rank
-            limit_s = limits_s[rank] if decodes or prefill else math.inf  # the first one's work always fits
-            if run.prefill:
-                if run.least < chunk[rank]:
-                    tokens, needs_s = self._most_tokens(run, decodes, prefill, context, limit_s)
-                    if tokens:
-                        self.reading.append((run, tokens))
-                        prefill += tokens
-                        continue
-                    chunk[rank] = run.least
-                    self._may_change |= needs_s <= caps_s[rank]
-            elif run.context < reach[rank]:
-                needs_s = decode_s[decodes + 1] + prefill_s * prefill + context_s * (context + run.context)
+
+class _Step(NamedTuple):
+    """A step's work, and whether somebody who has none in it may have some in the next one."""
+
+    decoding: list[Run]
+    reading: list[tuple[Run, int]]
+    prefill: int
+    context: int
+    may_change: bool
+
+
+def _fill(live: Sequence[Run], costs: Costs, now_s: float) -> _Step:
+    """What `fill.fill_online` puts into the next step: of the first in line among all that live, who fits.
+
+    In one piece and on local numbers: this is nearly all that a decision costs.
+    """
+    caps_s, deadline_s = _limits(live, costs, now_s)
+    decode_s, prefill_s, context_s = costs.decode_s, costs.prefill_s, costs.context_s
+    seated = live if len(live) <= costs.online_slots else live[: costs.online_slots]
+    decoding: list[Run] = []
+    reading: list[tuple[Run, int]] = []
+    # What did not fit, per rank: as much or more of it does not fit beside more, so nobody need try again.
+    chunk, reach = [math.inf] * len(caps_s), [math.inf] * len(caps_s)
+    decodes = prefill = context = 0
+    limit_s, may_change = math.inf, False  # the first one's work always fits
+    for run in seated:
+        rank = run.rank
+        if decodes or prefill:
+            limit_s = caps_s[rank]
+            if deadline_s < limit_s:
+                limit_s = deadline_s
+        if run.prefill:
+            if run.least < chunk[rank]:
+                tokens = run.prefill if run.prefill < costs.chunk else costs.chunk
+                decodes_s, contexts_s = decode_s[decodes], context_s * context
+                needs_s = decodes_s + prefill_s * (prefill + tokens) + contexts_s
+                while needs_s > limit_s and tokens != run.least:
+                    tokens //= 2
+                    needs_s = decodes_s + prefill_s * (prefill + tokens) + contexts_s
                 if needs_s <= limit_s:
-                    self.decoding.append(run)
-                    decodes += 1
-                    context += run.context
+                    reading.append((run, tokens))
+                    prefill += tokens
                     continue
-                reach[rank] = run.context
-                self._may_change |= needs_s <= caps_s[rank]
-            self._at_rest.append(run)
-        self.prefill, self.context = prefill, context
-
-    def _most_tokens(self, run: Run, decodes: int, prefill: int, context: int, limit_s: float) -> tuple[int, float]:
-        """Prompt tokens of the run that fit beside the others (0 = none), and the step's time with the last try."""
-        costs = self._costs
-        tokens = min(costs.chunk, run.prefill)
-        while True:
-            needs_s = costs.step_s(decodes, prefill + tokens, context)
+                chunk[rank] = run.least
+                may_change |= needs_s <= caps_s[rank]
+        elif run.context < reach[rank]:
+            needs_s = decode_s[decodes + 1] + prefill_s * prefill + context_s * (context + run.context)
             if needs_s <= limit_s:
-                return tokens, needs_s
-            if tokens == run.least:
-                return 0, needs_s
-            tokens //= 2
+                decoding.append(run)
+                decodes += 1
+                context += run.context
+                continue
+            reach[rank] = run.context
+            may_change |= needs_s <= caps_s[rank]
+    return _Step(decoding, reading, prefill, context, may_change)
+
+
+def _limits(live: Sequence[Run], costs: Costs, now_s: float) -> tuple[tuple[float, ...], float]:
+    """The longest step that caps allow, per rank, and that deadlines allow."""
+    from_s, share = now_s + costs.tail_s, costs.budget_share
+    deadline_s, present = math.inf, 0
+    for run in live:
+        present |= run.bit
+        is_in_time = now_s + run.alone_s <= run.nearly_s  # as in `due_s`, which costs a call
+        spare_s = (run.deadline_s if is_in_time else run.due_s(now_s)) - from_s
+        if 0 < spare_s * share < deadline_s * run.steps:
+            deadline_s = spare_s * share / run.steps
+    return costs.caps_s(present), deadline_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 
 from serving.policy.fairness import T, take_turns
 from serving.policy.rows import Request, Row
@@ -14,6 +15,7 @@ _MIN_ALLOWANCE_S = 1e-3
 # Who is to be late by no more than a step still works towards its deadline: to give way for a millisecond that a
 # forecast was wrong by would cost a whole allowance. At most a twentieth of that.
 _NEARLY_S, _NEARLY = 0.015, 0.05
+_DEADLINE_AND_ID = itemgetter(0, 1)
 
 
 def order_online(rows: Sequence[Row], rules: Rules, *, now_s: float) -> list[Row]:
@@ -21,6 +23,11 @@ def order_online(rows: Sequence[Row], rules: Rules, *, now_s: float) -> list[Row
 
     Inside a tier, tenants take turns; those in time among themselves, and the late ones among themselves.
     """
+    return in_order([(due_s(row, rules, now_s=now_s), row) for row in waited_for(rows, rules, now_s=now_s)])
+
+
+def waited_for(rows: Sequence[Row], rules: Rules, *, now_s: float) -> list[Row]:
+    """Rows that someone waits for, batch rows near their deadline included."""
     online = [row for row in rows if row.request.tier.is_online]
     batch = [row for row in rows if not row.request.tier.is_online]
     sure_s = now_s + _spare_enough_s(batch, rules)
@@ -28,15 +35,17 @@ def order_online(rows: Sequence[Row], rules: Rules, *, now_s: float) -> list[Row
         row for row in batch
         if row.request.deadline_s < sure_s and needs_promotion(row.request, alone_s(row, rules), rules, now_s)
     ]  # fmt: skip
-    return in_order([(due_s(row, rules, now_s=now_s), row) for row in (*online, *promoted)])
+    return [*online, *promoted]
 
 
 def in_order(due: Iterable[tuple[float, T]]) -> list[T]:
     """What has a deadline to work towards, the earliest first; those whose own one has passed take turns apart."""
-    ordered = sorted(due, key=lambda each: (each[0], each[1].request.id))
-    is_late = [due_s > each.request.deadline_s for due_s, each in ordered]
-    in_time = iter(take_turns([each for (_, each), late in zip(ordered, is_late, strict=True) if not late]))
-    overdue = iter(take_turns([each for (_, each), late in zip(ordered, is_late, strict=True) if late]))
+    ordered = sorted([(due_s, each.request.id, each) for due_s, each in due], key=_DEADLINE_AND_ID)
+    if len({each.request.tenant for _, _, each in ordered}) < 2:  # who is alone has nobody to take turns with
+        return [each for _, _, each in ordered]
+    is_late = [due_s > each.request.deadline_s for due_s, _, each in ordered]
+    in_time = iter(take_turns([each for (_, _, each), late in zip(ordered, is_late, strict=True) if not late]))
+    overdue = iter(take_turns([each for (_, _, each), late in zip(ordered, is_late, strict=True) if late]))
     return [next(overdue if late else in_time) for late in is_late]
 
 

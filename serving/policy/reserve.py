@@ -73,22 +73,27 @@ class Reservations:
         """When the last promised request would be through; long ago without any."""
         return self._line_end_s
 
-    def promise_s(self, request: Request, *, earliest_s: float, rules: Rules, taken: float = 0.0) -> float:
+    def promise_s(
+        self, request: Request, *, earliest_s: float, rules: Rules, taken: float = 0.0, in_front: bool = False
+    ) -> float:
         """From when on the request will be admitted; an earlier promise to it stands.
 
-        `taken`: the part of the engine that rows need which were admitted before.
+        `taken`: the part of the engine that rows need which were admitted before. `in_front`: it has stood in line
+        once, came when it was told and found no room, so it does not stand in line again.
         Without a retry key, or with too many promises open, it is only the best guess.
         """
         if request.retry_key is None:
             return earliest_s
         if (earlier := self._open.get(request.retry_key)) is not None:
             return earlier.at_s
-        at_s = max(earliest_s, self._line_end_s)
+        at_s = earliest_s if in_front else max(earliest_s, self._line_end_s)
         if len(self._open) < _MAX_RESERVED:
             free = max(_LEAST_FREE, 1 - rules.config.batch_share - taken)
-            self._line_end_s = at_s + alone_s(Row(request=request), rules) / free
+            self._line_end_s = max(at_s, self._line_end_s) + alone_s(Row(request=request), rules) / free
             on_time = Row(request=moved(request, at_s))
             self._open[request.retry_key] = Reservation(request=request, at_s=at_s, on_time=on_time)
+            if in_front:
+                self._open = dict(sorted(self._open.items(), key=lambda held: held[1].at_s))
         return at_s
 
     def expected(self, *, now_s: float, until_s: float) -> list[Reservation]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from serving.policy.admission import Admitted, Refused, decide
+from serving.policy.admission import Admitted, RefusalReason, Refused, decide
 from serving.policy.fairness import take_turns
 from serving.policy.fill import Budget, Filled, add_batch, fill_online, split, step_budget
 from serving.policy.order import density, order_online
@@ -37,6 +37,9 @@ class TierScheduler:
         self._share = BatchShare(config.batch_share)
         self._reserved = Reservations()
         self._busy_until_s = 0.0
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._rows
 
     def count(self, tier: Tier) -> tuple[int, int]:
         """Live rows of a tier: (holding a slot, waiting for one)."""
@@ -128,27 +131,34 @@ class TierScheduler:
         if self._config.supersede:
             self._reserved.supersede(request)
         promised = self._reserved.claim(request, now_s=now_s)
-        coming = () if request.tier is Tier.BATCH else self._expected(request, others, now_s)
+        # A promise keeps room from those who come without one. Against who is running it is checked when it is kept:
+        # the line only counts, and more may come of those who were told to than did before.
+        coming = () if promised or request.tier is Tier.BATCH else self._expected(request, others, now_s)
         verdict = decide(
             request,
             others,
             self._rules,
-            num_waiting=self._rows.fair_waiting(request.tier, request.tenant),
+            num_waiting=0 if promised else self._rows.fair_waiting(request.tier, request.tenant),
             now_s=now_s,
             free_at_s=max(now_s, self._busy_until_s) + self._share.debt_s,
             coming=[each.row(now_s) for each in coming if each.request.retry_key != request.retry_key],
-            line_end_s=self._reserved.line_end_s,
+            line_end_s=-math.inf if promised else self._reserved.line_end_s,
+            margin_s=0.0 if promised else None,  # the promise was made with it: here it would be asked for twice
         )
-        if isinstance(verdict, Admitted):
+        if isinstance(verdict, Admitted) or verdict.reason is RefusalReason.QUEUE_FULL:  # of that nothing is promised
             return verdict
-        if promised:  # the others were admitted with this one's place kept, so at worst the step model was wrong
-            return Admitted(predicted_finish_s=request.deadline_s)
-        if not verdict.is_sure:  # of a full queue, nothing is promised either
-            return verdict
-        taken = density([row for row in others if row.request.tier.is_online], self._rules, now_s=now_s)
         earliest_s = now_s + verdict.retry_after_s
-        at_s = self._reserved.promise_s(request, earliest_s=earliest_s, rules=self._rules, taken=taken)
+        beside = self._beside(others, earliest_s if promised else max(earliest_s, self._reserved.line_end_s))
+        taken = density(beside, self._rules, now_s=now_s)
+        at_s = self._reserved.promise_s(
+            request, earliest_s=earliest_s, rules=self._rules, taken=taken, in_front=promised
+        )
         return Refused(reason=verdict.reason, retry_after_s=max(0.0, at_s - now_s))
+
+    @staticmethod
+    def _beside(rows: Sequence[Row], from_s: float) -> list[Row]:
+        """Rows that somebody waits for and that may still be here by then."""
+        return [row for row in rows if row.request.tier.is_online and row.request.deadline_s > from_s]
 
     def _expected(self, request: Request, others: Sequence[Row], now_s: float) -> list[Reservation]:
         """Who was promised a place before the last of those that wait, the request among them, is due: a slow row that

@@ -121,6 +121,8 @@ def test_tiers_with_replicas_of_their_own_answer_during_a_rolling_update(
         assert deployed.urls == {tier: f"{deployed.url}/{tier}" for tier in ("keystroke", "batch")}
         tiers = {tier: _service_tier(url) for tier, url in deployed.urls.items()}
         assert tiers == {"keystroke": "priority", "batch": "flex"}
+        nowhere = httpx.post(f"{deployed.url}/v1/completions", json={})  # the tier is missing: no replica is asked
+        assert (nowhere.status_code, nowhere.json()["error"]["code"]) == (404, "unknown_url")
         with OpenAI(base_url=f"{deployed.urls['batch']}/v1", api_key="none", max_retries=0) as client:
             rows = b"".join(line(f"r{i}", body={"model": "tiny-gpt", "prompt": "x" * 400}) for i in range(200))
             assert len(rows) > 64 * 1024  # files have a limit of their own below a tier's path, too

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog.testing
 from sqlalchemy import select
 
 from orchestrator.adapters.endpoints.holders import EndpointHolders, Holding, live_terms, recall_times
@@ -208,6 +209,17 @@ def test_training_has_the_night_and_is_off_the_devices_before_the_morning(plane:
     assert plane.devices() == {"talk": 6, "train": 1}
     with plane.ledger.database.reading() as connection:
         assert check(connection) == []
+
+
+def test_what_moves_devices_is_a_line_of_the_log_once(plane: Plane) -> None:
+    with structlog.testing.capture_logs() as lines:
+        plane.cycle(12, 60.0)
+        plane.world.rps = 55.0
+        plane.cycle(12)
+    said = [one["said"].split(" ", 1)[1] for one in lines if one["event"] == "lending"]
+    assert said[0].startswith("lend ")
+    assert any(line.startswith("recall ") for line in said)
+    assert len(said) < 12, "a cycle that moves nothing says nothing"
 
 
 def test_training_that_stops_slowly_is_called_back_earlier_and_that_is_said_once(plane: Plane) -> None:

@@ -8,11 +8,19 @@ from pathlib import Path
 
 import openai
 import pytest
+from ray.serve.schema import (
+    ApplicationStatus,
+    ApplicationStatusOverview,
+    DeploymentStatus,
+    DeploymentStatusOverview,
+    DeploymentStatusTrigger,
+)
 
 from orchestrator.adapters.endpoints.life import Life
 from orchestrator.adapters.ray_serve import check_supported
 from orchestrator.adapters.ray_serve.deploy import _tls_options, free_port
 from orchestrator.adapters.ray_serve.held import HeldEndpoint, _read
+from orchestrator.adapters.ray_serve.seen import why_failed
 from orchestrator.cli.main import main
 from orchestrator.cli.serve import _refresh
 from orchestrator.registry import Provenance, Registry
@@ -35,9 +43,11 @@ from tests.serving.worlds import tiny_model
 DEMO = Path(__file__).parents[2] / "cluster-configs/endpoints/demo.yaml"
 
 
+HEAD = "apiVersion: tideline/v1\nkind: Endpoint\nmetadata: {name: e}\n"
+
+
 def endpoint(spec: str) -> Endpoint:
-    head = "apiVersion: tideline/v1\nkind: Endpoint\nmetadata: {name: e}\n"
-    (loaded,) = load_text(f"{head}spec: {{model: m@latest, {spec}}}")
+    (loaded,) = load_text(f"{HEAD}spec: {{model: m@latest, {spec}}}")
     assert isinstance(loaded, Endpoint)
     return loaded
 
@@ -137,6 +147,37 @@ def test_a_keys_file_that_is_missing_stops_the_start(tmp_path: Path) -> None:
                        base=tmp_path)  # fmt: skip
     with pytest.raises(UserError, match="tide keys create"):
         build_replica(spec)
+
+
+def test_a_missing_keys_file_is_said_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setenv("TIDE_HOME", str(tmp_path / "home"))
+    Registry(tmp_path / "home" / "models").register("m", model_folder(tmp_path / "built", 0), PROVENANCE)
+    file = tmp_path / "endpoint.yaml"
+    file.write_text(f"{HEAD}spec: {{model: m@1, engine: {{name: echo}}, keys: keys.json, tiers: {{batch: {{}}}}}}\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", str(file)])
+    assert ended.value.code == ExitCode.UNKNOWN
+    said = capsys.readouterr().err
+    assert f"'tide keys create {tmp_path / 'keys.json'} --tenant NAME' makes one" in said
+    assert "starting Ray" not in said
+
+
+def test_an_endpoint_that_does_not_start_says_what_its_replica_said() -> None:
+    def failed(message: str) -> ApplicationStatusOverview:
+        deployment = DeploymentStatusOverview(
+            status=DeploymentStatus.DEPLOY_FAILED, status_trigger=DeploymentStatusTrigger.UNSPECIFIED,
+            replica_states={}, message=message,
+        )  # fmt: skip
+        return ApplicationStatusOverview(
+            status=ApplicationStatus.DEPLOY_FAILED, message="Failed to update the deployments ['endpoint'].",
+            last_deployed_time_s=0.0, deployments={"endpoint": deployment},
+        )  # fmt: skip
+
+    ours = "orchestrator.spec.errors.UserError: m@1: there is no config.json. Register it anew."
+    trouble = f"The deployment failed to start 3 times in a row. Error:\nTraceback ...\n  raise UserError\n{ours}\n"
+    assert why_failed(failed(trouble)) == "m@1: there is no config.json. Register it anew."
+    assert why_failed(failed("")) == "Failed to update the deployments ['endpoint']."
 
 
 def test_a_port_that_is_taken_is_a_conflict() -> None:

@@ -257,6 +257,42 @@ def test_a_flood_does_not_keep_those_who_are_in_from_their_next_step() -> None:
     run(work)
 
 
+def test_a_client_that_leaves_is_out_of_the_next_step_whatever_flood_stands_before_it() -> None:
+    async def work() -> None:
+        gate, scheduler = Gate(), SlowToDecide(num_slots=1)
+        engine = EchoEngine(num_slots=1, before_step=gate)
+        async with started(Replica(engine, scheduler, ByteTokenizer(), clock=scheduler.clock)) as replica:
+            leaving = replica.submit(generation("leaving", "abc", max_tokens=400))
+            await asyncio.to_thread(gate.entered.acquire)
+            for number in range(50):
+                replica.submit(generation(f"flood-{number}", "abc"))
+            leaving.cancel()
+            gate.let_through()
+            await asyncio.to_thread(gate.entered.acquire)
+            assert scheduler.num_decided < 50
+            assert "leaving" not in scheduler
+            gate.throw_open()
+
+    run(work)
+
+
+def test_nothing_is_decided_for_a_client_that_left_before_its_turn_came() -> None:
+    async def work() -> None:
+        gate, scheduler = Gate(), SlowToDecide(num_slots=1)
+        engine = EchoEngine(num_slots=1, before_step=gate)
+        async with started(Replica(engine, scheduler, ByteTokenizer(), clock=scheduler.clock)) as replica:
+            replica.submit(generation("first", "abc"))
+            await asyncio.to_thread(gate.entered.acquire)
+            for number in range(9):
+                replica.submit(generation(f"gone-{number}", "abc")).cancel()
+            last = replica.submit(generation("last", "xyz"))
+            gate.throw_open()
+            assert (await read_all(last))[0] == "xyzxyz"
+            assert scheduler.num_decided == 2
+
+    run(work)
+
+
 def test_what_is_decided_between_two_steps_counts_as_time_that_they_take() -> None:
     async def work() -> None:
         scheduler = SlowToDecide(num_slots=2)

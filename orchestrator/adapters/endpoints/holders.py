@@ -16,8 +16,9 @@ import structlog
 from orchestrator.adapters.endpoints.live import Lender, Seen
 from orchestrator.adapters.endpoints.memory import read_drains, read_memory, write_memory
 from orchestrator.adapters.endpoints.sight import Sight, read_sight
+from orchestrator.policy.lending.decide import explain
 from orchestrator.policy.lending.from_spec import Measured, terms_of
-from orchestrator.policy.lending.values import RecallTimes, SlowStop, Terms, p95
+from orchestrator.policy.lending.values import Decision, Keep, LendingReason, RecallTimes, SlowStop, Terms, p95
 from orchestrator.ports import Clock
 from orchestrator.spec import Cluster, Endpoint
 
@@ -172,7 +173,10 @@ class EndpointHolders:
             lender = self.lenders[one.job] = Lender(memory, window_s=self._window_s, drains_s=drains_s)
         self.terms[one.job] = terms
         seen = Seen(counters=sight.counters, answering=sight.answering, held=one.held)
+        before = lender.decision
         lender.look(terms, seen, now_s=now_s, wanted=one.wanted)
+        if lender.decision is not None and _moves(lender.decision) not in (None, _moves(before)):
+            log.info("lending", job=one.job, said=explain(lender.decision, now_s=now_s))
         self._keep(one.job, lender, now_s)
         return lender
 
@@ -195,6 +199,13 @@ class EndpointHolders:
         """Runs of one name know each other's customers."""
         assert self._memories is not None, "asked where there are some"
         return self._memories / f"{job.partition('.')[0]}.json"
+
+
+def _moves(decision: Decision | None) -> tuple[type[Decision], LendingReason, int] | None:
+    """What is worth a line in the log, once: a decision that moves devices, whatever numbers its sentence has."""
+    if decision is None or isinstance(decision, Keep):
+        return None
+    return type(decision), decision.reason, decision.replicas
 
 
 def recall_times(drains_s: tuple[float, ...], cold_starts_s: tuple[float, ...]) -> RecallTimes:

@@ -42,6 +42,7 @@ def read_memory(path: Path) -> Memory:
             sums=tuple(day["sums"]),
             counts=tuple(day["counts"]),
             max_rise=day["max_rise"],
+            lead_s=day.get("lead_s", 0.0),  # an earlier version did not say
         )
         for day in past["days"]
     )

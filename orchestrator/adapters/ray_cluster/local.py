@@ -24,6 +24,7 @@ from ray._private.services import wait_for_node
 from orchestrator.adapters.ray_cluster import loopback
 from orchestrator.adapters.ray_cluster.drain import drain_node
 from orchestrator.adapters.ray_cluster.environment import loopback_environment, require_token, sigterm_stays
+from orchestrator.adapters.ray_cluster.haproxy import closed_haproxy
 from orchestrator.adapters.ray_cluster.messages import messages_to_log
 from orchestrator.adapters.ray_cluster.processes import end_processes, node_processes, remove_folders
 from orchestrator.spec.errors import ExitCode, UserError
@@ -115,6 +116,7 @@ class LocalCluster:
         require_token()
         # Ray's socket paths must stay under 107 characters, so the root is short whatever TMPDIR says.
         self._root = Path(tempfile.mkdtemp(prefix="tide-", dir="/tmp"))
+        self._stack.enter_context(closed_haproxy(self._root))
         for size in self._sizes:
             self.add_node(size)
         with sigterm_stays():

@@ -4,6 +4,6 @@ Knows Serve's deployments, proxies and shutdown. Refuses to know tokens and tier
 """
 
 from orchestrator.adapters.ray_serve.deploy import Deployed, deploy
-from orchestrator.adapters.ray_serve.support import check_supported
+from orchestrator.adapters.ray_serve.support import check_keys, check_supported
 
-__all__ = ["Deployed", "check_supported", "deploy"]
+__all__ = ["Deployed", "check_keys", "check_supported", "deploy"]

@@ -14,11 +14,12 @@ from typing import Any
 import ray
 from ray import serve
 from ray.serve.exceptions import RayServeException
-from ray.serve.schema import LoggingConfig, ReplicaState
+from ray.serve.schema import ApplicationStatus, LoggingConfig, ReplicaState
 
 from orchestrator.adapters.ray_serve.application import Part, application, check_same_place, parts, wanted_versions
 from orchestrator.adapters.ray_serve.ports import free_port
-from orchestrator.adapters.ray_serve.support import check_supported
+from orchestrator.adapters.ray_serve.seen import why_failed
+from orchestrator.adapters.ray_serve.support import check_keys, check_supported
 from orchestrator.registry import Registry, Version
 from orchestrator.spec import Endpoint
 from orchestrator.spec.errors import ExitCode, UserError
@@ -138,8 +139,9 @@ def deploy(endpoint: Endpoint, registry: Registry, *, base: Path | None = None) 
     check_supported(endpoint)
     version = registry.get(endpoint.spec.model)
     wanted_versions(endpoint, registry)  # an unknown canary is said before anything starts
-    _check_serve_is_free()
     base = (base or Path()).resolve()
+    check_keys(endpoint, base)
+    _check_serve_is_free()
     tls = _tls_options(endpoint, base)
     host, port = endpoint.spec.listen.host, free_port(endpoint.spec.listen.host, endpoint.spec.listen.port)
     url = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
@@ -154,9 +156,10 @@ def deploy(endpoint: Endpoint, registry: Registry, *, base: Path | None = None) 
             serve.start(proxy_location="HeadOnly", http_options=http, logging_config=_QUIET)
             deployed._run(version.ref)
         except BaseException as error:
+            why = _why_not(endpoint)
             serve.shutdown()
             if isinstance(error, RuntimeError | RayServeException | TimeoutError | ray.exceptions.RayError):
-                raise _start_error(endpoint, error) from error
+                raise _start_error(endpoint, why or _last_line(error)) from error
             raise
     return deployed
 
@@ -189,11 +192,24 @@ def _check_serve_is_free() -> None:
         )
 
 
-def _start_error(endpoint: Endpoint, error: Exception) -> UserError:
-    """The last line of Serve's message is the replica's own exception."""
+def _why_not(endpoint: Endpoint) -> str | None:
+    """What the replicas that did not start said, while Serve still knows."""
+    with contextlib.suppress(RayServeException, ray.exceptions.RayError, RuntimeError, TimeoutError):
+        applications = serve.status().applications
+        found = [applications[part.name] for part in parts(endpoint) if part.name in applications]
+        failed = [one for one in found if one.status is ApplicationStatus.DEPLOY_FAILED]
+        return why_failed(failed[0]) if failed else None
+    return None
+
+
+def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _start_error(endpoint: Endpoint, why: str) -> UserError:
     return UserError(
-        f"the endpoint did not start: {lines[-1] if lines else type(error).__name__}",
+        f"the endpoint did not start: {why}",
         where=f"Endpoint {endpoint.metadata.name}",
         code=ExitCode.UNREACHABLE,
         next_step="--debug shows the replica's traceback.",

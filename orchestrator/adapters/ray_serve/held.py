@@ -32,9 +32,9 @@ from orchestrator.adapters.ray_serve.autoscale import write_lease
 from orchestrator.adapters.ray_serve.deploy import _QUIET, _quiet_driver
 from orchestrator.adapters.ray_serve.following import Stand
 from orchestrator.adapters.ray_serve.seating import write_seats
-from orchestrator.adapters.ray_serve.seen import Count, SeenReplicas, last_line, left_behind
+from orchestrator.adapters.ray_serve.seen import Count, SeenReplicas, left_behind, why_failed
 from orchestrator.adapters.ray_serve.shared import addresses, has_room, shared_serve
-from orchestrator.adapters.ray_serve.support import check_supported
+from orchestrator.adapters.ray_serve.support import check_keys, check_supported
 from orchestrator.policy.lending.rates import Counter
 from orchestrator.registry import Registry, UnknownModelError
 from orchestrator.spec import Endpoint, load_text
@@ -82,6 +82,7 @@ class HeldEndpoint:
         """What its replicas are made of to begin with. Raises: UserError."""
         endpoint = _read(document)
         check_supported(endpoint)
+        check_keys(endpoint, self.base)
         wanted = wanted_versions(endpoint, self.registry)  # an unknown canary is said before anything starts
         return Life(document=document, built=wanted.stable.ref, ref=wanted.stable.ref)
 
@@ -131,7 +132,7 @@ class HeldEndpoint:
             if found is None or found.status is not ApplicationStatus.RUNNING:
                 on_their_way = True
             if found is not None and found.status is ApplicationStatus.DEPLOY_FAILED:
-                return Progress(fresh=0, wanted=wanted, failed=last_line(found.message))
+                return Progress(fresh=0, wanted=wanted, failed=why_failed(found))
             stands = self._seen.stands(part) if found is not None else []
             fresh.append(sum(one.built == built for one in stands))
             on_their_way = on_their_way or len(stands) != fresh[-1]

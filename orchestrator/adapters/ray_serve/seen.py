@@ -8,13 +8,14 @@ from typing import Any
 
 from ray import serve
 from ray.serve.exceptions import DeploymentUnavailableError
-from ray.serve.schema import ApplicationStatus, ReplicaState
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, DeploymentStatus, ReplicaState
 
 from orchestrator.adapters.ray_serve.application import Part
 from orchestrator.adapters.ray_serve.following import Stand
 from orchestrator.policy.lending.rates import Counter
 
 ASK_TIMEOUT_S = 5.0
+_OUR_ERROR = "orchestrator.spec.errors.UserError: "  # as Ray writes it before its text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ class SeenReplicas:
             if found is None:
                 return Count(answering=0, present=0)
             if found.status is ApplicationStatus.DEPLOY_FAILED:
-                failed = last_line(found.message)
+                failed = why_failed(found)
             states = [one.replica_states for one in found.deployments.values()]
             answering.append(sum(one.get(ReplicaState.RUNNING, 0) for one in states))
             present.append(sum(sum(one.values()) for one in states))
@@ -93,7 +94,8 @@ def left_behind(endpoint: str) -> list[str]:
     return [name for name, one in details.items() if f"{one.get('route_prefix')}/".startswith(f"/{endpoint}/")]
 
 
-def last_line(message: str) -> str:
-    """Of what Serve says, the part for people."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return lines[-1] if lines else "its replicas do not start"
+def why_failed(application: ApplicationStatusOverview) -> str:
+    """Why an application does not start: the last that its replicas said, else what Serve says of them."""
+    failed = [one for one in application.deployments.values() if one.status is DeploymentStatus.DEPLOY_FAILED]
+    lines = [line for one in [application, *failed] for line in map(str.strip, one.message.splitlines()) if line]
+    return lines[-1].removeprefix(_OUR_ERROR) if lines else "its replicas do not start"

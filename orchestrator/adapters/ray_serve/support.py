@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from orchestrator.spec import Endpoint
 from orchestrator.spec.errors import ExitCode, UserError
+from serving.http.keys import read_keys
 
 
 def check_supported(endpoint: Endpoint) -> None:
@@ -23,3 +26,9 @@ def check_supported(endpoint: Endpoint) -> None:
             code=ExitCode.NEVER,
             next_step="Leave it out to serve with what there is.",
         )
+
+
+def check_keys(endpoint: Endpoint, base: Path) -> None:
+    """Raises: UserError for a keys file by which no replica could let anybody in; `base` as in `deploy`."""
+    if endpoint.spec.keys is not None:
+        read_keys(base / endpoint.spec.keys)

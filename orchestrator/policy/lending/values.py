@@ -44,17 +44,6 @@ class RecallTimes:
     cold_start_s: float
     left_s: float = 0.0
 
-    @classmethod
-    def measured(
-        cls, *, snapshots_s: Sequence[float], drains_s: Sequence[float], cold_starts_s: Sequence[float]
-    ) -> RecallTimes:
-        """The 95th percentiles of what was measured. Raises: ValueError where a part was never measured."""
-        return cls(
-            snapshot_s=p95("snapshot", snapshots_s),
-            drain_s=p95("drain", drains_s),
-            cold_start_s=p95("cold start", cold_starts_s),
-        )
-
     @property
     def lead_s(self) -> float:
         """From calling a device back in good order to its replica's first answer."""

@@ -16,6 +16,7 @@ from orchestrator.policy.queueing.money import bill, spent_up, within
 from orchestrator.policy.queueing.roll import LineKey, Roll, Row
 from orchestrator.policy.queueing.values import UNLIMITED, Job
 from orchestrator.policy.windows import current, time_left_s, upcoming
+from orchestrator.policy.windows import next_opening_s as opens_next_s
 
 
 @dataclass(slots=True)
@@ -158,7 +159,7 @@ def next_opening_s(board: Board) -> float | None:
     instants: list[float] = []
     for hours in board.windows.values():
         held = current(hours.window, now_s=now_s)
-        following = next(upcoming(hours.window, now_s=now_s), None)
+        opens_s = opens_next_s(hours.window, now_s=now_s)
         instants += [held.closes_at_s] if held else []
-        instants += [following.opens_at_s] if following else []
+        instants += [] if opens_s is None else [opens_s]
     return min(instants, default=None)

@@ -64,8 +64,3 @@ def spent(device_s: float, rates: Rates) -> Spent:
         usd=hours * (rates.usd_per_device_hour or 0.0),
         kwh=hours * (rates.watts_per_device or 0.0) / 1000.0,
     )
-
-
-def better(mode: str, first: float, second: float) -> bool:
-    """Whether `first` is strictly better."""
-    return first < second if mode == "min" else first > second

@@ -24,6 +24,7 @@ from orchestrator.policy.lending.values import (
     Return,
     Standing,
     Terms,
+    p95,
 )
 from orchestrator.policy.windows import Window
 from tests.policy.lending.worlds import MONDAY_S, STEP_S, TIMES, learnt, play, terms
@@ -145,6 +146,17 @@ def test_without_measurements_everything_comes_back(knows: Memory) -> None:
     recall = ask(knows, standing, None)
     assert (type(recall), recall.replicas, recall.reason) == (Recall, 15, LendingReason.METRICS_STALE)
     kept = ask(Memory(), Standing(serving=20), None)
+    assert (type(kept), kept.reason) == (Keep, LendingReason.METRICS_STALE)
+
+
+def test_what_was_measured_before_a_clock_was_set_back_says_nothing_of_now(knows: Memory) -> None:
+    """Measurements of an hour that the memory has already are not taken again, and demand may be anything in it."""
+    _, memory = decide_lending(
+        terms(), Standing(serving=20), knows, Sample(at_s=TWO_DAYS_S + 3600, rps=40.0), now_s=TWO_DAYS_S + 3600
+    )
+    recall = ask(memory, Standing(serving=5, loans=(Loan(TWO_DAYS_S, 15),)), 150.0, hour=0.5)
+    assert (type(recall), recall.replicas, recall.reason) == (Recall, 15, LendingReason.METRICS_STALE)
+    kept = ask(memory, Standing(serving=20), 40.0, hour=0.5)
     assert (type(kept), kept.reason) == (Keep, LendingReason.METRICS_STALE)
 
 
@@ -297,9 +309,13 @@ def test_no_shortage_outlasts_a_cold_start_and_the_look_before_it(
 def test_terms_that_serve_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="cannot serve"):
         terms(replica_rps=0.0)
-    with pytest.raises(ValueError, match="cold start"):
-        RecallTimes.measured(snapshots_s=[1.0], drains_s=[2.0], cold_starts_s=[])
-    measured = RecallTimes.measured(
-        snapshots_s=[float(i) for i in range(1, 101)], drains_s=[5.0], cold_starts_s=[100.0, 120.0]
-    )
-    assert (measured.snapshot_s, measured.lead_s, measured.emergency_s) == (95.0, 220.0, 120.0)
+
+
+def test_of_a_hundred_measurements_ninety_five_are_not_above_what_is_counted_on() -> None:
+    assert p95("drain", [float(i) for i in range(1, 101)]) == 95.0
+    assert (p95("drain", [5.0]), p95("drain", [100.0, 120.0])) == (5.0, 120.0)
+    for none in ([], [1.0, -1.0]):
+        with pytest.raises(ValueError, match="drain: no 95th percentile"):
+            p95("drain", none)
+    times = RecallTimes(snapshot_s=95.0, drain_s=5.0, cold_start_s=120.0)
+    assert (times.lead_s, times.emergency_s) == (220.0, 120.0)

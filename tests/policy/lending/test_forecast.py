@@ -89,6 +89,7 @@ def test_the_largest_rise_is_within_one_lead_and_by_day() -> None:
     for index, rps in enumerate([10, 10, 14, 18, 30, 12, 20, 20, 20, 20, 20, 20, 20, 20, 21]):
         history = observe(history, at_s=index * 60.0, rps=rps, lead_s=240.0, timezone="UTC", keep_s=KEEP_S)
     assert history.max_rise == 20.0
+    assert [history.rise_within(lead_s) for lead_s in (60.0, 240.0, 360.0)] == [20.0, 20.0, 30.0]
 
 
 def test_a_measurement_is_not_taken_twice_and_time_does_not_go_back() -> None:
@@ -110,3 +111,21 @@ def test_quantiles_grow_with_their_share() -> None:
     found = [errors.quantile(share) for share in (0.01, 0.1, 0.5, 0.9, 1.0)]
     assert found == sorted(found)
     assert (found[0], found[-1]) == (0.5, 1.49)
+
+
+def test_a_lead_that_becomes_longer_reckons_with_as_much_more_of_a_ramp() -> None:
+    """Half a request more every ten seconds: 12 within four minutes, and 24 within eight."""
+
+    def ramp(history: History, from_s: float, lead_s: float) -> History:
+        for at_s in range(int(from_s), int(from_s) + 1200, 10):
+            rps = 100.0 + (at_s % 86_400) / 20.0
+            history = observe(history, at_s=at_s, rps=rps, lead_s=lead_s, timezone="UTC", keep_s=KEEP_S)
+        return history
+
+    first = ramp(History(), 0.0, 240.0)
+    assert first.rise_within(240.0) == pytest.approx(12.0)
+    assert first.rise_within(480.0) == pytest.approx(24.0)
+    # On the day on which it changes, and on later ones, in which rises are seen over all of it.
+    same_day, next_day = ramp(first, 3600.0, 480.0), ramp(first, 86_400.0, 480.0)
+    assert same_day.rise_within(480.0) == next_day.rise_within(480.0) == pytest.approx(24.0)
+    assert ramp(same_day, 7200.0, 240.0).rise_within(480.0) == pytest.approx(24.0)

@@ -113,7 +113,8 @@ def test_bad_lines_are_told_with_their_numbers_and_nothing_is_stored(url: str, c
     error = refused.value.body
     assert isinstance(error, dict)
     assert error["message"].startswith("file: line 2: the line is not JSON: ")
-    assert error["message"].endswith("; 7 lines are wrong; nothing was stored")
+    assert error["message"].endswith("; 7 lines are wrong; nothing was stored. Mend them ('lines' lists the "
+                                     "first of them) and send the file again")  # fmt: skip
     assert [(each["line"], each["param"], each["code"]) for each in error["lines"]] == [
         (2, None, "invalid_json"), (3, "body.max_tokens", "invalid_value"), (4, "body.model", "model_not_found"),
         (5, "body.prompt", "context_length_exceeded"), (6, "body.stream", "invalid_value"),

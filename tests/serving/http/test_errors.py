@@ -31,7 +31,7 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "status", "param", "message"),
     [
-        ({"model": "gpt-9"}, 404, "model", "the model 'gpt-9' does not exist here; 'gpt-demo' is served"),
+        ({"model": "gpt-9"}, 404, "model", "the model 'gpt-9' does not exist here; 'gpt-demo' is served. N"),
         ({"prompt": "x" * 61}, 400, "prompt", "this model's context is 64 tokens; you asked for 65 (61 in the "),
         ({"prompt": "x" * 65}, 400, "prompt", "this model's context is 64 tokens"),
         ({"prompt": ""}, 400, "prompt", "prompt: there must be something to continue"),
@@ -63,7 +63,7 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
         ({"suffix": "x"}, 400, "suffix", "suffix: is not supported"),
         ({"presence_penalty": 0.5}, 400, "presence_penalty", "presence_penalty: is not supported"),
         ({"stream_options": {"include_usage": True}}, 400, "stream_options", "stream_options: has an effect"),
-        ({"temprature": 1}, 400, "temprature", "temprature: Extra inputs are not permitted"),
+        ({"temprature": 1}, 400, "temprature", "temprature: there is no such option here; check its spelling"),
         ({"echo": True, "prompt": [97]}, 400, "echo", "echo: a prompt of tokens cannot be echoed"),
     ],
 )  # fmt: skip
@@ -150,13 +150,17 @@ def test_a_body_that_is_too_large_is_a_413(http: httpx.Client, announced: bool) 
         assert http.get("/healthz").status_code == 200
         return
     assert response.status_code == 413
-    assert error_of(response)["message"] == f"the body is larger than {MAX_BODY_BYTES:,} bytes"
+    assert error_of(response)["message"] == f"the body is larger than {MAX_BODY_BYTES:,} bytes; send less at once"
 
 
 def test_unknown_urls_and_methods_have_the_same_shape(http: httpx.Client) -> None:
     assert error_of(http.get("/v1/nothing"))["code"] == "unknown_url"
     assert error_of(http.get("/v1/completions"))["code"] == "method_not_allowed"
     assert error_of(http.get("/v1/models/absent"))["code"] == "model_not_found"
+    forgotten = error_of(http.post("/completions", json=GOOD))  # a base_url without its end
+    assert forgotten["message"] == (
+        "there is no POST /completions; /v1/completions is meant? A client's base_url ends with /v1"
+    )
 
 
 def test_a_chat_with_a_wrong_message_names_its_place(http: httpx.Client) -> None:

@@ -19,6 +19,7 @@ class Outcome:
     """What happened: per request id."""
 
     finish_s: dict[str, float] = field(default_factory=dict)
+    deadline_s: dict[str, float] = field(default_factory=dict)
     first_token_s: dict[str, float] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
     admitted: dict[str, Admitted] = field(default_factory=dict)
@@ -79,10 +80,12 @@ def simulate(
     cancels: Iterable[tuple[float, str]] = (),
     until_s: float = math.inf,
     comes_again: Callable[[Request], float | None] = lambda _: None,
+    num_returns: int = 1,
 ) -> Outcome:
     """Run until every request is finished, refused, superseded or cancelled, or until `until_s`.
 
-    `comes_again` says how long after the hinted time a refused request is sent once more, as `<id>+` (None = never).
+    `comes_again` says how long after the hinted time a refused request is sent once more, as `<id>+` (None = never);
+    one that is refused again comes back as `<id>++`, up to `num_returns` times in all.
     """
     out, pending = Outcome(), sorted(requests, key=lambda request: (request.arrival_s, request.id))
     replica, leaving = VirtualReplica(num_slots, pending), sorted(cancels)
@@ -90,7 +93,8 @@ def simulate(
         while pending and pending[0].arrival_s <= out.now_s:
             request = pending.pop(0)
             _submit(scheduler, request, out)
-            delay_s = comes_again(request) if request.id in out.refused and not request.id.endswith("+") else None
+            is_back = request.id in out.refused and request.id.count("+") < num_returns
+            delay_s = comes_again(request) if is_back else None
             if delay_s is not None:
                 again = _again(request, out.now_s + out.refused[request.id].retry_after_s + delay_s)
                 replica.prompt[again.id] = again.prompt_tokens
@@ -122,6 +126,7 @@ def _submit(scheduler: TierScheduler, request: Request, out: Outcome) -> None:
     match scheduler.submit(request, now_s=out.now_s):
         case Admitted() as verdict:
             out.admitted[request.id] = verdict
+            out.deadline_s[request.id] = request.deadline_s
             out.superseded.update(verdict.superseded)
         case verdict:
             out.refused[request.id] = verdict
