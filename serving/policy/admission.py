@@ -58,15 +58,16 @@ def decide(
     free_at_s: float,
     coming: Sequence[Row] = (),
     line_end_s: float = -math.inf,
+    margin_s: float | None = None,
 ) -> Admitted | Refused:
     """Admit what finishes in time and delays nobody beyond a deadline that can still be kept, but for rows of a tenant
     that has had more turns than the request's own, promised ones included.
 
     `rows` are those the next step can concern, `num_waiting` all of the request's tier that have no slot, `free_at_s`
     the predicted end of the step that is running, `coming` the rows of those who were promised a place and `line_end_s`
-    when the last of them is through. A request that
-    no load stands in the way of is taken even when it is too slow for its tier: refusing would leave the engine idle,
-    and late rows give way, so it costs nobody anything.
+    when the last of them is through; `margin_s` as in `Costs`. A request that no load stands in the way of is taken
+    even when it is too slow for its tier: refusing would leave the engine idle, and late rows give way, so it costs
+    nobody anything.
     """
     chunk = rules.config.prefill_chunk_tokens
     if num_waiting >= rules.config.targets[request.tier].max_waiting:
@@ -80,7 +81,7 @@ def decide(
             predicted_finish_s=now_s + before_s + drain_s([Row(request=request).remaining_steps(chunk)], rules)
         )
     start_s = max(now_s, free_at_s)
-    costs, effort = Costs(rules), Effort(_MAX_EFFORT)
+    costs, effort = Costs(rules, margin_s=margin_s), Effort(_MAX_EFFORT)
     online = [Run(row, costs) for row in waited_for(rows, rules, now_s=start_s)]
     new = Run(Row(request=request), costs)
     later = sorted(coming, key=lambda row: (row.request.arrival_s, row.request.id))

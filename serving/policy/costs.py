@@ -13,12 +13,16 @@ _TIERS = sorted(RANK, key=lambda tier: RANK[tier])
 
 
 class Costs:
-    """What steps and rows take by the model, and what the configuration allows."""
+    """What steps and rows take by the model, and what the configuration allows.
 
-    def __init__(self, rules: Rules) -> None:
+    `margin_s`: so much before its deadline a row must be done by prediction; None = what recent steps took too long.
+    """
+
+    def __init__(self, rules: Rules, *, margin_s: float | None = None) -> None:
         predict_s = rules.model.predict_parts_s
         self.rules = rules
         self.tail_s = rules.model.tail_s
+        self.margin_s = self.tail_s if margin_s is None else margin_s
         self.chunk = rules.config.prefill_chunk_tokens
         self.min_chunk = rules.config.min_chunk_tokens
         self.online_slots = rules.online_slots

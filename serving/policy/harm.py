@@ -111,7 +111,7 @@ def last_moments_s(runs: Sequence[Run], coming: Sequence[Row], costs: Costs, sta
         request = run.request
         towards_s = run.due_s(start_s) if run.started else request.deadline_s
         if towards_s - request.deadline_s <= (request.deadline_s - request.arrival_s) * _MAX_ALLOWANCES_LATE:
-            last_s[request.id] = towards_s - costs.tail_s
+            last_s[request.id] = towards_s - costs.margin_s
     for row in coming:
-        last_s[row.request.id] = row.request.deadline_s - costs.tail_s
+        last_s[row.request.id] = row.request.deadline_s - costs.margin_s
     return last_s

@@ -143,6 +143,7 @@ class TierScheduler:
             free_at_s=max(now_s, self._busy_until_s) + self._share.debt_s,
             coming=[each.row(now_s) for each in coming if each.request.retry_key != request.retry_key],
             line_end_s=-math.inf if promised else self._reserved.line_end_s,
+            margin_s=0.0 if promised else None,  # the promise was made with it: here it would be asked for twice
         )
         if isinstance(verdict, Admitted) or verdict.reason is RefusalReason.QUEUE_FULL:  # of that nothing is promised
             return verdict
