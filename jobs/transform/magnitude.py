@@ -28,8 +28,7 @@ def magnitudes_of_rank(stream: Stream, num_columns: int, rank: int) -> list[floa
     upper = [_find(counts, rank) for counts in _counted(stream, [_upper] * num_columns)]
     lower = _counted(stream, [_lower_beside(half) for half, _ in upper])
     found = [
-        half * _HALF + _find(counts, rank - before)[0]
-        for (half, before), counts in zip(upper, lower, strict=True)
+        half * _HALF + _find(counts, rank - before)[0] for (half, before), counts in zip(upper, lower, strict=True)
     ]
     return [float(value) for value in np.array(found, dtype=np.uint32).view(np.float32)]
 
