@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -113,16 +114,20 @@ def _slerp(of: Blend, t: float) -> Iterator[Tensor]:
 def _arc_shares(of: Blend, t: float) -> tuple[float, float]:
     """Factors of the two tensors for the point at `t` of the arc between their directions."""
     first, second = of.sides
-    sums = torch.zeros(3, dtype=torch.float64)  # fp32 sums of millions of terms would decide the angle by rounding
+    aa = ab = bb = 0.0
     for start, count in of.spans():
-        a, b = first.read(start, count).double(), second.read(start, count).double()
-        sums += torch.stack((a.dot(a), a.dot(b), b.dot(b)))
-    aa, ab, bb = sums.tolist()
+        a, b = first.read(start, count), second.read(start, count)
+        aa, ab, bb = aa + _dot(a, a), ab + _dot(a, b), bb + _dot(b, b)
     angle = math.acos(max(-1.0, min(1.0, ab / math.sqrt(aa * bb)))) if aa and bb else 0.0
     sine = math.sin(angle)
     if sine < _STRAIGHT:
         return 1 - t, t
     return math.sin((1 - t) * angle) / sine, math.sin(t * angle) / sine
+
+
+def _dot(a: Tensor, b: Tensor) -> float:
+    """Summed in fp64: an fp32 sum of millions of terms would decide an angle by its rounding."""
+    return float(np.sum((a * b).numpy(), dtype=np.float64))
 
 
 def _task_arithmetic(of: Blend, scale: float) -> Iterator[Tensor]:

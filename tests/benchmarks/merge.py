@@ -1,6 +1,7 @@
 """Merging against mergekit and against copying the same bytes; what merging and compressing do to a model's quality.
 
     python -m tests.benchmarks.merge [--quick] [--parts speed quality students] [--mergekit PYTHON] [--repeats 3]
+        [--methods linear slerp task_arithmetic ties]
 
 PYTHON is an interpreter of an environment with mergekit (its pins clash with ours); without it that column is empty,
 and the obvious way in torch (load all, add, save) stands beside ours alone. Every run is a process of its own; its
@@ -15,7 +16,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -67,7 +68,8 @@ def main() -> None:
     options = read_options(__doc__ or "", extra=_arguments())
     result: dict[str, Any] = {"benchmark": "merge"}
     if "speed" in options.rest.parts:
-        result |= _speed(options.rest.mergekit, 1 if options.quick else options.rest.repeats, quick=options.quick)
+        repeats = 1 if options.quick else options.rest.repeats
+        result |= _speed(options.rest.methods, options.rest.mergekit, repeats, quick=options.quick)
     if "quality" in options.rest.parts:
         result["quality"] = quality(quick=options.quick)
     if "students" in options.rest.parts:
@@ -78,18 +80,20 @@ def main() -> None:
 def _arguments() -> argparse.ArgumentParser:
     extra = argparse.ArgumentParser(add_help=False)
     extra.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS)
+    extra.add_argument("--methods", nargs="+", choices=tuple(_METHODS), default=tuple(_METHODS))
     extra.add_argument("--mergekit", metavar="PYTHON", help="an interpreter that imports mergekit")
     extra.add_argument("--repeats", type=int, default=3)
     return extra
 
 
-def _speed(mergekit: str | None, repeats: int, *, quick: bool) -> dict[str, Any]:
+def _speed(names: Sequence[str], mergekit: str | None, repeats: int, *, quick: bool) -> dict[str, Any]:
+    """The first method's figures, and those of all."""
     size = _QUICK if quick else _FULL
     with tempfile.TemporaryDirectory(prefix="tide-merge-") as work:
         folders = {name: _model(Path(work, name), size, seed) for seed, name in enumerate(("base", "a", "b"))}
         num_bytes = sum(path.stat().st_size for path in Path(work).rglob("*.safetensors"))
-        methods = {name: _compare(name, folders, Path(work), mergekit, repeats) for name in _METHODS}
-    first = methods["linear"]
+        methods = {name: _compare(name, folders, Path(work), mergekit, repeats) for name in names}
+    first = methods[names[0]]
     return {
         "seconds": first["seconds"],
         "peak_mib": first["peak_mib"]["ours"],

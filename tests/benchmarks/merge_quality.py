@@ -39,7 +39,7 @@ _SHARES = (0.5, 0.9)
 _BATCH = 32
 _LR = 2e-3
 _MOST_BYTES = 4_000_000
-_SAMPLES = 1024
+_SAMPLES = 512
 _MERGES: dict[str, dict[str, Any]] = {
     "linear 0.5": {"name": "linear"},
     "slerp 0.5": {"name": "slerp", "t": 0.5},
@@ -55,7 +55,7 @@ _MERGES: dict[str, dict[str, Any]] = {
 def quality(*, quick: bool) -> dict[str, Any]:
     """Bits per byte of every model on both texts."""
     torch.manual_seed(_SEED)
-    steps = 20 if quick else 600
+    steps = 20 if quick else 200
     with tempfile.TemporaryDirectory(prefix="tide-quality-") as name:
         work = Path(name)
         texts = {"python": _python(work), "c": _packed(work, "c", Path(torch.__file__).parent / "include", "*.h")}

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_CHUNK_BYTES = 4 * 2**20
+_CHUNK_BYTES = 2**18  # the fastest here: with pieces of 1 MiB and more, writing takes six times as long
 
 
 def main(system: str, how: dict[str, Any], out: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import pytest
 
@@ -22,12 +21,12 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 __all__ = ["plane"]
 
 
-def test_a_search_gives_seats_back_has_them_again_and_ends_with_its_budget(plane: Plane, tmp_path: Path) -> None:
-    pack(ROOT / "orchestrator", name="corpus", home=tmp_path)
+def test_a_search_gives_seats_back_has_them_again_and_ends_with_its_budget(plane: Plane) -> None:
+    pack(ROOT / "orchestrator", name="corpus", home=plane.state)
     (study,) = load_text(STUDY.replace("name: six", "name: talk"))
     assert isinstance(study, Study)
     plane.ledger.submit(new_holder(study, plane.cluster, now_s=time.time()))
-    folder = tmp_path / "studies" / "talk"
+    folder = plane.state / "studies" / "talk"
     begun = lambda: len(StudyRecord(read_journal(folder)).trials) if folder.exists() else 0  # noqa: E731
     plane.until("two trials have begun", lambda: begun() >= 2)
     assert plane.held() == 2

@@ -132,7 +132,7 @@ def _emergency(terms: Terms, standing: Standing, history: History, now_s: float)
     if late:
         detail = f"training still holds {late} replicas' devices {terms.grace_s:.0f} s after they were due"
         return Emergency(replicas=0, reason=LendingReason.LEFT_LATE, detail=detail)
-    if not history.recent or now_s - history.recent[-1][0] > terms.stale_s:
+    if _is_stale(terms, history, now_s):
         return None
     rps = history.recent[-1][1]
     if terms.replicas_for(rps) <= standing.serving:
@@ -143,6 +143,11 @@ def _emergency(terms: Terms, standing: Standing, history: History, now_s: float)
         return None
     detail = f"{rps:.1f} rps are above what {standing.serving} replicas serve ({_capacity(terms, standing):.1f})"
     return Emergency(replicas=min(short, standing.lent), reason=LendingReason.DEMAND_ABOVE_CAPACITY, detail=detail)
+
+
+def _is_stale(terms: Terms, history: History, now_s: float) -> bool:
+    """Whether demand is not known now: too old, or of a time that a clock which was set back has not reached yet."""
+    return not history.recent or abs(now_s - history.recent[-1][0]) > terms.stale_s
 
 
 def _must_leave_s(terms: Terms, called_s: float) -> float:
@@ -158,7 +163,7 @@ def _recall(terms: Terms, standing: Standing, history: History, now_s: float, wa
     lent, lead_s = standing.lent, terms.times.lead_s
     if not lent:
         return None
-    if not history.recent or now_s - history.recent[-1][0] > terms.stale_s:
+    if _is_stale(terms, history, now_s):
         detail = f"demand was not measured for more than {terms.stale_s:.0f} s"
         return Recall(replicas=lent, reason=LendingReason.METRICS_STALE, detail=detail)
     if terms.windows and (left_s := time_left_s(terms.windows, now_s=now_s)) <= lead_s:
@@ -212,7 +217,7 @@ def _lend(
 
 def _closed(terms: Terms, history: History, now_s: float) -> Keep | None:
     """Why nothing can be lent at this hour or without measurements."""
-    if not history.recent or now_s - history.recent[-1][0] > terms.stale_s:
+    if _is_stale(terms, history, now_s):
         return Keep(reason=LendingReason.METRICS_STALE, detail="demand is not known")
     if not terms.windows:
         return None

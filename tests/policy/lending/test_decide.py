@@ -149,6 +149,17 @@ def test_without_measurements_everything_comes_back(knows: Memory) -> None:
     assert (type(kept), kept.reason) == (Keep, LendingReason.METRICS_STALE)
 
 
+def test_what_was_measured_before_a_clock_was_set_back_says_nothing_of_now(knows: Memory) -> None:
+    """Measurements of an hour that the memory has already are not taken again, and demand may be anything in it."""
+    _, memory = decide_lending(
+        terms(), Standing(serving=20), knows, Sample(at_s=TWO_DAYS_S + 3600, rps=40.0), now_s=TWO_DAYS_S + 3600
+    )
+    recall = ask(memory, Standing(serving=5, loans=(Loan(TWO_DAYS_S, 15),)), 150.0, hour=0.5)
+    assert (type(recall), recall.replicas, recall.reason) == (Recall, 15, LendingReason.METRICS_STALE)
+    kept = ask(memory, Standing(serving=20), 40.0, hour=0.5)
+    assert (type(kept), kept.reason) == (Keep, LendingReason.METRICS_STALE)
+
+
 def test_who_has_seen_less_than_a_day_expects_demand_to_double() -> None:
     decision, memory = decide_lending(
         terms(), Standing(serving=20), Memory(), Sample(at_s=MONDAY_S, rps=40.0), now_s=MONDAY_S
