@@ -101,7 +101,7 @@ class ForkServer:
                 stderr=self._log_fd,
                 env={**os.environ, **self._env},
                 pass_fds=(lifeline_r, ready_w),
-                start_new_session=True,
+                process_group=0,  # no session of its own: see where it forks
             )
         except OSError as error:
             self._close_fds()

@@ -116,8 +116,8 @@ class Stem:
         code = 1
         try:
             # A group, for signals to the terminal's are for the supervisor, and the rank's own children share this. No
-            # session: Linux shares cores out between sessions first (autogroup), and then fifty ranks of a node, each
-            # with its own, would leave a worker that starts there a fiftieth of it, however nice they are.
+            # session: Linux shares cores out between sessions first (autogroup), and ranks with sessions of their own
+            # would leave a worker that starts on their node, or answers there, as little as one of them has.
             os.setpgrp()
             self._let_go()
             stdout, stderr, messages, control = fds

@@ -106,17 +106,16 @@ def _try(
     finish_s = after.finish_s.get(request_id, math.inf)
     if finish_s > last_s[request_id]:
         return RefusalReason.WOULD_BE_LATE
-    harm = Harm(
-        last_s,
-        after,
-        before=lambda: Forecast(online, costs, start_s=start_s, coming=coming, effort=effort),
-        yielding=lambda: _yielding(new, online, coming, costs, start_s),
-    )
+    may_wait = _yielding(new, online, coming, costs, start_s)
+    kept_s = {row_id: at_s for row_id, at_s in last_s.items() if row_id not in may_wait}
+    harm = Harm(kept_s, after, lambda: Forecast(online, costs, start_s=start_s, coming=coming, effort=effort))
     return RefusalReason.WOULD_DELAY_OTHERS if harm.is_done_to_anybody(effort) else finish_s
 
 
 def _yielding(new: Run, online: Sequence[Run], coming: Sequence[Row], costs: Costs, start_s: float) -> set[str]:
     """Whom the request may delay: other tenants' rows that are further into their turns."""
+    if len({each.request.tenant for each in (new, *online)} | {row.request.tenant for row in coming}) < 2:
+        return set()
     runs = [run.copy() for run in (*online, new, *(Run(row, costs) for row in coming)) if run.is_waited_for(start_s)]
     return yielding(in_order([(run.due_s(start_s), run) for run in runs]), new.request.id)
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from serving.policy.rows import Request
+from serving.policy.rules import RANK
 
 
 class Asked(Protocol):
@@ -50,8 +51,10 @@ def take_turns(rows: Sequence[T]) -> list[T]:
 
 
 def yielding(rows: Sequence[Asked], request_id: str) -> set[str]:
-    """Rows that a request may delay: other tenants' of its tier, further into their turns than it is into its own."""
+    """Rows that a request may delay: other tenants' of its tier or a slower one, further into their turns than it is
+    into its own."""
     turn = turns(rows)
     mine = next(row.request for row in rows if row.request.id == request_id)
-    others = (row.request for row in rows if row.request.tier is mine.tier and row.request.tenant != mine.tenant)
-    return {other.id for other in others if turn[other.id] > turn[request_id]}
+    others = (row.request for row in rows if row.request.tenant != mine.tenant)
+    behind = (other for other in others if turn[other.id] > turn[request_id])
+    return {other.id for other in behind if RANK[other.tier] >= RANK[mine.tier]}

@@ -21,36 +21,24 @@ _MAX_ALLOWANCES_LATE = 1.001
 
 
 class Harm:
-    """`last_s`: until when each row must be done. `after` is the forecast with the request, `before` makes the one
-    without it; whoever is in what `yielding` says may be delayed. Both are asked for only when they matter."""
+    """`last_s`: until when each row must be done that may not be delayed beyond that. `after` is the forecast with the
+    request, `before` makes the one without it, which is played only when it matters."""
 
-    def __init__(
-        self,
-        last_s: Mapping[str, float],
-        after: Forecast,
-        *,
-        before: Callable[[], Forecast],
-        yielding: Callable[[], set[str]],
-    ) -> None:
+    def __init__(self, last_s: Mapping[str, float], after: Forecast, before: Callable[[], Forecast]) -> None:
         self._last_s = last_s
         self._line = sorted((at_s, row_id) for row_id, at_s in last_s.items())
         self._next = 0
         self._after = after
         self._make_before = before
-        self._ask_yielding = yielding
 
     @cached_property
     def _before(self) -> Forecast:
         return self._make_before()
 
-    @cached_property
-    def _yielding(self) -> set[str]:
-        return self._ask_yielding()
-
     def is_done_to_anybody(self, effort: Effort) -> bool:
         """Whether somebody would be late who would not be without the request, or would be less so."""
         late: list[str] = []
-        until_s = self._line[-1][0]
+        until_s = self._line[-1][0]  # the request itself is in it
         while True:
             for row_id in self._overdue():
                 if self._is_certain(row_id):
@@ -66,7 +54,7 @@ class Harm:
             self._before.finish(late, until_s)
             if effort.left > 0:
                 late = [row_id for row_id in late if self._delay_s(row_id) >= _NO_DELAY_S]
-        return any(row_id not in self._yielding for row_id in late)
+        return bool(late)
 
     def _overdue(self) -> list[str]:
         """Who was to be done by now and was not, each once."""
@@ -91,7 +79,7 @@ class Harm:
         self._before.finish((row_id,), self._last_s[row_id])
         without_s = self._before.finish_s.get(row_id, math.inf)
         with_s = self._after.finish_s.get(row_id, self._after.now_s)
-        return with_s - without_s >= _NO_DELAY_S and row_id not in self._yielding
+        return with_s - without_s >= _NO_DELAY_S
 
     def _delay_s(self, row_id: str) -> float:
         """How much later a row finishes after all; nothing for one whose end lies beyond the forecasts anyway."""

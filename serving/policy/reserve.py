@@ -1,8 +1,9 @@
 """Places kept for refused requests that were told when to come again: the hint is a promise, not a guess.
 
-Reservations of a replica stand in line, each as long as its request needs alone beside the rows that were admitted
-before, so that they never promise more than the engine can do. Where few of those who are told to come do come, only
-that share is held back from others.
+Reservations of a tenant stand in line, each as long as its request needs alone beside the rows that were admitted
+before, and as often as there are lines, so that together they promise no more than the engine can do. Whoever asks
+little stands in no line of who floods. Where few of those who are told to come do come, only that share is held back
+from others.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ class Reservation:
 
 
 class Reservations:
-    """The promises that are open, each later than the one before. One thread owns it, and it is told the time."""
+    """The promises that are open, earliest first. One thread owns it, and it is told the time."""
 
     def __init__(self) -> None:
         self._open: dict[str, Reservation] = {}
-        self._line_end_s = -math.inf
+        self._line_end_s: dict[str, float] = {}
         self.show_rate = 1.0
 
     def __len__(self) -> int:
@@ -68,10 +69,9 @@ class Reservations:
             if (held.request.tenant, held.request.session) == whose and key != request.retry_key:
                 del self._open[key]
 
-    @property
-    def line_end_s(self) -> float:
-        """When the last promised request would be through; long ago without any."""
-        return self._line_end_s
+    def line_end_s(self, tenant: str) -> float:
+        """When the tenant's last promised request would be through; long ago without any."""
+        return self._line_end_s.get(tenant, -math.inf)
 
     def promise_s(
         self, request: Request, *, earliest_s: float, rules: Rules, taken: float = 0.0, in_front: bool = False
@@ -86,14 +86,16 @@ class Reservations:
             return earliest_s
         if (earlier := self._open.get(request.retry_key)) is not None:
             return earlier.at_s
-        at_s = earliest_s if in_front else max(earliest_s, self._line_end_s)
+        line_end_s = self.line_end_s(request.tenant)
+        at_s = earliest_s if in_front else max(earliest_s, line_end_s)
         if len(self._open) < _MAX_RESERVED:
             free = max(_LEAST_FREE, 1 - rules.config.batch_share - taken)
-            self._line_end_s = max(at_s, self._line_end_s) + alone_s(Row(request=request), rules) / free
+            num_lines = len(self._line_end_s.keys() | {request.tenant})
+            needs_s = num_lines * alone_s(Row(request=request), rules) / free
+            self._line_end_s[request.tenant] = max(at_s, line_end_s) + needs_s
             on_time = Row(request=moved(request, at_s))
             self._open[request.retry_key] = Reservation(request=request, at_s=at_s, on_time=on_time)
-            if in_front:
-                self._open = dict(sorted(self._open.items(), key=lambda held: held[1].at_s))
+            self._open = dict(sorted(self._open.items(), key=lambda held: held[1].at_s))
         return at_s
 
     def expected(self, *, now_s: float, until_s: float) -> list[Reservation]:
@@ -109,8 +111,9 @@ class Reservations:
         for key in gone:
             del self._open[key]
             self._learn(came=False)
-        if not self._open:
-            self._line_end_s = -math.inf
+        if len(self._line_end_s) > 1 or not self._open:
+            waiting = {held.request.tenant for held in self._open.values()}
+            self._line_end_s = {tenant: at_s for tenant, at_s in self._line_end_s.items() if tenant in waiting}
 
     def _learn(self, *, came: bool) -> None:
         self.show_rate += _LEARNING * (came - self.show_rate)

@@ -134,6 +134,7 @@ class TierScheduler:
         # A promise keeps room from those who come without one. Against who is running it is checked when it is kept:
         # the line only counts, and more may come of those who were told to than did before.
         coming = () if promised or request.tier is Tier.BATCH else self._expected(request, others, now_s)
+        line_end_s = -math.inf if promised else self._reserved.line_end_s(request.tenant)
         verdict = decide(
             request,
             others,
@@ -142,13 +143,13 @@ class TierScheduler:
             now_s=now_s,
             free_at_s=max(now_s, self._busy_until_s) + self._share.debt_s,
             coming=[each.row(now_s) for each in coming if each.request.retry_key != request.retry_key],
-            line_end_s=-math.inf if promised else self._reserved.line_end_s,
+            line_end_s=line_end_s,
             margin_s=0.0 if promised else None,  # the promise was made with it: here it would be asked for twice
         )
         if isinstance(verdict, Admitted) or verdict.reason is RefusalReason.QUEUE_FULL:  # of that nothing is promised
             return verdict
         earliest_s = now_s + verdict.retry_after_s
-        beside = self._beside(others, earliest_s if promised else max(earliest_s, self._reserved.line_end_s))
+        beside = self._beside(others, max(earliest_s, line_end_s))
         taken = density(beside, self._rules, now_s=now_s)
         at_s = self._reserved.promise_s(
             request, earliest_s=earliest_s, rules=self._rules, taken=taken, in_front=promised

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import statistics
 
 import pytest
 from hypothesis import given
@@ -27,6 +28,7 @@ from serving.policy.rows import Row
 from serving.policy.rules import Rules
 from tests.serving.policy import worlds
 from tests.serving.policy.simulator import simulate
+from tests.serving.policy.test_overload import overload, run
 
 CONFIG = PolicyConfig(
     targets={
@@ -176,3 +178,31 @@ def test_places_promised_to_a_flood_do_not_shut_others_out() -> None:
     assert len(hints) > 20
     assert min(hints) < 10.0  # promises fall due while the other tenant's request runs
     assert isinstance(replica.submit(request("b1", "b"), now_s=0.0), Admitted)
+
+
+def test_who_asks_little_is_told_to_come_soon_whatever_line_a_flood_stands_in() -> None:
+    """Twelve times the mix, one request in sixteen from another tenant. Measured: the flood is told 6 s, the other one
+    0.9 s (median), and none of its 40 that were admitted is late."""
+    few: list[float] = []
+    hints: dict[str, list[float]] = {"few": [], "flood": []}
+    for seed in range(3):
+        draw = random.Random(seed)
+        load = overload(12, seed=seed)
+        mixed = [dataclasses.replace(row, tenant="few" if draw.random() < 1 / 16 else "flood") for row in load]
+        out = run(mixed, delay_s=0.5, seed=seed)
+        for row in mixed:
+            if row.id in out.refused:
+                hints[row.tenant].append(out.refused[row.id].retry_after_s)
+        of_few = {row.id for row in mixed if row.tenant == "few"}
+        few += [out.finish_s[name] - out.deadline_s[name] for name in out.admitted if name.rstrip("+") in of_few]
+    assert len(few) > 20
+    assert max(few) <= 1e-9
+    assert statistics.median(hints["few"]) < 0.25 * statistics.median(hints["flood"])
+
+
+def test_a_keystroke_may_delay_slower_rows_of_a_flood_but_a_slow_request_no_faster_ones() -> None:
+    flood = [Row(request=request(f"i{i}", "flood")) for i in range(3)]
+    flood += [Row(request=request(f"k{i}", "flood", Tier.KEYSTROKE)) for i in range(3)]
+    stroke, slow = Row(request=request("k", "few", Tier.KEYSTROKE)), Row(request=request("i", "few"))
+    assert yielding([*flood, stroke], "k") == {"i1", "i2", "k1", "k2"}
+    assert yielding([*flood, slow], "i") == {"i1", "i2"}

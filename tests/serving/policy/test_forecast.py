@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from serving.policy import Tier, exact
 from serving.policy.costs import Costs, Run
-from serving.policy.fairness import yielding
 from serving.policy.fill import fill_online, step_budget
 from serving.policy.forecast import Effort, Forecast
 from serving.policy.harm import Harm, last_moments_s
@@ -74,13 +73,13 @@ def test_rows_finish_when_a_forecast_says(live: list[Row], coming: list[Row], sl
     assert forecast.finish_s == pytest.approx(found, abs=1e-9)
 
 
-def plainly(last_s: dict[str, float], before: Forecast, after: Forecast, may_wait: set[str]) -> bool:
+def plainly(last_s: dict[str, float], before: Forecast, after: Forecast) -> bool:
     """Whether somebody is harmed, by both forecasts played to their end."""
     before.play()
     after.play()
     late = {row_id for row_id, at_s in last_s.items() if after.finish_s[row_id] > at_s}
     delayed = {row_id for row_id in late if after.finish_s[row_id] - before.finish_s.get(row_id, math.inf) >= 1e-3}
-    return bool(delayed - may_wait)
+    return bool(delayed)
 
 
 @given(rows("live", 0.0, "ab"), rows("coming", 1.5, "ab"), rows("new", 0.0), st.integers(1, 8))
@@ -92,12 +91,11 @@ def test_a_forecast_that_stops_when_it_knows_says_what_the_whole_one_would(
     runs = [Run(row, costs) for row in live]
     for new in news:
         last_s = last_moments_s([*runs, Run(new, costs)], coming, costs, 0.0)
-        may_wait = yielding([*live, *coming, new], new.request.id)
 
         def forecast(given_runs: Sequence[Run]) -> Forecast:
             return Forecast(given_runs, costs, start_s=0.0, coming=coming, effort=Effort(_PLENTY))
 
         without, with_new = forecast(runs), forecast([*runs, Run(new, costs)])
-        harm = Harm(last_s, with_new, before=lambda: forecast(runs), yielding=lambda: may_wait)  # noqa: B023
+        harm = Harm(last_s, with_new, lambda: forecast(runs))
         found = harm.is_done_to_anybody(Effort(_PLENTY))
-        assert found == plainly(last_s, without, forecast([*runs, Run(new, costs)]), may_wait)
+        assert found == plainly(last_s, without, forecast([*runs, Run(new, costs)]))

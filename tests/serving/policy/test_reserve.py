@@ -141,11 +141,11 @@ def test_who_found_no_room_when_told_to_come_does_not_stand_in_line_again() -> N
     asked = {name: request(name, Tier.KEYSTROKE, retry_key=name) for name in ("a", "b", "c")}
     for each in asked.values():
         line.promise_s(each, earliest_s=1.0, rules=RULES)
-    end_s = line.line_end_s
+    end_s = line.line_end_s("")
     assert line.claim(asked["a"], now_s=1.0)
     assert line.promise_s(asked["a"], earliest_s=1.01, rules=RULES, in_front=True) == 1.01
     assert [held.request.id for held in line.expected(now_s=1.0, until_s=9.0)] == ["a", "b", "c"]
-    assert line.line_end_s > end_s  # but what it needs is not there for those who come next
+    assert line.line_end_s("") > end_s  # but what it needs is not there for those who come next
 
 
 def test_a_newer_keystroke_takes_the_place_of_its_sessions_older_ones() -> None:
