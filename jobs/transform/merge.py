@@ -17,10 +17,9 @@ from jobs.transform.blend import Blend, Side, blend, passes
 from jobs.transform.stored import BLOCK, FLOATS, Entry, OnBytes, StoredModel
 from jobs.transform.written import Write, new_model_folder, new_weights
 from orchestrator.spec.errors import UserError
-from orchestrator.spec.merge import Method
+from orchestrator.spec.merge import Dare, Linear, Method, TaskArithmetic, Ties
 
 _DTYPES = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}
-_BLOCKS_OF_WORK = 8  # at most: sums, signs, shares and masks of the methods that elect a sign
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +101,19 @@ def _planned(recipe: Recipe, base: StoredModel | None, models: Sequence[StoredMo
         num_parameters=sum(entry.numel for entry in written),
         read_bytes=sum(entry.num_bytes * (passes(recipe.method) if entry.is_float else 1) for entry in read),
         written_bytes=sum(entry.num_bytes for entry in written),
-        peak_bytes=block * (sum(widths) + 4 * _BLOCKS_OF_WORK),
+        peak_bytes=block * (sum(widths) + 4 * _blocks_of_work(recipe.method)),
     )
+
+
+def _blocks_of_work(method: Method) -> int:
+    """Blocks of temporary numbers, rounded up from what tests/benchmarks/merge.py measures."""
+    match method:
+        case Linear() | TaskArithmetic():
+            return 4
+        case Ties() | Dare(elect_sign=True):
+            return 20
+        case _:
+            return 8
 
 
 def _buffer_width(entry: Entry) -> int:
