@@ -19,9 +19,9 @@ from serving.policy.tiers import Tier
 
 # Moments of the forecast at which a refused request is tried again, each after twice as many rows have finished.
 _MAX_TRIALS = 4
-# Rows looked at for one decision, over all steps that it plays forward: some two milliseconds. Whoever needs more to
-# be sure of comes into a queue that no more should join.
-_MAX_EFFORT = 2000
+# Rows looked at for one decision, over all steps that it plays forward: less than two milliseconds. Whoever needs more
+# to be sure of comes into a queue that no more should join.
+_MAX_EFFORT = 1600
 
 
 class RefusalReason(enum.StrEnum):
