@@ -143,10 +143,10 @@ def test_a_shell_sits_at_the_terminal_of_whoever_asked_for_it(inner: Inner) -> N
     screen.types(b"stty size; echo $TERM\n", until=b"33 99\r\nvt100")
     assert not termios.tcgetattr(theirs)[3] & termios.ICANON
     screen.types(b"sh -c 'echo be''gun; exec sleep 600'\n", until=b"begun")
-    screen.types(b"\x03", until=b"^C")
+    screen.types(b"\x03", until=b"ready% ")
     set_size(ours, Size(rows=44, columns=111))
     os.kill(tide.pid, signal.SIGWINCH)
-    screen.types(b"until stty size | grep '44 111'; do sleep 0.1; done\n", until=b"\n44 111\r\n")
+    screen.types(b"until stty size | grep '44 111'; do sleep 0.1; done\n", until=b"44 111\r\n")
     screen.types(b"exit 5\n", until=b"exit 5")
     assert tide.wait(60) == 5
     assert termios.tcgetattr(theirs) == before
