@@ -20,7 +20,7 @@ from serving.policy.rows import Row
 from serving.policy.rules import Rules
 from tests.serving.policy.worlds import CONFIG, request
 
-# Cached tokens cost nothing, or a stretch of equal steps would be rounded to whole tokens. No two sums of these are equal:
+# Cached tokens cost nothing, or a stretch of equal steps would be rounded to whole tokens. No two sums are equal:
 # of work that takes just what a deadline leaves, rounding would decide whether it fits, in each of the two another way.
 MODEL = exact(base_s=0.005413, row_s=0.0012071, prefill_token_s=0.00040319)
 _PLENTY = 10**9
