@@ -26,10 +26,10 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# What starts Ray clusters has the machine to itself; the rest shares two processes, a file's tests in order in one of them.
+# What starts clusters has the machine to itself; the rest shares two processes, a file's tests in order in one of them.
 test: lint
-	$(BIN)/python -m pytest -m 'not slow' --ignore tests/cluster -n 2 --dist loadfile
-	$(BIN)/python -m pytest -m 'not slow' tests/cluster
+	$(BIN)/python -m pytest -m 'not slow and not cluster' -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'not slow and cluster'
 
 test-all: test
 	$(BIN)/python -m pytest -m slow

@@ -18,6 +18,7 @@ from tests.train.ranks import ADAMW, Group, make_job, run, started
 
 pytestmark = pytest.mark.cluster
 FOREVER = 10**9
+LOST_PEER_S = 10.0  # how long a rank tries to join one that has refused already; here nobody ends it sooner
 REPOSITORY = str(Path(__file__).parents[2])
 
 
@@ -187,7 +188,11 @@ def test_state_of_another_data_set_is_refused_with_both_hashes(
     [manifest] = tmp_path.rglob("manifest.json")
     manifest.write_text(manifest.read_text().replace(known, "ab" * 32))
     again = make_job(
-        tiny_dataset, storage_url=tmp_path.as_uri(), start_step=2, restore=RestoreFrom(step=2, keepers=False)
+        tiny_dataset,
+        storage_url=tmp_path.as_uri(),
+        start_step=2,
+        restore=RestoreFrom(step=2, keepers=False),
+        collective_timeout_s=LOST_PEER_S,
     )
     group = run(forked, again, 2, succeed=False)
     for last in refusals(group):
@@ -204,6 +209,7 @@ def test_state_of_another_model_is_refused_by_name(forked: RankStarter, tiny_dat
         storage_url=tmp_path.as_uri(),
         start_step=2,
         restore=RestoreFrom(step=2, keepers=False),
+        collective_timeout_s=LOST_PEER_S,
     )
     group = run(forked, wider, 2, succeed=False)
     for last in refusals(group):
