@@ -34,7 +34,7 @@ spec:
   listen: {port: PORT}
   engine: {slots: SLOTS, max_context: 512, prefill_chunk: 64, precision: PRECISION}
   tiers:
-    keystroke: {slo: {latency: 275ms}, step_cap: 20ms, max_queue: 64}
+    keystroke: {slo: {latency: 288ms}, step_cap: 20ms, max_queue: 64}
     interactive: {slo: {latency: 1.9s, per_token: 50ms}, step_cap: 35ms, max_queue: 64}
     batch: {min_share: 0.05, step_cap: 50ms}
 """
