@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from orchestrator.adapters.endpoints.live import Lender, Seen
 from orchestrator.cli.demo import day
 from orchestrator.cli.demo.day import Spot
-from orchestrator.cli.demo.day_plane import EVENING_S, REPLICAS, demand_rps, earlier, terms_of
+from orchestrator.cli.demo.day_plane import (
+    CYCLE_S,
+    EVENING_S,
+    REPLICAS,
+    TIMES,
+    WINDOW_S,
+    demand_rps,
+    earlier,
+    terms_of,
+)
 from orchestrator.cli.demo.day_series import DRAWN, HOURS, RECORDED, DaySeries, drawn_day, find_day
-from orchestrator.policy.lending.decide import Sample, decide_lending
-from orchestrator.policy.lending.standing import apply, settle
-from orchestrator.policy.lending.values import Standing
+from orchestrator.policy.lending.rates import Counter
 from orchestrator.spec.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "cluster-configs"
@@ -57,19 +66,39 @@ def test_a_file_that_is_no_day_is_named_by_line_and_column(tmp_path: Path, text:
     assert words in str(caught.value)
 
 
-def test_a_device_is_lent_in_the_drawn_night_and_is_back_before_the_morning_needs_it() -> None:
-    series = drawn_day(CONFIGS / "days" / "drawn.csv")
+DAYS = [
+    pytest.param(lambda: drawn_day(CONFIGS / "days" / "drawn.csv"), id="drawn"),
+    pytest.param(lambda: find_day(CONFIGS), id="recorded"),
+]
+
+
+@pytest.mark.parametrize("series_of", DAYS)
+def test_a_device_is_lent_for_long_enough_to_be_seen_and_is_back_before_the_morning_needs_it(
+    series_of: Callable[[], DaySeries], request: pytest.FixtureRequest
+) -> None:
+    """As the live day measures demand: from counters, over a window that lags behind, a look in every cycle."""
+    series = series_of()
+    if "recorded" in request.node.name and series.source != RECORDED:
+        pytest.skip("the recorded series are not here (TIDE_DATA)")
     scale = HOURS * 3600 / day.SECONDS
-    terms, memory, standing, lent = terms_of(scale), earlier(series, scale), Standing(serving=REPLICAS), []
-    for tick in range(int(day.SECONDS)):
-        now_s, rps = EVENING_S + tick * scale, demand_rps(series, tick * scale / 3600) / scale
-        standing = settle(standing, now_s=now_s)
-        decision, memory = decide_lending(terms, standing, memory, Sample(at_s=now_s, rps=rps), now_s=now_s)
-        standing = apply(standing, decision, terms, now_s=now_s)
-        lent.append(standing.lent)
-        assert standing.serving >= terms.replicas_for(rps)
-    assert max(lent) == 1
-    assert lent[0] == lent[-1] == 0
+    terms, lender = terms_of(scale), Lender(earlier(series, scale), window_s=WINDOW_S * scale)
+    came, serving, held, coming, lent_s = 0.0, REPLICAS, REPLICAS, list[tuple[float, int]](), 0.0
+    for look in range(int(day.SECONDS / CYCLE_S)):
+        at_s = look * CYCLE_S
+        now_s, demand = EVENING_S + at_s * scale, demand_rps(series, at_s * scale / 3600)
+        came += demand * CYCLE_S
+        serving += sum(back for due_s, back in coming if due_s <= at_s)
+        coming = [one for one in coming if one[0] > at_s]
+        counters = (Counter(source="replica", at_s=now_s, total=float(int(came))),)
+        lender.look(terms, Seen(counters=counters, answering=serving, held=held), now_s=now_s)
+        if lender.owed > held:
+            coming.append((at_s + TIMES.lead_s, lender.owed - held))
+        serving -= max(0, held - lender.owed)
+        held = lender.owed
+        lent_s += CYCLE_S * (held < REPLICAS)
+        assert serving >= terms.replicas_for(demand / scale)
+    assert lent_s >= 2 * TIMES.lead_s, "too short for the job to grow on it and give it back"
+    assert held == REPLICAS
 
 
 @dataclass

@@ -37,10 +37,11 @@ from orchestrator.spec import Cluster, Endpoint, TrainJob, load_text
 
 POOL, ENDPOINT, JOB = "devices", "day", "night"
 LABELS = {"tideline.io/demo": POOL}
-REPLICAS, REPLICA_RPS, PEAK_LOAD = 3, 3.0, 0.7
+REPLICAS, REPLICA_RPS, PEAK_LOAD = 3, 3.0, 0.6
 # Real seconds on a machine of two busy cores; what they add up to is the lead that lending counts on.
 TIMES = RecallTimes(snapshot_s=1.0, drain_s=2.0, cold_start_s=5.0)
 CYCLE_S = 0.5
+WINDOW_S = 4.0  # over how many real seconds demand is measured
 SETTLED_S = 0.5
 EVENING_S = dt.datetime(2026, 1, 1, tzinfo=dt.UTC).timestamp() + BEGIN_H * 3600
 
@@ -152,7 +153,7 @@ def terms_of(scale: float) -> Terms:
 
 
 def demand_rps(series: DaySeries, hours: float) -> float:
-    """Requests in a real second at a time of the day: at its peak, seven tenths of what all replicas are to serve."""
+    """Requests in a real second at a time of the day: at its peak, six tenths of what all replicas are to serve."""
     return PEAK_LOAD * REPLICAS * REPLICA_RPS * series.demand_at(hours)
 
 
@@ -187,7 +188,7 @@ def _holders(state: Path, ledger: Ledger, series: DaySeries, clock: DayClock) ->
         sight=sight,
         clock=clock,
         memories=state / "endpoints",
-        window_s=4 * clock.scale,
+        window_s=WINDOW_S * clock.scale,
     )
 
 
