@@ -1,7 +1,7 @@
 """Elastic training against Ray Train's own elasticity: the same job, the same events, in one run.
 
     python -m tests.benchmarks.elastic [--quick] [--parts stall,kill,churn,notice,loss,snapshot,reshard] [--repeats N]
-        [--zero-stage 1|2|3] [--model large|small] [--systems ours,ray] [--notices N]
+        [--zero-stage 1|2|3] [--model large|small] [--systems ours,ray] [--notices N] [--fresh-memory]
 
 stall   a node joins a running 4-worker job, which goes on with 6: time from last step to next step, steps missing from
         60 s before to 60 s after against the undisturbed rate, steps made again
@@ -12,7 +12,8 @@ snapshot what snapshots add to the mean step
 reshard state at one size loaded at another, against universal checkpoints and against reading the bytes
 churn   recorded spot adds and removes (an eighth of the nodes, time compressed 8x): goodput
 
-The last line on stdout is one JSON object.
+For both systems free memory is filled with page cache before each run (`resident.py`; `--fresh-memory` leaves it as it
+is). The last line on stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from orchestrator.adapters.replay import Player, load_node_events, share_of
 from tests.benchmarks import elastic_ray, elastic_state
 from tests.benchmarks.elastic_ours import stall_parts, wrong_samples
 from tests.benchmarks.harness import Options, print_result, read_options, say
+from tests.benchmarks.resident import PageCacheFiller
 from tests.benchmarks.steplog import changes, goodput, step_time_s, steps_missing
 from tests.benchmarks.systems import Ours, RayElastic, System, Workload
 from tests.benchmarks.watching import packed_dataset, watched
@@ -53,6 +55,7 @@ class Setting:
     data: Path
     margin_s: float
     seed: int
+    filler: PageCacheFiller | None
 
 
 def main() -> None:
@@ -64,6 +67,7 @@ def main() -> None:
     extra.add_argument("--notices", type=int, default=104)
     extra.add_argument("--model", choices=sorted(MODELS), default="large")
     extra.add_argument("--systems", default=",".join(SYSTEMS))
+    extra.add_argument("--fresh-memory", action="store_true")
     options = read_options(__doc__ or "", extra=extra)
     setting = Setting(
         systems=tuple(SYSTEMS[name] for name in options.rest.systems.split(",")),
@@ -71,6 +75,7 @@ def main() -> None:
         data=packed_dataset(),
         margin_s=10.0 if options.quick else 60.0,
         seed=7,
+        filler=None if options.quick or options.rest.fresh_memory else PageCacheFiller(),
     )
     repeats = 1 if options.quick else options.rest.repeats
     result: dict[str, Any] = {
@@ -149,8 +154,9 @@ def _stall(setting: Setting, repeats: int, options: Options) -> dict[str, Any]:
 
 def _one_growth(system: System, setting: Setting) -> dict[str, float]:
     sizes = (NodeSize(num_cpus=0), NodeSize(num_cpus=2), NodeSize(num_cpus=2))
-    with watched(system, setting.workload, setting.data, sizes) as (watch, cluster, workdir):
+    with watched(system, setting.workload, setting.data, sizes, filler=setting.filler) as (watch, cluster, workdir):
         watch.wait_steady(4)
+        watch.fill_memory()
         watch.wait(lambda: watch.span_s(4) > setting.margin_s + 5, "the steady time is over")
         announced_s = time.time()
         cluster.add_node(NodeSize(num_cpus=2))
@@ -198,7 +204,7 @@ def _kill(setting: Setting, repeats: int, options: Options) -> dict[str, Any]:
 def _kills_of(system: System, setting: Setting, repeats: int) -> list[dict[str, float]]:
     chance, found = random.Random(setting.seed), []
     sizes = (NodeSize(num_cpus=0), NodeSize(num_cpus=2), NodeSize(num_cpus=2))
-    with watched(system, setting.workload, setting.data, sizes) as (watch, cluster, _):
+    with watched(system, setting.workload, setting.data, sizes, filler=setting.filler) as (watch, cluster, _):
         for _ in range(repeats):
             watch.wait_steady(4)
             time.sleep(chance.uniform(5.0, 25.0))
@@ -229,7 +235,7 @@ def _churn(setting: Setting, repeats: int, options: Options) -> dict[str, Any]:
     for system in setting.systems:
         workload = replace(setting.workload, min_workers=1, max_workers=4)
         sizes = (NodeSize(num_cpus=0),)
-        with watched(system, workload, setting.data, sizes) as (watch, cluster, _):
+        with watched(system, workload, setting.data, sizes, filler=setting.filler) as (watch, cluster, _):
             player = Player(cluster, NodeSize(num_cpus=1), events, speed=speed)
             player.start()
             watch.wait_steady(len(cluster.nodes) - 1)

@@ -1,6 +1,7 @@
 """Resizes of a real job at 100 to 200 ranks: Ray Train, DeepSpeed, exit protocol, fork servers and keepers.
 
     python -m tests.benchmarks.scale [--quick] [--sizes 50,100,200,100,50] [--ranks-per-worker N] [--ranks-per-node N]
+        [--fresh-memory]
 
 Nodes are real raylets of this machine, all up before the job starts: elsewhere they would not share its cores. The
 job's lease takes it from size to size, as `tide resize` and a control plane do. Per resize: the stall from last step
@@ -8,7 +9,9 @@ to next step and its parts; per part: the exponent x of a fit seconds ~ ranks^x 
 rank beside the model.
 
 With one worker per node that supervises its ranks, 200 ranks fit 24 GiB; `--ranks-per-worker 1` starts a Ray Train
-worker for each rank. The last line on stdout is one JSON object.
+worker for each rank. Free memory is filled with page cache first and before each resize (`resident.py`), which
+`--fresh-memory` leaves out. A control says what the machine takes for nothing but forked processes that write to as
+many pages as a rank does. The last line on stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from orchestrator.adapters.ray_cluster import NodeSize
 from orchestrator.adapters.ray_train.lease import FileLease, Lease
 from tests.benchmarks.elastic_ours import events_of
 from tests.benchmarks.harness import print_result, read_options, say
+from tests.benchmarks.resident import PageCacheFiller, page_cost_us
 from tests.benchmarks.steplog import changes, step_time_s
 from tests.benchmarks.systems import Ours, Workload
 from tests.benchmarks.watching import Watch, packed_dataset, watched
@@ -38,6 +42,8 @@ PATIENCE_S = 1800.0
 # New workers start on cores that the group is training on, which they would not elsewhere: a hundredth of a core each.
 WARM_S = 900.0
 # Parts of a stall that the group which leaves pays; the others belong to the group which comes.
+# What a rank writes to from its fork to its first step's end, counted once.
+PAGES_OF_A_RANK = 8000
 LEAVING_PARTS = frozenset({"stop", "snapshot", "teardown"})
 
 
@@ -48,6 +54,7 @@ def main() -> None:
     extra.add_argument("--ranks-per-worker", type=int, default=0, help="0: one worker per node")
     extra.add_argument("--ranks-per-node", type=int, default=0)
     extra.add_argument("--zero", type=int, default=1)
+    extra.add_argument("--fresh-memory", action="store_true")
     options = read_options(__doc__ or "", extra=extra)
     sizes = [
         int(size) for size in (options.rest.sizes or ("4,8,4" if options.quick else "50,100,200,100,50")).split(",")
@@ -59,7 +66,16 @@ def main() -> None:
     workload = _workload(max(sizes), options.rest.zero)
     system = Ours(ranks_per_worker=per_worker, warm_s=WARM_S)
     nodes = (NodeSize(num_cpus=0), *[NodeSize(num_cpus=per_node)] * (max(sizes) // per_node))
-    with watched(system, workload, packed_dataset(), nodes, patience_s=PATIENCE_S) as (watch, _, workdir):
+    filler = None if options.quick or options.rest.fresh_memory else PageCacheFiller()
+    if filler:
+        say(f"free memory filled in {filler.fill():.0f} s")
+    control = {size: page_cost_us(size, PAGES_OF_A_RANK) for size in sorted(set(sizes))}
+    say(f"kernel time of a copied page, us, by processes: {control}")
+    with watched(system, workload, packed_dataset(), nodes, patience_s=PATIENCE_S, filler=filler) as (
+        watch,
+        _,
+        workdir,
+    ):
         memory = _walk(watch, FileLease(workdir / "home" / "runs" / "bench"), sizes)
         steps, events = watch.steps(), events_of(workdir / "home", "bench")
     found = changes(steps)
@@ -76,6 +92,8 @@ def main() -> None:
             "parts_s": _rounded(parts_by_size(events)),
             "growth_exponent": growth_exponents(parts_by_size(events)),
             "memory_mib": memory,
+            "control_page_us": {size: round(cost, 2) for size, cost in control.items()},
+            "control_exponent": _exponent({size: size * cost for size, cost in control.items()}),
         },
         quick=options.quick,
     )
@@ -100,6 +118,7 @@ def _walk(watch: Watch, lease: FileLease, sizes: list[int]) -> dict[str, dict[st
     uses, in MiB."""
     memory: dict[str, dict[str, float]] = {}
     for size in sizes:
+        watch.fill_memory()
         began_s = time.monotonic()
         lease.write(Lease(workers=size))
         watch.wait(lambda size=size: _steady(watch.steps(), size), f"{STEADY_STEPS} steps at {size}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.adapters.ray_cluster import LocalCluster, NodeSize
+from tests.benchmarks.resident import PageCacheFiller
 from tests.benchmarks.systems import Steps, System, Workload, running
 
 PATIENCE_S = 240.0
@@ -27,11 +28,14 @@ def packed_dataset() -> Path:
 class Watch:
     """One run of one system on one cluster, as seen from outside."""
 
-    def __init__(self, system: System, process: Any, workdir: Path, patience_s: float) -> None:
+    def __init__(
+        self, system: System, process: Any, workdir: Path, patience_s: float, filler: PageCacheFiller | None
+    ) -> None:
         self.system = system
         self._process = process
         self._workdir = workdir
         self._patience_s = patience_s
+        self._filler = filler
 
     def steps(self) -> Steps:
         return self.system.steps(self._workdir)
@@ -58,6 +62,11 @@ class Watch:
                 raise TimeoutError(f"{self.system.name}: after {self._patience_s:.0f} s still not: {what}")
             self.pause(0.2)
 
+    def fill_memory(self) -> None:
+        """Fill what ended processes left free, so that the next ones do not wait for the machine's host."""
+        if self._filler:
+            self._filler.fill()
+
     @staticmethod
     def pause(seconds: float) -> None:
         """Let the run go on."""
@@ -66,10 +75,18 @@ class Watch:
 
 @contextmanager
 def watched(
-    system: System, workload: Workload, data: Path, sizes: tuple[NodeSize, ...], *, patience_s: float = PATIENCE_S
+    system: System,
+    workload: Workload,
+    data: Path,
+    sizes: tuple[NodeSize, ...],
+    *,
+    patience_s: float = PATIENCE_S,
+    filler: PageCacheFiller | None = None,
 ) -> Iterator[tuple[Watch, LocalCluster, Path]]:
-    """A fresh cluster with the system training on it."""
+    """A fresh cluster with the system training on it, after free memory was filled if there is a filler."""
+    if filler:
+        filler.fill()
     with tempfile.TemporaryDirectory(prefix="tide-elastic-", ignore_cleanup_errors=True) as folder:
         workdir = Path(folder) / "work"
         with LocalCluster(sizes) as cluster, running(system, workload, workdir, cluster.address, data) as process:
-            yield Watch(system, process, workdir, patience_s), cluster, workdir
+            yield Watch(system, process, workdir, patience_s, filler), cluster, workdir
