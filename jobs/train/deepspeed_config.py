@@ -31,6 +31,10 @@ def deepspeed_config(job: RankJob, world_size: int, num_parameters: int) -> dict
             "stage": job.zero_stage,
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
+            # By default gradients are cut up by the rank that keeps them, glued together, summed on all ranks all the
+            # same, and cut up again: loops over all ranks in Python, on every rank in every step. Whole buckets are
+            # summed instead. ZeRO 3 has a way of its own, which this leaves alone.
+            **({"reduce_scatter": False} if job.zero_stage in (1, 2) else {}),
         },
         # Stage 0 has no sharded optimizer that would clip by the global norm and refuse infinite ones: `Engine` does.
         "gradient_clipping": job.optimizer.gradient_clipping if job.zero_stage else 0.0,

@@ -148,6 +148,7 @@ def open_device(accelerator: str, local_rank: int) -> torch.device:
     """This rank's device, initialised here for the first time; never before a fork."""
     if accelerator == "cpu":
         return torch.device("cpu")
+    torch.cuda.init()  # whole, so that its generators exist before anything is drawn
     device = torch.device("cuda", local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device

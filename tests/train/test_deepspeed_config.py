@@ -15,3 +15,10 @@ def test_buckets_are_even_and_no_larger_than_the_model_needs(tmp_path: Path, par
     """DeepSpeed 0.19.8 refuses an odd `allgather_bucket_size`: models of an odd size did not start (ZeRO 1, 2)."""
     zero = deepspeed_config(make_job(tmp_path), world_size=2, num_parameters=parameters)["zero_optimization"]
     assert (zero["reduce_bucket_size"], zero["allgather_bucket_size"]) == (bucket, bucket)
+
+
+@pytest.mark.parametrize(("stage", "by_rank"), [(0, True), (1, False), (2, False), (3, True)])
+def test_gradients_are_summed_in_whole_buckets(tmp_path: Path, stage: int, by_rank: bool) -> None:
+    """ZeRO 1 and 2 would cut them up by rank: 222 slices a step for each of 200 ranks, and as many looks at a group."""
+    config = deepspeed_config(make_job(tmp_path, zero_stage=stage), world_size=2, num_parameters=2)
+    assert config["zero_optimization"].get("reduce_scatter", True) is by_rank

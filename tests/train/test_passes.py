@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import traceback
 
 import numpy as np
 import pytest
@@ -114,6 +115,19 @@ def test_every_default_generator_goes_by_the_step() -> None:
         random.setstate(before[0])
         np.random.set_state(before[1])
         torch.set_rng_state(before[2])
+
+
+def test_seeding_draws_what_torch_would_and_leaves_absent_devices_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torch.manual_seed` puts a note with the formatted stack down for each kind of device that is not there."""
+    before = torch.get_rng_state()
+    try:
+        torch.manual_seed(2**62 + 5)
+        expected = torch.rand(3)
+        monkeypatch.setattr(traceback, "format_stack", lambda *_: pytest.fail("the stack was formatted"))
+        seed_draws(2**62 + 5)
+        assert torch.rand(3).equal(expected)
+    finally:
+        torch.set_rng_state(before)
 
 
 def test_weights_of_samples_decide_the_weights_of_micro_batches() -> None:
