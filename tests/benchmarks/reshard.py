@@ -1,14 +1,15 @@
 """How long does a rank group of another size wait for its state? Ours, `ds_to_universal` + load, and bare reading.
 
 `python -m tests.benchmarks.reshard [--quick] [--state-gib 2] [--sizes 4:6] [--stages 1,2,3] [--workdir DIR]
-[--without-universal]`
+[--without-universal] [--fresh-memory]`
 
 Real DeepSpeed engines (CPU, gloo, fp32), forked ranks. Times are from a barrier before to a barrier after, engines
 built beforehand; `universal` is conversion (as many workers as cores) plus `load_checkpoint`; `read` is what the M
 ranks need to read the parts' bytes into fresh memory, an equal share each, and to do nothing with them. With ZeRO 1 and
 2 every rank also gets all weights: `read_needed` is what reading those as well takes, a third of the state a rank.
 Cold means that the kernel was told to drop the files first. What the two ways loaded is compared bit for bit, by hash.
-The last line of stdout is one JSON object.
+Free memory is filled with page cache before each measurement (`resident.py`; `--fresh-memory` leaves it as it is). The
+last line of stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from jobs.train.state import (
 )
 from jobs.train.state.deepspeed_shards import view_of
 from tests.benchmarks.harness import print_result, read_options, say
+from tests.benchmarks.resident import PageCacheFiller
 from tests.train.state.deepspeed_ranks import run_ranks
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -198,7 +200,9 @@ def _drop_cache(folder: Path) -> None:
         os.close(descriptor)
 
 
-def measure(folder: Path, stage: int, layers: int, n: int, m: int, *, universal: bool) -> dict[str, Any]:
+def measure(
+    folder: Path, stage: int, layers: int, n: int, m: int, *, universal: bool, filler: PageCacheFiller | None
+) -> dict[str, Any]:
     """One stage and pair of sizes; every figure in seconds unless its name says otherwise."""
     run_ranks(n, save, folder, stage, layers)
     saved = _read(folder, "save", n)
@@ -214,6 +218,8 @@ def measure(folder: Path, stage: int, layers: int, n: int, m: int, *, universal:
         if stage < 3:
             works.append(("read_needed", read_only, (True,)))
         for name, work, arguments in works:
+            if filler:
+                filler.fill()
             if temperature == "cold":
                 _drop_cache(folder / "ours")
             run_ranks(m, work, folder, *arguments, name)
@@ -224,6 +230,8 @@ def measure(folder: Path, stage: int, layers: int, n: int, m: int, *, universal:
         shutil.rmtree(folder / "theirs" / "universal", ignore_errors=True)
         if temperature == "cold":
             _drop_cache(folder / "theirs")
+        if filler:
+            filler.fill()
         started_s = time.perf_counter()
         run_ranks(1, convert, folder)
         converted_s = time.perf_counter() - started_s
@@ -253,16 +261,18 @@ def main() -> None:
     extra.add_argument("--sizes", default="4:6", help="N:M[,N:M...]")
     extra.add_argument("--stages", default="1,2,3")
     extra.add_argument("--without-universal", action="store_true", help="ours and reading only; no oracle then")
+    extra.add_argument("--fresh-memory", action="store_true")
     extra.add_argument("--workdir", type=Path, default=None, help="on the disk to measure")
     options = read_options(__doc__, extra=extra)
     state_bytes = (0.125 if options.quick else options.rest.state_gib) * 2**30
     layers = max(1, round(state_bytes / 12 / (WIDTH * WIDTH + WIDTH)))
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # a compiler run of a minute
     rows, universal = [], not options.rest.without_universal
+    filler = None if options.quick or options.rest.fresh_memory else PageCacheFiller()
     for stage, pair in itertools.product(options.rest.stages.split(","), options.rest.sizes.split(",")):
         n, m = map(int, pair.split(":"))
         with tempfile.TemporaryDirectory(prefix="reshard-", dir=options.rest.workdir) as folder:
-            rows.append(measure(Path(folder), int(stage), layers, n, m, universal=universal))
+            rows.append(measure(Path(folder), int(stage), layers, n, m, universal=universal, filler=filler))
         say(json.dumps(rows[-1], indent=1))
     parameters = layers * (WIDTH * WIDTH + WIDTH)
     result = {"benchmark": "reshard", "parameters": parameters, "reshard_s": rows[0]["warm"]["reshard_s"], "rows": rows}

@@ -30,6 +30,12 @@ def free_mib() -> float:
     return int(next(line for line in lines if line.startswith("MemFree:")).split()[1]) / 1024
 
 
+def returned_gib() -> float:
+    """Memory handed back to the host since the machine began, in GiB; 0 where the kernel does not say."""
+    path = Path("/sys/module/page_reporting/parameters/reported_kib")
+    return int(path.read_text()) / 2**20 if path.exists() else 0.0
+
+
 class PageCacheFiller:
     """Fills free memory with cached pages of a file of holes, which costs no disk. Its pages are the first that the
     kernel takes when a process asks for memory. A file system that keeps no pages of holes (tmpfs) leaves it without

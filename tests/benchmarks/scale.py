@@ -30,7 +30,7 @@ from orchestrator.adapters.ray_cluster import NodeSize
 from orchestrator.adapters.ray_train.lease import FileLease, Lease
 from tests.benchmarks.elastic_ours import events_of
 from tests.benchmarks.harness import print_result, read_options, say
-from tests.benchmarks.resident import PageCacheFiller, page_cost_us
+from tests.benchmarks.resident import PageCacheFiller, page_cost_us, returned_gib
 from tests.benchmarks.steplog import changes, step_time_s
 from tests.benchmarks.systems import Ours, Workload
 from tests.benchmarks.watching import Watch, packed_dataset, watched
@@ -69,6 +69,7 @@ def main() -> None:
     filler = None if options.quick or options.rest.fresh_memory else PageCacheFiller()
     if filler:
         say(f"free memory filled in {filler.fill():.0f} s")
+    returned_before = returned_gib()
     control = {size: page_cost_us(size, PAGES_OF_A_RANK) for size in sorted(set(sizes))}
     say(f"kernel time of a copied page, us, by processes: {control}")
     with watched(system, workload, packed_dataset(), nodes, patience_s=PATIENCE_S, filler=filler) as (
@@ -92,6 +93,9 @@ def main() -> None:
             "parts_s": _rounded(parts_by_size(events)),
             "growth_exponent": growth_exponents(parts_by_size(events)),
             "memory_mib": memory,
+            "returned_to_host_gib": None
+            if returned_before is None
+            else round((returned_gib() or 0) - returned_before, 1),
             "control_page_us": {size: round(cost, 2) for size, cost in control.items()},
             "control_exponent": _exponent({size: size * cost for size, cost in control.items()}),
         },
