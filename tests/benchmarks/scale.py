@@ -93,9 +93,7 @@ def main() -> None:
             "parts_s": _rounded(parts_by_size(events)),
             "growth_exponent": growth_exponents(parts_by_size(events)),
             "memory_mib": memory,
-            "returned_to_host_gib": None
-            if returned_before is None
-            else round((returned_gib() or 0) - returned_before, 1),
+            "returned_to_host_gib": round(returned_gib() - returned_before, 1),
             "control_page_us": {size: round(cost, 2) for size, cost in control.items()},
             "control_exponent": _exponent({size: size * cost for size, cost in control.items()}),
         },
