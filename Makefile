@@ -26,10 +26,12 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# What starts clusters has the machine to itself; the rest shares two processes, a file's tests in order in one of them.
+# What starts Ray has the machine to itself. Groups of ranks share two processes with each other, and everything else
+# does, a file's tests in order in one of them.
 test: lint
 	$(BIN)/python -m pytest -m 'not slow and not cluster' -n 2 --dist loadfile
-	$(BIN)/python -m pytest -m 'not slow and cluster'
+	$(BIN)/python -m pytest -m 'not slow and cluster' -n 2 --dist loadfile --ignore=tests/cluster
+	$(BIN)/python -m pytest -m 'not slow and cluster' tests/cluster
 
 test-all: test
 	$(BIN)/python -m pytest -m slow
