@@ -3,7 +3,7 @@
 A guest that reports free memory gives it back to its host (Linux: free page reporting of virtio-balloon), and has to
 ask again, page by page, when a process writes to it: on a nested machine ten times the price of a page that is there.
 Whatever starts processes pays it, whoever starts them. A node that has run for a while has no such memory: the page
-cache fills what nobody uses, and a page taken from there is the guest's own. `fill_page_cache` brings a machine to that
+cache fills what nobody uses, and a page taken from there is the guest's own. `PageCacheFiller` brings a machine to that
 state; `page_cost_us` says what a page costs in it.
 """
 
@@ -22,6 +22,8 @@ _PIECE_BYTES = 1 << 20
 _ROUND_PIECES = 512
 _USEFUL_MIB = 64
 _SPARSE_BYTES = 1 << 42
+# How a child writes down its time.
+_FIGURE_BYTES = 16
 
 
 def free_mib() -> float:
@@ -59,10 +61,6 @@ class PageCacheFiller:
                 return time.monotonic() - began_s
             before = after
 
-    def close(self) -> None:
-        """Give the pages back."""
-        self._file.close()
-
 
 def page_cost_us(processes: int, pages: int) -> float:
     """Kernel time in microseconds to copy a page shared with a parent, when so many forked processes write to so many
@@ -81,9 +79,6 @@ def page_cost_us(processes: int, pages: int) -> float:
         os.close(end)
     shared.close()
     return sum(spent) / len(spent) / pages * 1e6
-
-
-_FIGURE_BYTES = 16
 
 
 def _forked_writer(shared: mmap.mmap, wait: int, go: int, tell: int) -> int:

@@ -41,9 +41,9 @@ STEADY_STEPS = 8
 PATIENCE_S = 1800.0
 # New workers start on cores that the group is training on, which they would not elsewhere: a hundredth of a core each.
 WARM_S = 900.0
-# Parts of a stall that the group which leaves pays; the others belong to the group which comes.
 # What a rank writes to from its fork to its first step's end, counted once.
 PAGES_OF_A_RANK = 8000
+# Parts of a stall that the group which leaves pays; the others belong to the group which comes.
 LEAVING_PARTS = frozenset({"stop", "snapshot", "teardown"})
 
 
